@@ -1,0 +1,3 @@
+"""One recommender for many product domains that share users."""
+
+__version__ = "0.1.0"

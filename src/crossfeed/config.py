@@ -1,0 +1,262 @@
+"""Settings, typed and grouped by concern: a TOML file, then `section.key=value` on top.
+
+An unknown key is an error, and all problems of a configuration are reported at once.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from crossfeed.errors import ConfigError
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_config",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataConfig(_Section):
+    """How a log becomes a dataset."""
+
+    columns: dict[Literal["user_id", "item_id", "domain", "timestamp", "label"], str] = {}
+    """Names of the log's columns where they differ from crossfeed's: ours = "theirs"."""
+    positive: str | None = None
+    """Which rows are clicks: an SQL expression over the log's columns, such as `rating >= 4`.
+    By default every row if the log has no `label` column, `label > 0` if it has one."""
+    repeats: Literal["first", "last", "keep"] = "first"
+    """Which click of a repeated (user, domain, item) stays."""
+    min_user_events: int = Field(default=2, ge=1)
+    """Users with fewer clicks are dropped, repeatedly together with `min_item_events` (k-core)."""
+    min_item_events: int = Field(default=5, ge=1)
+    """Items with fewer clicks are dropped, repeatedly together with `min_user_events`."""
+    min_domain_events: int = Field(default=100, ge=1)
+    """Domains with fewer clicks are dropped, between two rounds of the k-core."""
+    split: Literal["temporal", "last-out", "new-in-domain"] = "temporal"
+    """How validation and test parts are cut off (docs/evaluation.md)."""
+    split_seed: int = 0
+    """Seed of the new-in-domain split's draw of (user, domain) pairs."""
+    time_unit: Literal["auto", "s", "ms", "iso"] = "auto"
+    """Unit of numeric timestamps, or ISO 8601 text; `auto` detects and states it."""
+    time_range: tuple[str, str] | None = None
+    """Earliest and latest possible time (ISO 8601); by default 1990 to a day from now."""
+    max_quarantine_share: float = Field(default=0.05, ge=0, le=1)
+    """Preparation stops when a larger share of the rows cannot be read."""
+
+
+class ModelConfig(_Section):
+    """The networks of both players."""
+
+    discriminator: Literal["translation"] = "translation"
+    """How the discriminator forms the user's vector in a domain."""
+    fuse: Literal["none", "residual", "sum"] = "sum"
+    """How the generator's output joins the score: not at all, in training and serving
+    (residual), or in serving alone (sum)."""
+    width: int = Field(default=64, ge=4)
+    """E: width of item vectors and tokens."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads of the cross-domain transformer."""
+    layers: int = Field(default=1, ge=1)
+    """Layers of the cross-domain transformer."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Share of activations dropped in training."""
+    mask_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the target domain's own events hidden in training."""
+    history_per_domain: int = Field(default=50, ge=1)
+    """Newest events of each domain that the encoder reads."""
+    history_total: int = Field(default=200, ge=1)
+    """Newest events of all domains together that the encoder reads."""
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"model.heads={self.heads} must divide model.width={self.width}")
+        return self
+
+
+class TrainConfig(_Section):
+    """The alternating training of both players."""
+
+    seed: int = Field(default=0, ge=0)
+    """Seed of everything random; the same seed on the same machine gives the same numbers."""
+    epochs: int = Field(default=30, ge=1)
+    """Largest number of passes over the training clicks, warm-up included."""
+    warmup_epochs: int = Field(default=1, ge=0)
+    """Passes in which the generator learns by likelihood and the discriminator from static
+    proposals alone."""
+    patience: int = Field(default=4, ge=1)
+    """Epochs without a better validation before training stops."""
+    batch_size: int = Field(default=512, ge=1)
+    """Clicks per step."""
+    learning_rate: float = Field(default=1e-3, gt=0)
+    """Step size of both players' optimisers."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay of both players' optimisers."""
+    gradient_clip: float = Field(default=5.0, gt=0)
+    """Largest norm of a player's gradient."""
+    candidates: int = Field(default=100, ge=2)
+    """K: candidates drawn per click."""
+    expand_domains: tuple[str, ...] | None = None
+    """Domains that the generator expands; None expands all. The others are targets with static
+    proposals only."""
+    objective: Literal["softmax", "binary"] = "softmax"
+    """The discriminator's loss: which of click and candidates was clicked, or real against
+    generated one by one."""
+    correction: float = Field(default=1.0, ge=0, le=1)
+    """Power of the proposal taken out of the scores: 1 is the full correction, 0 none."""
+    proposal_share: float = Field(default=0.8, ge=0, lt=1)
+    """The generator's share of the proposal; the rest is static."""
+    static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
+    """The static part of the proposal: popularity ^ 0.75, uniform, or the batch's own clicks."""
+    gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"
+    """The distance between clicks and candidates in the gap loss."""
+    gap_weight: float = Field(default=0.01, ge=0)
+    """Weight of the gap loss L3."""
+    gap_scale: float = Field(default=1.0, gt=0)
+    """tau in the gap loss exp(-gap / tau)."""
+    reward_weight: float = Field(default=0.1, ge=0)
+    """Weight of the generator's adversarial loss L1."""
+    anchor_weight: float = Field(default=1.0, ge=0)
+    """Weight of the likelihood anchor, which ties the generator to real clicks."""
+    discriminator_steps: int = Field(default=1, ge=1)
+    """Discriminator steps for each generator step."""
+    select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
+    """The validation figure that chooses the best epoch."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks are trained."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"train.warmup_epochs={self.warmup_epochs} exceeds train.epochs={self.epochs}"
+            )
+        return self
+
+
+class Config(_Section):
+    """All settings; each section can be left out."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    # Every term of the claims with a weight above zero.
+    "claims": {
+        "model": {"fuse": "residual"},
+        "train": {"gap": "mmd", "gap_weight": 0.1, "reward_weight": 0.1, "proposal_share": 0.8},
+    },
+    # The loss as it is usually published: no correction, the generator's samples alone matter.
+    "published": {
+        "model": {"fuse": "none"},
+        "train": {"objective": "binary", "correction": 0.0, "reward_weight": 1.0},
+    },
+}
+"""Named settings between the defaults and the file."""
+
+
+def load_config(
+    path: Path | None = None, *, overrides: Sequence[str] = (), preset: str | None = None
+) -> Config:
+    """Read settings: defaults < `preset` < the TOML file at `path` < `overrides`.
+
+    Args:
+        path: a TOML file with the sections `[data]`, `[model]` and `[train]`, each optional.
+        overrides: `section.key=value`, the value written as in TOML; bare words are strings.
+        preset: a key of `PRESETS`.
+
+    Raises:
+        ConfigError: naming every unknown key and every bad value at once.
+    """
+    tree: dict[str, dict[str, Any]] = {}  # Any: values as TOML gives them, not yet validated
+    if preset is not None:
+        if preset not in PRESETS:
+            raise ConfigError(f"preset '{preset}' is unknown; it is one of: {', '.join(PRESETS)}")
+        _merge(tree, PRESETS[preset])
+    if path is not None:
+        _merge(tree, _read_toml(path))
+    for override in overrides:
+        _merge(tree, _parse_override(override))
+    return parse_config(tree, source=str(path) if path else None)
+
+
+def parse_config(tree: Mapping[str, object], *, source: str | None = None) -> Config:
+    """Validate settings given as nested mappings.
+
+    Raises:
+        ConfigError: naming every unknown key and every bad value at once.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = [_problem(detail) for detail in error.errors()]
+        where = f" in '{source}'" if source else ""
+        count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+        raise ConfigError(
+            f"{count} not valid{where}:\n" + "\n".join(f"  {problem}" for problem in problems)
+        ) from None
+
+
+def _merge(tree: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:
+    for section, values in other.items():
+        if not isinstance(values, Mapping):
+            raise ConfigError(f"'{section}' must be a section, such as [train]; it is {values!r}")
+        for key, value in values.items():
+            present = tree.setdefault(section, {})
+            if isinstance(value, Mapping) and isinstance(present.get(key), dict):
+                present[key] = {**present[key], **value}
+            else:
+                present[key] = value
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"the configuration '{path}' does not exist") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read the configuration '{path}': {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"'{path}' is not valid TOML: {error}") from None
+
+
+def _parse_override(override: str) -> dict[str, Any]:
+    name, equals, text = override.partition("=")
+    parts = name.strip().split(".")
+    if not equals or len(parts) < 2 or not all(parts):
+        raise ConfigError(
+            f"'{override}' is not a setting", hint="write it as section.key=value: train.epochs=5"
+        )
+    try:
+        value: Any = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    for part in reversed(parts[1:]):
+        value = {part: value}
+    return {parts[0]: value}
+
+
+def _problem(detail: Any) -> str:  # Any: pydantic's own TypedDict of one error
+    name = ".".join(str(part) for part in detail["loc"])
+    if detail["type"] == "extra_forbidden":
+        section = Config.model_fields.get(str(detail["loc"][0]))
+        known = getattr(section.annotation, "model_fields", {}) if section else Config.model_fields
+        return f"{name} is unknown; known here: {', '.join(known)}"
+    if detail["type"] == "value_error":
+        return str(detail["ctx"]["error"])
+    return f"{name} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

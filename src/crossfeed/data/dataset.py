@@ -1,0 +1,213 @@
+"""A prepared dataset: a folder of Parquet tables and memory-mapped event arrays.
+
+Dims: U users, I items, D domains, N events.
+
+    manifest.json       format version, configuration, counts, hashes of logical content
+    users.parquet       user_id; the row is the user's index
+    items.parquet       item_id, domain, clicks (training part), clicks_all; the row is the index
+    domains.parquet     domain, items, known, clicks; the row is the domain's index
+    events/*.npy        user_offsets (U + 1,), item, domain, time, part: (N,) each, sorted by
+                        (user, time, row of the log)
+    quarantine.parquet  rows that could not be read: file, row, reason
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from enum import IntEnum
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from crossfeed.config import DataConfig
+from crossfeed.errors import DatasetError
+from crossfeed.scorer import Catalogue, Histories, Ints
+
+__all__ = ["FORMAT_VERSION", "Dataset", "Part"]
+
+FORMAT_VERSION = 1
+
+
+class Part(IntEnum):
+    """What an event is used for; the values are those of `part.npy`."""
+
+    TRAIN = 0
+    VALIDATION = 1
+    TEST = 2
+    VALIDATION_REST = 3
+    """Held out with a validation event (new-in-domain split), never evaluated itself."""
+    TEST_REST = 4
+    """Held out with a test event (new-in-domain split), never evaluated itself."""
+
+
+_VISIBLE: dict[Part, tuple[Part, ...]] = {
+    Part.TRAIN: (Part.TRAIN,),
+    # Selection never sees test, not even as history.
+    Part.VALIDATION: (Part.TRAIN, Part.VALIDATION, Part.VALIDATION_REST),
+    Part.TEST: tuple(Part),
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Dataset:
+    """A prepared dataset, opened for reading; the event arrays stay on disk until touched."""
+
+    path: Path
+    manifest: dict[str, Any]  # Any: JSON
+    catalogue: Catalogue
+    item_clicks: Ints
+    """(I,) clicks of each item in the training part."""
+    user_offsets: Ints
+    """(U + 1,) where each user's events begin."""
+    event_item: NDArray[np.int32]
+    """(N,) item index, -1 for an item outside the tables."""
+    event_domain: NDArray[np.int32]
+    """(N,) domain index."""
+    event_time: NDArray[np.int64]
+    """(N,) milliseconds since 1970 (UTC)."""
+    event_part: NDArray[np.uint8]
+    """(N,) `Part` of each event."""
+
+    @classmethod
+    def load(cls, path: Path | str) -> Dataset:
+        """Open a dataset folder.
+
+        Raises:
+            DatasetError: the folder is missing, incomplete or of another format version.
+        """
+        path = Path(path)
+        manifest = _read_manifest(path)
+        try:
+            domains = pq.read_table(path / "domains.parquet")
+            clicks = pq.read_table(path / "items.parquet", columns=["clicks"])["clicks"]
+            arrays = {
+                name: np.load(path / "events" / f"{name}.npy", mmap_mode="r")
+                for name in ("user_offsets", "item", "domain", "time", "part")
+            }
+        except (OSError, ValueError, pa.ArrowException) as error:
+            raise DatasetError(
+                f"the dataset '{path}' is damaged: {error}", hint="prepare it again with --overwrite"
+            ) from error
+        offsets = np.concatenate([[0], np.cumsum(domains["items"].to_numpy())]).astype(np.int64)
+        return cls(
+            path=path,
+            manifest=manifest,
+            catalogue=Catalogue(
+                domains=tuple(domains["domain"].to_pylist()),
+                offsets=offsets,
+                known=domains["known"].to_numpy().astype(np.int64),
+            ),
+            item_clicks=clicks.to_numpy().astype(np.int64),
+            user_offsets=arrays["user_offsets"],
+            event_item=arrays["item"],
+            event_domain=arrays["domain"],
+            event_time=arrays["time"],
+            event_part=arrays["part"],
+        )
+
+    @property
+    def users(self) -> int:
+        """Return U, the number of users."""
+        return len(self.user_offsets) - 1
+
+    @property
+    def config(self) -> DataConfig:
+        """Return the settings that the dataset was prepared with."""
+        return DataConfig.model_validate(self.manifest["config"])
+
+    @cached_property
+    def user_ids(self) -> pa.ChunkedArray:
+        """Return (U,) the log's user ids, strings or integers."""
+        return pq.read_table(self.path / "users.parquet", columns=["user_id"])["user_id"]
+
+    @cached_property
+    def item_ids(self) -> pa.ChunkedArray:
+        """Return (I,) the log's item ids, strings or integers; unique within a domain."""
+        return pq.read_table(self.path / "items.parquet", columns=["item_id"])["item_id"]
+
+    def events(self, part: Part) -> Ints:
+        """Return the indices of the events of one part that can be a target.
+
+        In the training part these are the events whose item is in the tables; in the others all,
+        because an unknown item counts as a miss.
+        """
+        wanted = self.event_part == part
+        if part is Part.TRAIN:
+            wanted &= self.event_item >= 0
+        return np.flatnonzero(wanted)
+
+    def users_of(self, events: Ints) -> Ints:
+        """Return the user index of each event."""
+        return np.searchsorted(self.user_offsets, events, side="right") - 1
+
+    def histories(self, events: Ints, part: Part, *, limit: int | None = None) -> Histories:
+        """Return what was known of the user just before each event.
+
+        Args:
+            events: (B,) event indices.
+            part: the part that the events are used in: it decides which earlier events may be
+                seen. Training sees training clicks, validation all but the test part, test all.
+            limit: look back at most so many of the user's events, for bounded memory.
+        """
+        starts = self.user_offsets[self.users_of(events)]
+        if limit is not None:
+            starts = np.maximum(starts, events - limit)
+        lengths = events - starts
+        rows = np.repeat(np.arange(len(events)), lengths)
+        firsts = np.cumsum(lengths) - lengths
+        positions = np.arange(len(rows)) - firsts[rows] + starts[rows]
+        items = self.event_item[positions].astype(np.int64)
+        kept = np.isin(self.event_part[positions], _VISIBLE[part]) & self._is_known(items)
+        counts = np.bincount(rows[kept], minlength=len(events))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return Histories(items[kept], offsets)
+
+    def refitted(self) -> Dataset:
+        """Return the dataset with every event in the training part and every item known."""
+        counted = self.event_item[self.event_item >= 0]
+        return dataclasses.replace(
+            self,
+            catalogue=dataclasses.replace(self.catalogue, known=np.diff(self.catalogue.offsets)),
+            item_clicks=np.bincount(counted, minlength=self.catalogue.items).astype(np.int64),
+            event_part=np.zeros_like(self.event_part),
+        )
+
+    @cached_property
+    def _known_items(self) -> NDArray[np.bool_]:
+        """Return (I + 1,) whether each item is known; the last entry stands for index -1."""
+        known = np.zeros(self.catalogue.items + 1, dtype=np.bool_)
+        for domain in range(len(self.catalogue.domains)):
+            known[self.catalogue.pool(domain)] = True
+        return known
+
+    def _is_known(self, items: Ints) -> NDArray[np.bool_]:
+        return self._known_items[items]
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:  # Any: JSON
+    try:
+        manifest = json.loads((path / "manifest.json").read_text("utf-8"))
+        version = manifest["format_version"]
+    except OSError:
+        raise DatasetError(
+            f"'{path}' is not a dataset: it has no manifest.json",
+            hint="make one with: crossfeed prepare LOG --out DATASET",
+        ) from None
+    except (ValueError, KeyError, TypeError):
+        raise DatasetError(
+            f"the dataset '{path}' is damaged: manifest.json cannot be read",
+            hint="prepare it again with --overwrite",
+        ) from None
+    if version != FORMAT_VERSION:
+        raise DatasetError(
+            f"the dataset '{path}' has format version {version}; this crossfeed reads "
+            f"{FORMAT_VERSION}",
+            hint="prepare it again with --overwrite",
+        )
+    return dict(manifest)

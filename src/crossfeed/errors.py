@@ -1,0 +1,130 @@
+"""Every error that crossfeed raises on purpose.
+
+CrossfeedError
+├── ConfigError             a setting is unknown, of the wrong type or out of range
+├── OutputError             an output exists already, or cannot be written
+├── LogError                a behaviour log cannot be used
+│   └── QuarantineError     too large a share of its rows cannot be read
+├── DatasetError            a prepared dataset is missing, damaged or of another version
+├── RunError                a run is missing, damaged, or does not fit what is asked of it
+├── TrainingError           training cannot go on
+│   └── NonFiniteLossError  a loss became infinite or not a number
+├── BundleError             a bundle is missing, damaged, tampered with or of another version
+├── RequestError            a request for recommendations is not valid
+│   └── UnknownDomainError  the domain is not one of the model's
+├── HistoryStoreError       the history store cannot be reached or written
+└── MissingExtraError       an optional dependency is not installed
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+__all__ = [
+    "BundleError",
+    "ConfigError",
+    "CrossfeedError",
+    "DatasetError",
+    "HistoryStoreError",
+    "LogError",
+    "MissingExtraError",
+    "NonFiniteLossError",
+    "OutputError",
+    "QuarantineError",
+    "RequestError",
+    "RunError",
+    "TrainingError",
+    "UnknownDomainError",
+]
+
+
+class CrossfeedError(Exception):
+    """Base of all errors that a user can cause; `hint` says what to do about it."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+
+
+class ConfigError(CrossfeedError):
+    """A setting is unknown, of the wrong type or out of range."""
+
+
+class OutputError(CrossfeedError):
+    """An output exists already, or cannot be written."""
+
+
+class LogError(CrossfeedError):
+    """A behaviour log cannot be used."""
+
+
+class QuarantineError(LogError):
+    """Too large a share of a log's rows cannot be read."""
+
+
+class DatasetError(CrossfeedError):
+    """A prepared dataset is missing, damaged or of another version."""
+
+
+class RunError(CrossfeedError):
+    """A run is missing, damaged, or does not fit what is asked of it."""
+
+
+class TrainingError(CrossfeedError):
+    """Training cannot go on."""
+
+
+class NonFiniteLossError(TrainingError):
+    """A loss became infinite or not a number; training stopped before the weights took it."""
+
+    def __init__(self, *, loss: str, value: float, epoch: int, step: int, domain: str) -> None:
+        super().__init__(
+            f"the {loss} loss became {value} in epoch {epoch}, step {step}, domain '{domain}'",
+            hint="lower train.learning_rate, or resume from the last checkpoint with --resume",
+        )
+        self.loss, self.value, self.epoch, self.step, self.domain = loss, value, epoch, step, domain
+
+
+class BundleError(CrossfeedError):
+    """A bundle is missing, damaged, tampered with or of another version."""
+
+
+class RequestError(CrossfeedError):
+    """A request for recommendations is not valid."""
+
+    def __init__(
+        self, message: str, *, field: str, value: object, allowed: str, hint: str | None = None
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.field, self.value, self.allowed = field, value, allowed
+
+
+class UnknownDomainError(RequestError):
+    """The domain is not one of the model's."""
+
+    def __init__(self, domain: object, domains: Sequence[str]) -> None:
+        allowed = ", ".join(domains)
+        super().__init__(
+            f"domain '{domain}' is unknown; it is one of: {allowed}",
+            field="domain",
+            value=domain,
+            allowed=allowed,
+        )
+
+
+class HistoryStoreError(CrossfeedError):
+    """The history store cannot be reached or written."""
+
+
+class MissingExtraError(CrossfeedError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, *, package: str, extra: str) -> None:
+        super().__init__(
+            f"this needs the package '{package}', which is not installed",
+            hint=f"pip install 'crossfeed[{extra}]'",
+        )

@@ -1,0 +1,108 @@
+"""Durable files: written under a temporary name, synced, then renamed.
+
+A reader never sees half a file, and a process that dies leaves the previous one in place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from crossfeed.errors import OutputError
+
+__all__ = ["atomic_folder", "atomic_path", "file_hash", "require_free", "write_json"]
+
+
+def require_free(path: Path, *, overwrite: bool) -> None:
+    """Refuse an output that exists already, unless it may be replaced.
+
+    Raises:
+        OutputError: `path` exists and `overwrite` is false, or it is a folder that crossfeed
+            did not write.
+    """
+    if path.exists() and not overwrite:
+        raise OutputError(
+            f"'{path}' exists already", hint="choose another --out, or replace it with --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def atomic_path(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
+
+    Raises:
+        OutputError: the file cannot be written (no space, no permission); `path` is as before.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        _sync(temporary)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it takes the place of `path`.
+
+    Raises:
+        OutputError: `path` exists and may not be replaced, or cannot be written.
+    """
+    require_free(path, overwrite=overwrite)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for file in sorted(temporary.rglob("*")):
+            _sync(file)
+        _sync(temporary)
+        if path.exists():
+            os.replace(path, replaced)
+        os.replace(temporary, path)
+        _sync(path.parent)
+    except OSError as error:
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
+        raise _unwritable(path, error) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        shutil.rmtree(replaced, ignore_errors=True)
+
+
+def write_json(path: Path, value: Any) -> None:  # Any: whatever JSON can hold
+    """Write `value` as indented JSON with a final newline, atomically."""
+    with atomic_path(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def file_hash(path: Path) -> str:
+    """Return the SHA-256 of a file's bytes in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _unwritable(path: Path, error: OSError) -> OutputError:
+    return OutputError(
+        f"cannot write '{path}': {error.strerror or error}",
+        hint="free some space or choose a folder that can be written; nothing was replaced",
+    )

@@ -1,0 +1,126 @@
+"""What evaluation and serving know of a model.
+
+Dims: B rows, T history items of all rows together, D domains, I items, N items of one pool,
+E width of a vector.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfeed.errors import UnknownDomainError
+
+__all__ = ["Catalogue", "Histories", "Scorer", "VectorScorer"]
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The domains and their items: domain `d` owns the contiguous item indices of `range(d)`.
+
+    Within a domain the items that training knows come first; only those form its `pool`.
+    """
+
+    domains: tuple[str, ...]
+    offsets: Ints
+    """(D + 1,) first item index of each domain, then the number of items."""
+    known: Ints
+    """(D,) how many items of each domain training knows."""
+
+    @property
+    def items(self) -> int:
+        """Return I, the number of items of all domains."""
+        return int(self.offsets[-1])
+
+    def pool(self, domain: int) -> slice:
+        """Return the item indices of `domain` that can be scored."""
+        first = int(self.offsets[domain])
+        return slice(first, first + int(self.known[domain]))
+
+    def domain_of(self, items: Ints) -> Ints:
+        """Return the domain index of each item index."""
+        return np.searchsorted(self.offsets, items, side="right") - 1
+
+    def domain_index(self, domain: str) -> int:
+        """Return the index of a domain's name.
+
+        Raises:
+            UnknownDomainError: naming the domains that there are.
+        """
+        try:
+            return self.domains.index(domain)
+        except ValueError:
+            raise UnknownDomainError(domain, self.domains) from None
+
+
+@dataclass(frozen=True)
+class Histories:
+    """A jagged batch of histories: row `b` is `items[offsets[b]:offsets[b + 1]]`, newest last."""
+
+    items: Ints
+    """(T,) item indices, of all domains."""
+    offsets: Ints
+    """(B + 1,) where each row begins."""
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def row(self, row: int) -> Ints:
+        """Return the item indices of one row, newest last."""
+        return self.items[self.offsets[row] : self.offsets[row + 1]]
+
+    def rows(self) -> Ints:
+        """Return (T,) the row that each item belongs to."""
+        return np.repeat(np.arange(len(self)), np.diff(self.offsets))
+
+    @classmethod
+    def of(cls, rows: Sequence[Sequence[int] | Ints]) -> Histories:
+        """Build a batch from one sequence of item indices per row, newest last."""
+        lengths = np.array([len(row) for row in rows], dtype=np.int64)
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        items = [np.asarray(row, dtype=np.int64) for row in rows]
+        return cls(np.concatenate(items) if items else np.zeros(0, np.int64), offsets)
+
+
+@runtime_checkable
+class Scorer(Protocol):
+    """Anything that scores the items of a domain for users known by their histories alone."""
+
+    @property
+    def name(self) -> str:
+        """Return the name under which results are shown."""
+
+    def score(self, histories: Histories, domain: int) -> Floats:
+        """Score a domain's pool for each history; higher is better.
+
+        Args:
+            histories: B histories over all domains.
+            domain: index of the target domain.
+
+        Returns:
+            (B, N) scores, N the size of `Catalogue.pool(domain)`. A row depends on its own
+            history alone, never on the other rows. Items seen already are scored like others.
+        """
+
+
+@runtime_checkable
+class VectorScorer(Scorer, Protocol):
+    """A scorer whose score is `user_vector . item_vector + item_bias`, so that it can be served."""
+
+    @property
+    def item_vectors(self) -> Floats:
+        """Return (I, E) one vector per item."""
+
+    @property
+    def item_biases(self) -> Floats:
+        """Return (I,) one bias per item."""
+
+    def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
+        """Return (B, E) each user's vector in the target domain of its row."""
