@@ -1,0 +1,95 @@
+"""The engine that evaluates table expressions: DuckDB behind ibis, in a scratch folder.
+
+Everything that knows which engine runs stands here and in the parsers; the rest of the preparation
+is ibis expressions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from crossfeed.errors import OutputError
+
+__all__ = ["BATCH_ROWS", "Engine", "open_engine"]
+
+BATCH_ROWS = 1 << 18
+"""Rows that leave the engine at a time."""
+
+
+class Engine:
+    """Evaluates ibis expressions; tables that are needed more than once are kept on disk."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._backend = ibis.duckdb.connect(
+            scratch / "work.duckdb",
+            temp_directory=str(scratch / "spill"),
+            # Nothing is fetched from the network behind the user's back.
+            autoinstall_known_extensions=False,
+            TimeZone="UTC",
+        )
+        self._numbers = itertools.count()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Return the connection, for the parsers."""
+        return self._backend.con
+
+    def table(self, name: str) -> ir.Table:
+        """Return a table that a parser made."""
+        return self._backend.table(name)
+
+    def keep(self, table: ir.Table) -> ir.Table:
+        """Evaluate an expression once and return its stored result."""
+        return self._backend.create_table(f"kept_{next(self._numbers)}", table)
+
+    def drop(self, table: ir.Table) -> None:
+        """Free what `keep` stored."""
+        # Not ibis' drop_table: with sqlglot 30.30 it writes "DROP TABLE" without the name.
+        self._backend.raw_sql(f"drop table {table.get_name()}")
+
+    def count(self, table: ir.Table) -> int:
+        """Return the number of rows."""
+        return int(self._backend.execute(table.count()))
+
+    def records(self, table: ir.Table) -> list[dict[str, Any]]:  # Any: the columns' own types
+        """Return the rows of a small table, such as one row per domain."""
+        return self._backend.to_pyarrow(table).to_pylist()
+
+    def batches(self, table: ir.Table) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of a large table, in its order."""
+        return iter(self._backend.to_pyarrow_batches(table, chunk_size=BATCH_ROWS))
+
+    def close(self) -> None:
+        """Release the files in the scratch folder."""
+        self._backend.disconnect()
+
+
+@contextlib.contextmanager
+def open_engine(scratch: Path) -> Iterator[Engine]:
+    """Yield an engine that works in `scratch` and remove the folder afterwards.
+
+    Raises:
+        OutputError: disk or memory did not suffice.
+    """
+    scratch.mkdir(parents=True)
+    engine = Engine(scratch)
+    try:
+        yield engine
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise OutputError(
+            f"the work did not fit: {error}",
+            hint="free some space on the disk of --out; nothing was replaced",
+        ) from error
+    finally:
+        engine.close()
+        shutil.rmtree(scratch, ignore_errors=True)
