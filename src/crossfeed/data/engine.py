@@ -59,15 +59,21 @@ class Engine:
 
     def count(self, table: ir.Table) -> int:
         """Return the number of rows."""
-        return int(self._backend.execute(table.count()))
+        [record] = self.records(table.aggregate(rows=table.count()))
+        return int(record["rows"])
 
     def records(self, table: ir.Table) -> list[dict[str, Any]]:  # Any: the columns' own types
         """Return the rows of a small table, such as one row per domain."""
-        return self._backend.to_pyarrow(table).to_pylist()
+        return list(self.connection.execute(self._sql(table)).to_arrow_table().to_pylist())
 
     def batches(self, table: ir.Table) -> Iterator[pa.RecordBatch]:
         """Stream the rows of a large table, in its order."""
-        return iter(self._backend.to_pyarrow_batches(table, chunk_size=BATCH_ROWS))
+        # A cursor of its own: another query on the connection would cut the stream short.
+        return iter(self.connection.cursor().execute(self._sql(table)).to_arrow_reader(BATCH_ROWS))
+
+    def _sql(self, table: ir.Table) -> str:
+        # ibis 12 itself cannot fetch from DuckDB 2.0, whose connections lost `fetch_record_batch`.
+        return self._backend.compile(table)
 
     def close(self) -> None:
         """Release the files in the scratch folder."""
