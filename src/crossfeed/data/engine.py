@@ -64,12 +64,15 @@ class Engine:
 
     def records(self, table: ir.Table) -> list[dict[str, Any]]:  # Any: the columns' own types
         """Return the rows of a small table, such as one row per domain."""
-        return list(self.connection.execute(self._sql(table)).to_arrow_table().to_pylist())
+        relation = self.connection.sql(self._sql(table))
+        return list(relation.to_arrow_table().cast(_schema(table)).to_pylist())
 
     def batches(self, table: ir.Table) -> Iterator[pa.RecordBatch]:
         """Stream the rows of a large table, in its order."""
         # A cursor of its own: another query on the connection would cut the stream short.
-        return iter(self.connection.cursor().execute(self._sql(table)).to_arrow_reader(BATCH_ROWS))
+        relation = self.connection.cursor().sql(self._sql(table))
+        for batch in relation.to_arrow_reader(BATCH_ROWS):
+            yield batch.cast(_schema(table))
 
     def _sql(self, table: ir.Table) -> str:
         # ibis 12 itself cannot fetch from DuckDB 2.0, whose connections lost `fetch_record_batch`.
@@ -99,3 +102,8 @@ def open_engine(scratch: Path) -> Iterator[Engine]:
     finally:
         engine.close()
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _schema(table: ir.Table) -> pa.Schema:
+    """Return the types that the expression promises: DuckDB's sums, for one, come wider."""
+    return table.schema().to_pyarrow()

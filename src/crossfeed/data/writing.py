@@ -37,10 +37,9 @@ def write_tables(engine: Engine, tables: Tables, folder: Path) -> None:
 
 def write_parquet(engine: Engine, table: ir.Table, path: Path) -> None:
     """Stream a table into a Parquet file."""
-    schema = table.schema().to_pyarrow()
-    with pq.ParquetWriter(path, schema) as writer:
+    with pq.ParquetWriter(path, table.schema().to_pyarrow()) as writer:
         for batch in engine.batches(table):
-            writer.write_batch(batch.cast(schema))
+            writer.write_batch(batch)
 
 
 def _write_offsets(engine: Engine, users: ir.Table, path: Path) -> int:
