@@ -2,19 +2,20 @@
 
 Dims: B rows, T items, G groups (row, domain), M slots (most domains that a row knows), E width,
 H heads. Attention pooling makes one token per (user, domain), a transformer lets the domains
-inform each other, and the target domain asks them for what it needs.
+inform each other, and the target domain asks them for what it needs. Everything stays jagged, one
+line per token; only the attention between a row's tokens is padded to B x M.
 """
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.dropout import Dropout
 from crossfeed.model.timelines import Timelines
 
-__all__ = ["TimelineEncoder"]
+__all__ = ["TimelineEncoder", "segment_softmax"]
 
 
 class TimelineEncoder(nn.Module):
@@ -29,12 +30,9 @@ class TimelineEncoder(nn.Module):
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (B, E) the vector of each row's user in its target domain."""
         tokens = self.pooling(timelines, item_table)  # (G, E)
-        padded, present = _pad(tokens, timelines)  # (B, M, E), (B, M)
         for layer in self.layers:
-            padded = layer(padded, present)
-        rows = torch.arange(timelines.rows, device=padded.device)
-        target = padded[rows, timelines.target_slots]  # (B, E)
-        return self.readout(target, padded, present)  # type: ignore[no-any-return]
+            tokens = layer(tokens, timelines)
+        return self.readout(tokens, timelines)  # type: ignore[no-any-return]
 
 
 class DomainPooling(nn.Module):
@@ -42,13 +40,12 @@ class DomainPooling(nn.Module):
 
     def __init__(self, *, domains: int, config: ModelConfig) -> None:
         super().__init__()
-        self.heads = config.heads
         self.domain = nn.Embedding(domains, config.width)
         self.recency = nn.Embedding(config.history_per_domain, config.width)
         self.attention = nn.Linear(config.width, config.heads)
         self.value = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
         for table in (self.domain, self.recency):
             nn.init.normal_(table.weight, std=0.02)
 
@@ -58,20 +55,16 @@ class DomainPooling(nn.Module):
         items = self.dropout(items)
         groups = len(timelines.group_rows)
         weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)
-        values = self.value(items).unflatten(-1, (self.heads, -1))  # (T, H, E/H)
-        weighted = (weights.unsqueeze(-1) * values).flatten(1)  # (T, E)
-        pooled = weighted.new_zeros(groups, weighted.shape[1])
-        pooled = pooled.index_add(0, timelines.groups, weighted)  # (G, E)
+        pooled = segment_sum(weights, self.value(items), timelines.groups, groups)  # (G, E)
         return self.norm(pooled + self.domain(timelines.group_domains))  # type: ignore[no-any-return]
 
 
 class CrossDomainLayer(nn.Module):
-    """One pre-norm transformer layer over a row's domain tokens."""
+    """One pre-norm transformer layer over each row's domain tokens."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.dropout_share = config.dropout
         self.norm = nn.LayerNorm(config.width)
         self.projection = nn.Linear(config.width, 3 * config.width)
         self.output = nn.Linear(config.width, config.width)
@@ -79,23 +72,32 @@ class CrossDomainLayer(nn.Module):
             nn.LayerNorm(config.width),
             nn.Linear(config.width, 2 * config.width),
             nn.GELU(),
-            nn.Dropout(config.dropout),
+            Dropout(config.dropout),
             nn.Linear(2 * config.width, config.width),
         )
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """Return (B, M, E); `present` (B, M) says which slots hold a domain."""
-        projected = self.projection(self.norm(tokens))  # (B, M, 3E)
+    def forward(self, tokens: Tensor, timelines: Timelines) -> Tensor:
+        """Return (G, E) the tokens, each informed by the others of its row."""
+        mixed = self._attend(self.projection(self.norm(tokens)), timelines)
+        tokens = tokens + self.dropout(self.output(mixed))
+        return tokens + self.dropout(self.feed_forward(tokens))
+
+    def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
+        """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value."""
+        rows, slots = timelines.group_rows, timelines.group_slots
+        width = int(slots.max()) + 1
+        padded = projected.new_zeros(timelines.rows, width, projected.shape[1])
+        padded = padded.index_put((rows, slots), projected)  # (B, M, 3E)
+        absent = torch.ones(timelines.rows, width, dtype=torch.bool, device=projected.device)
+        absent[rows, slots] = False
         query, key, value = (
             part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, M, E/H)
-            for part in projected.chunk(3, dim=-1)
+            for part in padded.chunk(3, dim=-1)
         )
-        mixed = F.scaled_dot_product_attention(
-            query, key, value, attn_mask=present[:, None, None, :]
-        )
-        tokens = tokens + self.dropout(self.output(mixed.transpose(1, 2).flatten(2)))
-        return tokens + self.dropout(self.feed_forward(tokens))
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
+        weights = logits.masked_fill(absent[:, None, None, :], float("-inf")).softmax(dim=-1)
+        return (weights @ value).transpose(1, 2).flatten(2)[rows, slots]  # (G, E)
 
 
 class TargetReadout(nn.Module):
@@ -103,19 +105,22 @@ class TargetReadout(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
+        self.heads = config.heads
         self.query = nn.Linear(config.width, config.width)
-        self.key = nn.Linear(config.width, config.width)
-        self.value = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(config.width, 2 * config.width)
         self.norm = nn.LayerNorm(config.width)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
-    def forward(self, target: Tensor, tokens: Tensor, present: Tensor) -> Tensor:
-        """Return (B, E) from `target` (B, E), `tokens` (B, M, E) and `present` (B, M)."""
-        query = self.query(target).unsqueeze(1)  # (B, 1, E)
-        mixed = F.scaled_dot_product_attention(
-            query, self.key(tokens), self.value(tokens), attn_mask=present.unsqueeze(1)
-        )
-        return self.norm(target + self.dropout(mixed.squeeze(1)))  # type: ignore[no-any-return]
+    def forward(self, tokens: Tensor, timelines: Timelines) -> Tensor:
+        """Return (B, E) from the tokens (G, E) of all rows."""
+        target = tokens[timelines.target_groups]  # (B, E)
+        key, value = self.key_value(tokens).chunk(2, dim=-1)  # (G, E) each
+        query = self.query(target)[timelines.group_rows]  # (G, E)
+        products = (query * key).unflatten(-1, (self.heads, -1))  # (G, H, E/H)
+        logits = products.sum(dim=-1) * products.shape[-1] ** -0.5  # (G, H)
+        weights = segment_softmax(logits, timelines.group_rows, timelines.rows)
+        mixed = segment_sum(weights, value, timelines.group_rows, timelines.rows)  # (B, E)
+        return self.norm(target + self.dropout(mixed))  # type: ignore[no-any-return]
 
 
 def segment_softmax(logits: Tensor, segments: Tensor, count: int) -> Tensor:
@@ -135,11 +140,14 @@ def segment_softmax(logits: Tensor, segments: Tensor, count: int) -> Tensor:
     return weights / total[segments]
 
 
-def _pad(tokens: Tensor, timelines: Timelines) -> tuple[Tensor, Tensor]:
-    """Return the groups' tokens as (B, M, E) and which slots hold one as (B, M)."""
-    slots = int(timelines.group_slots.max()) + 1 if len(tokens) else 1
-    padded = tokens.new_zeros(timelines.rows, slots, tokens.shape[1])
-    padded = padded.index_put((timelines.group_rows, timelines.group_slots), tokens)
-    present = torch.zeros(timelines.rows, slots, dtype=torch.bool, device=tokens.device)
-    present[timelines.group_rows, timelines.group_slots] = True
-    return padded, present
+def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Return (count, E) the sum of each segment's values, weighted per head.
+
+    Args:
+        weights: (T, H) one weight per entry and head.
+        values: (T, E) E divides into H heads.
+        segments: (T,) the segment of each entry.
+        count: number of segments; an empty one sums to zero.
+    """
+    weighted = (weights.unsqueeze(-1) * values.unflatten(-1, (weights.shape[1], -1))).flatten(1)
+    return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)

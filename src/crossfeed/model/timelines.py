@@ -36,8 +36,8 @@ class Timelines:
     """(G,) the group's place among its row's groups."""
     group_domains: Tensor
     """(G,) the domain of each group."""
-    target_slots: Tensor
-    """(B,) the slot of each row's target domain."""
+    target_groups: Tensor
+    """(B,) the group of each row's target domain."""
     target_domains: Tensor
     """(B,) the target domain of each row."""
 
@@ -84,7 +84,7 @@ def build_timelines(
         group_rows=_tensor(group_rows),
         group_slots=_tensor(slots),
         group_domains=_tensor(group_keys % width),
-        target_slots=_tensor(slots[group_of[: len(target_keys)]]),
+        target_groups=_tensor(group_of[: len(target_keys)]),
         target_domains=_tensor(domains),
     )
 
