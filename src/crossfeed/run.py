@@ -63,7 +63,7 @@ class Run:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "dataset": str(dataset.path.resolve()),
-            "dataset_hash": dataset.manifest.get("content_hash", "0"),
+            "dataset_hash": dataset.manifest["content_hash"],
         }
         _clear(path)
         write_json(path / "config.json", {**facts, "config": config.model_dump(mode="json")})
@@ -113,7 +113,7 @@ class Run:
         Raises:
             RunError: its content differs.
         """
-        found, expected = dataset.manifest.get("content_hash", "0"), self.facts["dataset_hash"]
+        found, expected = dataset.manifest["content_hash"], self.facts["dataset_hash"]
         if found != expected:
             raise RunError(
                 f"the dataset '{dataset.path}' is not what the run '{self.path}' was trained on: "
