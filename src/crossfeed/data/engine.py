@@ -1,0 +1,109 @@
+"""The engine that evaluates table expressions: DuckDB behind ibis, in a scratch folder.
+
+Everything that knows which engine runs stands here and in the parsers; the rest of the preparation
+is ibis expressions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import ibis
+import ibis.expr.types as ir
+import pyarrow as pa
+
+from crossfeed.errors import OutputError
+
+__all__ = ["BATCH_ROWS", "Engine", "open_engine"]
+
+BATCH_ROWS = 1 << 18
+"""Rows that leave the engine at a time."""
+
+
+class Engine:
+    """Evaluates ibis expressions; tables that are needed more than once are kept on disk."""
+
+    def __init__(self, scratch: Path) -> None:
+        self._backend = ibis.duckdb.connect(
+            scratch / "work.duckdb",
+            temp_directory=str(scratch / "spill"),
+            # Nothing is fetched from the network behind the user's back.
+            autoinstall_known_extensions=False,
+            TimeZone="UTC",
+        )
+        self._numbers = itertools.count()
+
+    @property
+    def connection(self) -> duckdb.DuckDBPyConnection:
+        """Return the connection, for the parsers."""
+        return self._backend.con
+
+    def table(self, name: str) -> ir.Table:
+        """Return a table that a parser made."""
+        return self._backend.table(name)
+
+    def keep(self, table: ir.Table) -> ir.Table:
+        """Evaluate an expression once and return its stored result."""
+        return self._backend.create_table(f"kept_{next(self._numbers)}", table)
+
+    def drop(self, table: ir.Table) -> None:
+        """Free what `keep` stored."""
+        # Not ibis' drop_table: with sqlglot 30.30 it writes "DROP TABLE" without the name.
+        self._backend.raw_sql(f"drop table {table.get_name()}")
+
+    def count(self, table: ir.Table) -> int:
+        """Return the number of rows."""
+        [record] = self.records(table.aggregate(rows=table.count()))
+        return int(record["rows"])
+
+    def records(self, table: ir.Table) -> list[dict[str, Any]]:  # Any: the columns' own types
+        """Return the rows of a small table, such as one row per domain."""
+        relation = self.connection.sql(self._sql(table))
+        return list(relation.to_arrow_table().cast(_schema(table)).to_pylist())
+
+    def batches(self, table: ir.Table) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of a large table, in its order."""
+        # A cursor of its own: another query on the connection would cut the stream short.
+        relation = self.connection.cursor().sql(self._sql(table))
+        for batch in relation.to_arrow_reader(BATCH_ROWS):
+            yield batch.cast(_schema(table))
+
+    def _sql(self, table: ir.Table) -> str:
+        # ibis 12 itself cannot fetch from DuckDB 2.0, whose connections lost `fetch_record_batch`.
+        return self._backend.compile(table)
+
+    def close(self) -> None:
+        """Release the files in the scratch folder."""
+        self._backend.disconnect()
+
+
+@contextlib.contextmanager
+def open_engine(scratch: Path) -> Iterator[Engine]:
+    """Yield an engine that works in `scratch` and remove the folder afterwards.
+
+    Raises:
+        OutputError: disk or memory did not suffice.
+    """
+    scratch.mkdir(parents=True)
+    engine = Engine(scratch)
+    try:
+        yield engine
+    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        raise OutputError(
+            f"the work did not fit: {error}",
+            hint="free some space on the disk of --out; nothing was replaced",
+        ) from error
+    finally:
+        engine.close()
+        shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _schema(table: ir.Table) -> pa.Schema:
+    """Return the types that the expression promises: DuckDB's sums, for one, come wider."""
+    return table.schema().to_pyarrow()

@@ -1,0 +1,83 @@
+"""Which clicks stay: the repeats policy, the k-core and the smallest domain.
+
+Clicks are tables of codes: user, item, domain, time, position (the row in the log).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import ibis
+import ibis.expr.types as ir
+
+from crossfeed.config import DataConfig
+from crossfeed.data.engine import Engine
+
+__all__ = ["ORDER", "Filtered", "drop_repeats", "filter_clicks"]
+
+ORDER = ("time", "position")
+"""The stable order: time, and among equal times the row in the log."""
+
+
+@dataclass(frozen=True)
+class Filtered:
+    """The clicks that stay and how many were dropped for which reason."""
+
+    clicks: ir.Table
+    dropped: dict[str, int]
+
+
+def drop_repeats(
+    clicks: ir.Table, policy: Literal["first", "last", "keep"], *, within: tuple[str, ...] = ()
+) -> ir.Table:
+    """Keep one click of each (user, item), or of each (user, item, *within)."""
+    if policy == "keep":
+        return clicks
+    order = [clicks[name] if policy == "first" else clicks[name].desc() for name in ORDER]
+    rank = ibis.row_number().over(group_by=["user", "item", *within], order_by=order)
+    return clicks.mutate(rank=rank).filter(lambda table: table["rank"] == 0).drop("rank")
+
+
+def filter_clicks(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
+    """Apply the k-core and the smallest domain alternately until all thresholds hold."""
+    dropped = {"k-core": 0, "small domain": 0}
+    kept = engine.keep(clicks)
+    left = engine.count(kept)
+    while True:
+        before = left
+        for reason, step in (("k-core", _k_core), ("small domain", _large_domains)):
+            kept = step(engine, kept, config)
+            remaining = engine.count(kept)
+            dropped[reason] += left - remaining
+            left = remaining
+        if left == before:
+            return Filtered(kept, dropped)
+
+
+def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
+    left = engine.count(clicks)
+    while True:
+        users = _frequent(clicks, "user", config.min_user_events)
+        items = _frequent(clicks, "item", config.min_item_events)
+        clicks = _replace(engine, clicks, clicks.semi_join(users, "user").semi_join(items, "item"))
+        before, left = left, engine.count(clicks)
+        if left == before:
+            return clicks
+
+
+def _large_domains(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
+    domains = _frequent(clicks, "domain", config.min_domain_events)
+    return _replace(engine, clicks, clicks.semi_join(domains, "domain"))
+
+
+def _frequent(clicks: ir.Table, key: str, least: int) -> ir.Table:
+    counts = clicks.group_by(key).agg(events=lambda table: table.count())
+    return counts.filter(counts["events"] >= least).select(key)
+
+
+def _replace(engine: Engine, old: ir.Table, new: ir.Table) -> ir.Table:
+    """Keep `new`, which is made from `old`, and free `old`."""
+    kept = engine.keep(new)
+    engine.drop(old)
+    return kept

@@ -1,0 +1,130 @@
+"""The index tables of a dataset, and its events with indices, as expressions."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ibis
+import ibis.expr.types as ir
+
+from crossfeed.data.dataset import Part
+from crossfeed.data.engine import Engine
+
+__all__ = ["Coded", "Tables", "encode", "index"]
+
+
+@dataclass(frozen=True)
+class Coded:
+    """A log's clicks as numbers, so that filters and splits never touch text again."""
+
+    clicks: ir.Table
+    """user, item, domain, time, position"""
+    users: ir.Table
+    """user, user_id"""
+    items: ir.Table
+    """item, item_id, domain"""
+    domains: ir.Table
+    """domain, domain_name"""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """What a dataset's folder holds, as stored tables and one ordered expression."""
+
+    users: ir.Table
+    """user (the index), user_id, events"""
+    items: ir.Table
+    """item (the index), item_id, domain, clicks, clicks_all"""
+    domains: ir.Table
+    """domain (the index), domain_name, items, known, clicks"""
+    events: ir.Table
+    """user, item, domain, time, part in the dataset's order"""
+
+
+def encode(engine: Engine, clicks: ir.Table) -> Coded:
+    """Number users, domains and (domain, item) pairs in the order of their ids.
+
+    Args:
+        engine: where the tables are kept.
+        clicks: user_id, item_id, domain, time, position.
+    """
+    users = engine.keep(_numbered(clicks.select("user_id").distinct(), "user", ["user_id"]))
+    names = clicks.select(domain_name="domain").distinct()
+    domains = engine.keep(_numbered(names, "domain", ["domain_name"]))
+    pairs = clicks.select("item_id", domain_name="domain").distinct()
+    items = engine.keep(
+        _numbered(pairs.join(domains, "domain_name"), "item", ["domain", "item_id"])
+    )
+    coded = (
+        clicks.rename(domain_name="domain")
+        .join(users, "user_id")
+        .join(items, ["domain_name", "item_id"])
+        .select("user", "item", "domain", "time", "position")
+    )
+    return Coded(engine.keep(coded), users, items.drop("domain_name"), domains)
+
+
+def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: int) -> Tables:
+    """Give users, items and domains of the dataset their contiguous indices.
+
+    An item unknown to training gets an index behind the known ones of its domain if it has enough
+    clicks over all parts, because a later refit on everything will know it.
+    """
+    events = engine.keep(events)
+    users = engine.keep(
+        _numbered(
+            events.group_by("user").agg(events=lambda table: table.count()), "index", ["user"]
+        ).join(coded.users, "user")
+    )
+    domains = _numbered(events.select("domain").distinct(), "index", ["domain"])
+    domains = engine.keep(domains.join(coded.domains, "domain"))
+    items = engine.keep(_index_items(coded, events, min_item_events))
+    indexed = (
+        events.join(users.select("user", user_index="index"), "user")
+        .join(domains.select("domain", domain_index="index"), "domain")
+        .left_join(items.select("item", item_index="index"), "item")
+    )
+    ordered = indexed.order_by("user_index", "time", "position").select(
+        user=indexed["user_index"],
+        item=indexed["item_index"].fill_null(-1),
+        domain=indexed["domain_index"],
+        time=indexed["time"],
+        part=indexed["part"],
+    )
+    named = items.join(domains.select("domain", "domain_name", domain_index="index"), "domain")
+    per_domain = items.group_by("domain").agg(
+        items=lambda table: table.count(),
+        known=lambda table: (table["clicks"] > 0).cast("int64").sum(),
+        clicks=lambda table: table["clicks"].sum(),
+    )
+    counted = domains.left_join(per_domain, "domain")
+    return Tables(
+        users=users.order_by("index").select("user_id", "events"),
+        items=named.order_by("index").select(
+            "item_id", "clicks", "clicks_all", domain="domain_name"
+        ),
+        domains=counted.order_by("index").select(
+            domain="domain_name",
+            items=counted["items"].fill_null(0),
+            known=counted["known"].fill_null(0),
+            clicks=counted["clicks"].fill_null(0),
+        ),
+        events=ordered,
+    )
+
+
+def _index_items(coded: Coded, events: ir.Table, min_item_events: int) -> ir.Table:
+    counts = events.group_by("item").agg(
+        clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
+        clicks_all=lambda table: table.count(),
+    )
+    enough = counts.filter(
+        (counts["clicks"] > 0) | (counts["clicks_all"] >= min_item_events)
+    )
+    named = enough.join(coded.items, "item")
+    order = [named["domain"], named["clicks"].desc(), named["item_id"]]
+    return named.mutate(index=ibis.row_number().over(order_by=order))
+
+
+def _numbered(table: ir.Table, name: str, order: list[str]) -> ir.Table:
+    return table.mutate(ibis.row_number().over(order_by=order).name(name))
