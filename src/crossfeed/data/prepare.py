@@ -1,47 +1,149 @@
-"""From a log to a prepared dataset."""
+"""From a behaviour log to a prepared dataset.
+
+log -> rows (log_rows) -> codes (tables.encode) -> parts (split) -> indices (tables.index) -> folder
+"""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import ibis.expr.types as ir
+
 from crossfeed.config import DataConfig
-from crossfeed.data.dataset import FORMAT_VERSION, Dataset
-from crossfeed.data.engine import open_engine
-from crossfeed.data.split import SPLITS, SplitInput
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.engine import Engine, open_engine
+from crossfeed.data.log_rows import LogRows, read_log
+from crossfeed.data.logs import Log, Logs, open_log
+from crossfeed.data.manifest import make_manifest
+from crossfeed.data.split import SPLITS, Split, SplitInput
+from crossfeed.data.stages import Stage, stages
 from crossfeed.data.tables import encode, index
-from crossfeed.data.writing import write_tables
-from crossfeed.files import atomic_folder, write_json
+from crossfeed.data.writing import write_parquet, write_tables
+from crossfeed.errors import LogError, QuarantineError
+from crossfeed.files import atomic_folder, require_free, write_json
 
 __all__ = ["prepare"]
 
+_SCRATCH = ".scratch"
+
 
 def prepare(
-    logs: Path | str,
+    logs: Logs,
     *,
-    out: Path,
-    config: DataConfig = DataConfig(),  # noqa: B008
+    out: Path | str,
+    config: DataConfig | None = None,
     source: str | None = None,
     overwrite: bool = False,
 ) -> Dataset:
-    """Prepare a log as a dataset in the folder `out`."""
-    with atomic_folder(out, overwrite=overwrite) as folder, open_engine(folder / "s") as engine:
-        engine.connection.execute(
-            "create table clicks as select user_id, item_id, domain, timestamp * 1000 as time, "
-            f"row_number() over () as position from read_parquet('{logs}')"
+    """Prepare a log as a dataset.
+
+    Args:
+        logs: a file, folder or glob, several of them, or a table in memory; for a `source` its
+            folder.
+        out: the folder to write; it appears when it is complete.
+        config: columns, clicks, filters and split; the defaults if None.
+        source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
+        overwrite: whether an existing `out` is replaced.
+
+    Raises:
+        LogError: the log cannot be used, or nothing of it is left.
+        QuarantineError: too many of its rows cannot be read.
+        ConfigError: a setting does not fit the log.
+        OutputError: `out` exists or cannot be written.
+    """
+    config = config or DataConfig()
+    out = Path(out)
+    require_free(out, overwrite=overwrite)
+    with stages("prepare") as stage:
+        stage("checking the log")
+        log = open_log(logs, config=config, source=source)
+        with (
+            atomic_folder(out, overwrite=overwrite) as folder,
+            open_engine(folder / _SCRATCH) as engine,
+        ):
+            _prepare_into(folder, engine, log, config, source, stage)
+        return Dataset.load(out)
+
+
+def _prepare_into(
+    folder: Path, engine: Engine, log: Log, config: DataConfig, source: str | None, stage: Stage
+) -> None:
+    stage("reading rows")
+    rows = read_log(engine, log, config)
+    _require_readable(rows, config)
+    clicks = rows.rows.filter(rows.rows["clicked"]).drop("clicked")
+    not_clicked = rows.total - sum(rows.quarantined.values()) - engine.count(clicks)
+    coded = encode(engine, clicks)
+    stage(f"filtering and splitting ({config.split})")
+    given = SplitInput(coded.clicks, coded.users, coded.domains)
+    split = SPLITS[config.split](engine, given, config)
+    _require_parts(engine, split, rows, not_clicked, config)
+    stage("numbering users and items")
+    tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
+    stage("writing")
+    write_tables(engine, tables, folder)
+    write_parquet(engine, rows.quarantine, folder / "quarantine.parquet")
+    manifest = make_manifest(
+        engine,
+        folder=folder,
+        log=log,
+        rows=rows,
+        coded=coded,
+        split=split,
+        tables=tables,
+        not_clicked=not_clicked,
+        config=config,
+        source=source,
+    )
+    write_json(folder / "manifest.json", manifest)
+
+
+def _require_readable(rows: LogRows, config: DataConfig) -> None:
+    if rows.total == 0:
+        raise LogError("the log has no rows")
+    bad = sum(rows.quarantined.values())
+    if bad / rows.total <= config.max_quarantine_share:
+        return
+    reasons = "\n".join(
+        f"  {reason}: {count} (first: {rows.examples[reason]})"
+        for reason, count in rows.quarantined.items()
+    )
+    raise QuarantineError(
+        f"{bad} of {rows.total} rows cannot be read, more than data.max_quarantine_share = "
+        f"{config.max_quarantine_share:g} allows:\n{reasons}",
+        hint="mend the log, map other columns with data.columns, or raise the share",
+    )
+
+
+def _require_parts(
+    engine: Engine, split: Split, rows: LogRows, not_clicked: int, config: DataConfig
+) -> None:
+    counts = {part: 0 for part in Part}
+    by_part: ir.Table = split.events.group_by("part").agg(events=lambda table: table.count())
+    counts |= {Part(row["part"]): row["events"] for row in engine.records(by_part)}
+    empty = [part.name.lower() for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
+    empty = [name for name in empty if counts[Part[name.upper()]] == 0]
+    if not empty:
+        return
+    dropped = {"cannot be read": sum(rows.quarantined.values()), "not a click": not_clicked}
+    dropped |= split.dropped
+    reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count)
+    raise LogError(
+        f"nothing is left for the {' and the '.join(empty)} part; of {rows.total} rows were "
+        f"dropped: {reasons or 'none'}",
+        hint=_hint(dropped, config),
+    )
+
+
+def _hint(dropped: dict[str, int], config: DataConfig) -> str:
+    reason = max(dropped, key=dropped.__getitem__)
+    if dropped[reason] and reason == "k-core":
+        return (
+            f"lower data.min_user_events ({config.min_user_events}) or data.min_item_events "
+            f"({config.min_item_events})"
         )
-        coded = encode(engine, engine.table("clicks"))
-        split = SPLITS[config.split](
-            engine, SplitInput(coded.clicks, coded.users, coded.domains), config
-        )
-        tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
-        write_tables(engine, tables, folder)
-        write_json(
-            folder / "manifest.json",
-            {
-                "format_version": FORMAT_VERSION,
-                "config": config.model_dump(mode="json"),
-                "dropped": split.dropped,
-                "domains": engine.records(tables.domains),
-            },
-        )
-    return Dataset.load(out)
+    if dropped[reason] and reason in ("small domain", "later click in a dropped domain"):
+        return f"lower data.min_domain_events ({config.min_domain_events})"
+    if dropped[reason] and reason == "not a click":
+        return "look at data.positive: it yields true for too few rows"
+    return f"the log is too small or too uniform in time for data.split = {config.split!r}"

@@ -38,7 +38,11 @@ class Tables:
     domains: ir.Table
     """domain (the index), domain_name, items, known, clicks"""
     events: ir.Table
-    """user, item, domain, time, part in the dataset's order"""
+    """item, domain, time, part in the dataset's order; item -1 is outside the tables"""
+    event_counts: ir.Table
+    """domain, part, events, unknown (events on items that training does not know)"""
+    user_counts: ir.Table
+    """domain, users"""
 
 
 def encode(engine: Engine, clicks: ir.Table) -> Coded:
@@ -79,37 +83,49 @@ def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: in
     domains = _numbered(events.select("domain").distinct(), "index", ["domain"])
     domains = engine.keep(domains.join(coded.domains, "domain"))
     items = engine.keep(_index_items(coded, events, min_item_events))
-    indexed = (
+    indexed = engine.keep(
         events.join(users.select("user", user_index="index"), "user")
         .join(domains.select("domain", domain_index="index"), "domain")
-        .left_join(items.select("item", item_index="index"), "item")
+        .left_join(items.select("item", "clicks", item_index="index"), "item")
+        .select("user_index", "domain_index", "item_index", "clicks", "time", "position", "part")
     )
-    ordered = indexed.order_by("user_index", "time", "position").select(
-        user=indexed["user_index"],
-        item=indexed["item_index"].fill_null(-1),
-        domain=indexed["domain_index"],
-        time=indexed["time"],
-        part=indexed["part"],
+    return Tables(
+        users=users.order_by("index").select("user_id", "events"),
+        items=_named_items(items, domains),
+        domains=_counted_domains(items, domains),
+        events=indexed.order_by("user_index", "time", "position").select(
+            item=indexed["item_index"].fill_null(-1),
+            domain=indexed["domain_index"],
+            time=indexed["time"],
+            part=indexed["part"],
+        ),
+        event_counts=indexed.group_by(domain="domain_index", part="part").agg(
+            events=lambda table: table.count(),
+            unknown=lambda table: (table["clicks"].fill_null(0) == 0).cast("int64").sum(),
+        ),
+        user_counts=indexed.group_by(domain="domain_index").agg(
+            users=lambda table: table["user_index"].nunique()
+        ),
     )
-    named = items.join(domains.select("domain", "domain_name", domain_index="index"), "domain")
-    per_domain = items.group_by("domain").agg(
+
+
+def _named_items(items: ir.Table, domains: ir.Table) -> ir.Table:
+    named = items.join(domains.select("domain", "domain_name"), "domain")
+    return named.order_by("index").select("item_id", "clicks", "clicks_all", domain="domain_name")
+
+
+def _counted_domains(items: ir.Table, domains: ir.Table) -> ir.Table:
+    counts = items.group_by("domain").agg(
         items=lambda table: table.count(),
         known=lambda table: (table["clicks"] > 0).cast("int64").sum(),
         clicks=lambda table: table["clicks"].sum(),
     )
-    counted = domains.left_join(per_domain, "domain")
-    return Tables(
-        users=users.order_by("index").select("user_id", "events"),
-        items=named.order_by("index").select(
-            "item_id", "clicks", "clicks_all", domain="domain_name"
-        ),
-        domains=counted.order_by("index").select(
-            domain="domain_name",
-            items=counted["items"].fill_null(0),
-            known=counted["known"].fill_null(0),
-            clicks=counted["clicks"].fill_null(0),
-        ),
-        events=ordered,
+    counted = domains.left_join(counts, "domain")
+    return counted.order_by("index").select(
+        domain="domain_name",
+        items=counted["items"].fill_null(0),
+        known=counted["known"].fill_null(0),
+        clicks=counted["clicks"].fill_null(0),
     )
 
 

@@ -1,0 +1,172 @@
+"""How each format of a log is read by DuckDB: its columns, and the SELECT that yields its rows.
+
+Rows are numbered from 1 within their file; a CSV's header and blank lines do not count.
+"""
+
+from __future__ import annotations
+
+import csv
+import glob
+import json
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import duckdb
+import pyarrow as pa
+
+from crossfeed.data.log_files import LogFile, read_head
+from crossfeed.data.sql import names, quoted_name, quoted_text
+from crossfeed.errors import LogError
+
+__all__ = ["UNTYPED", "ArrowTable", "Input", "Rejects", "arrow_input", "file_input"]
+
+UNTYPED = "VARCHAR"
+"""The type of every column of a CSV; which of them are numbers is found out after reading."""
+
+_DELIMITERS = ",\t;|"
+
+
+class ArrowTable(Protocol):
+    """A table in memory: a pandas DataFrame, a pyarrow Table, anything that speaks Arrow."""
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """Return the table as an Arrow stream."""
+
+
+@dataclass(frozen=True)
+class Rejects:
+    """Where DuckDB writes the rows of a file that do not parse at all."""
+
+    table: str
+    scans: str
+
+
+@dataclass(frozen=True)
+class Input:
+    """One file of a log, or a table in memory."""
+
+    name: str
+    size: int
+    """Bytes of a file, rows of a table in memory."""
+    columns: dict[str, str]
+    """The SQL type of each column, by name."""
+    problem: str | None = None
+    """Why the columns cannot be used, if so."""
+    file: LogFile | None = None
+    table: pa.Table | None = None
+    delimiter: str = ","
+
+    def select(
+        self,
+        connection: duckdb.DuckDBPyConnection,
+        columns: Sequence[str],
+        *,
+        ids: Collection[str],
+        rejects: Rejects,
+    ) -> str:
+        """Return the SELECT of row number, malformed and some columns, in the order of the rows.
+
+        A row that is there but could not be parsed is malformed; those of a CSV are not there but
+        in `rejects`. JSON fields come as text, except that `ids` stay JSON, which tells the string
+        "7" from the number 7.
+        """
+        if self.table is not None:
+            connection.register("log_in_memory", self.table)
+            return _numbered(names(columns), "log_in_memory")
+        assert self.file is not None
+        path = quoted_text(glob.escape(str(self.file.path)))
+        if self.file.format == "Parquet":
+            source = f"read_parquet({path}, file_row_number = true, hive_partitioning = false)"
+            return f"SELECT file_row_number + 1, false, {names(columns)} FROM {source}"
+        if self.file.format == "CSV":
+            return _numbered(names(columns), self._csv_source(path, rejects))
+        fields = ", ".join(_json_field(column, as_json=column in ids) for column in columns)
+        objects = f"read_ndjson_objects({path}, ignore_errors = true)"
+        malformed = "json IS NULL OR json_type(json) <> 'OBJECT'"
+        return f"SELECT row_number() OVER (), {malformed}, {fields} FROM {objects}"
+
+    def _csv_source(self, path: str, rejects: Rejects) -> str:
+        types = ", ".join(f"{quoted_text(column)}: '{UNTYPED}'" for column in self.columns)
+        options = {
+            "columns": f"{{{types}}}",
+            "auto_detect": "false",
+            "header": "true",
+            "delim": quoted_text(self.delimiter),
+            "quote": "'\"'",
+            "escape": "'\"'",
+            "ignore_errors": "true",
+            "store_rejects": "true",
+            "rejects_table": quoted_text(rejects.table),
+            "rejects_scan": quoted_text(rejects.scans),
+        }
+        return f"read_csv({path}, {', '.join(f'{k} = {v}' for k, v in options.items())})"
+
+
+def file_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
+    """Look at the columns of a file."""
+    size = file.path.stat().st_size
+    if file.format == "Parquet":
+        path = quoted_text(glob.escape(str(file.path)))
+        source = f"read_parquet({path}, hive_partitioning = false)"
+        return Input(file.name, size, _described(connection, source), file=file)
+    head = read_head(file)
+    if file.format == "JSONL":
+        return Input(file.name, size, dict.fromkeys(_json_keys(head), UNTYPED), file=file)
+    header = head.splitlines()[0]
+    delimiter = max(_DELIMITERS, key=header.count)
+    columns = next(csv.reader([header], delimiter=delimiter))
+    twice = sorted({column for column in columns if columns.count(column) > 1})
+    problem = f"'{file.name}' has two columns of the name {', '.join(twice)}" if twice else None
+    types = dict.fromkeys(columns, UNTYPED)
+    return Input(file.name, size, types, problem=problem, file=file, delimiter=delimiter)
+
+
+def arrow_input(connection: duckdb.DuckDBPyConnection, table: ArrowTable) -> Input:
+    """Look at the columns of a table in memory.
+
+    Raises:
+        LogError: a column holds values of several types, or two columns have the same name.
+    """
+    try:
+        arrow = pa.table(table)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise LogError(
+            f"the table in memory cannot be read: {error}",
+            hint="give every column one name and one type: ids are all strings or all integers",
+        ) from error
+    if len(set(arrow.column_names)) < arrow.num_columns:
+        raise LogError("the table in memory has two columns of the same name")
+    connection.register("log_in_memory", arrow)
+    types = _described(connection, "log_in_memory")
+    return Input("table in memory", arrow.num_rows, types, table=arrow)
+
+
+def _numbered(columns: str, source: str) -> str:
+    return f"SELECT row_number() OVER (), false, {columns} FROM {source}"
+
+
+def _described(connection: duckdb.DuckDBPyConnection, source: str) -> dict[str, str]:
+    rows = connection.execute(f"DESCRIBE SELECT * FROM {source}").fetchall()
+    return {str(row[0]): str(row[1]) for row in rows}
+
+
+def _json_keys(head: str) -> list[str]:
+    """Return the keys of the first objects, in the order of appearance."""
+    keys: dict[str, None] = {}
+    for line in head.splitlines():
+        try:
+            value = json.loads(line)
+        except ValueError:
+            continue  # The row will be quarantined, or the head ends within it.
+        if isinstance(value, dict):
+            keys.update(dict.fromkeys(value))
+    return list(keys)
+
+
+def _json_field(column: str, *, as_json: bool) -> str:
+    pointer = quoted_text("/" + column.replace("~", "~0").replace("/", "~1"))
+    if not as_json:
+        return f"json_extract_string(json, {pointer}) AS {quoted_name(column)}"
+    field = f"json_extract(json, {pointer})"
+    return f"nullif(CAST({field} AS VARCHAR), 'null') AS {quoted_name(column)}"

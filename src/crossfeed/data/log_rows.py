@@ -1,0 +1,225 @@
+"""Read an opened log into uniform rows; rows that cannot be read are set apart with a reason."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import duckdb
+import ibis.expr.types as ir
+
+from crossfeed.config import DataConfig
+from crossfeed.data.engine import Engine
+from crossfeed.data.ids import IdRule, id_rule
+from crossfeed.data.log_readers import UNTYPED, Rejects
+from crossfeed.data.logs import Log
+from crossfeed.data.positive import check_positive, columns_in, typed_columns
+from crossfeed.data.sql import names, quoted_name, quoted_text
+from crossfeed.data.times import ROW_ORDER, TimeRule, time_rule
+from crossfeed.errors import ConfigError, LogError
+
+__all__ = ["LogRows", "read_log"]
+
+_STAGED = "staged_log"
+_PARSED = "parsed_log"
+_QUARANTINE = "quarantine"
+
+
+@dataclass(frozen=True)
+class LogRows:
+    """A log's rows in one shape, whatever the log looked like."""
+
+    rows: ir.Table
+    """user_id, item_id, domain, time (ms since 1970), clicked, position (among all rows)"""
+    quarantine: ir.Table
+    """file, row (from 1 within its file), reason"""
+    total: int
+    """Rows of the log, quarantined ones included."""
+    quarantined: dict[str, int]
+    """How many rows cannot be read, by reason."""
+    examples: dict[str, str]
+    """Where the first row of each reason is."""
+    time_unit: str
+    user_ids: str
+    item_ids: str
+
+
+def read_log(engine: Engine, log: Log, config: DataConfig) -> LogRows:
+    """Read every row of a log.
+
+    Raises:
+        LogError: there are no rows, or ids or times cannot be made out.
+        ConfigError: `data.positive` fails on the log's values.
+    """
+    connection = engine.connection
+    rejects = _stage(connection, log)
+    users, items = (
+        id_rule(
+            connection,
+            log.roles[role],
+            table=_STAGED,
+            staged_type=log.staged[log.roles[role]],
+            format_=log.format,
+        )
+        for role in ("user_id", "item_id")
+    )
+    times = _time_rule(connection, log, config)
+    _parse(connection, log, users, items, times)
+    _set_apart(connection, log, rejects)
+    parsed = engine.table(_PARSED)
+    quarantine = engine.table(_QUARANTINE)
+    readable = parsed.filter(parsed["reason"].isnull())
+    counts, examples = _count_quarantine(connection)
+    return LogRows(
+        rows=readable.select("user_id", "item_id", "domain", "time", "clicked", "position"),
+        quarantine=quarantine.order_by("file_number", "row").select("file", "row", "reason"),
+        total=engine.count(readable) + sum(counts.values()),
+        quarantined=counts,
+        examples=examples,
+        time_unit=times.unit,
+        user_ids=users.kind,
+        item_ids=items.kind,
+    )
+
+
+def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
+    """Copy the needed columns of all files into one table, in the order of files and rows."""
+    columns = "".join(f", {quoted_name(name)} {type_}" for name, type_ in log.staged.items())
+    connection.execute(
+        f"CREATE TABLE {_STAGED} (crossfeed_file INTEGER, crossfeed_row BIGINT, "
+        f"crossfeed_malformed BOOLEAN{columns})"
+    )
+    ids = {log.roles["user_id"], log.roles["item_id"]}
+    all_rejects = []
+    for number, input_ in enumerate(log.inputs):
+        rejects = Rejects(f"rejects_{number}", f"reject_scans_{number}")
+        present = [name for name in log.staged if name in input_.columns]
+        select = input_.select(connection, present, ids=ids, rejects=rejects)
+        into = f"{_STAGED} (crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
+        try:
+            connection.execute(f"INSERT INTO {into} SELECT {number}, * FROM ({select})")
+        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
+            raise LogError(f"'{input_.name}' cannot be read: {error}") from error
+        all_rejects.append(rejects)
+    return all_rejects if log.format == "CSV" else []
+
+
+def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConfig) -> TimeRule:
+    if "timestamp" not in log.roles:
+        return TimeRule(ROW_ORDER, "rowid")
+    column = log.roles["timestamp"]
+    return time_rule(
+        connection,
+        column,
+        table=_STAGED,
+        staged_type=log.staged[column],
+        unit=config.time_unit,
+        possible=log.possible,
+    )
+
+
+def _parse(
+    connection: duckdb.DuckDBPyConnection, log: Log, users: IdRule, items: IdRule, times: TimeRule
+) -> None:
+    """Make the uniform rows, each with the reason why it cannot be read, if so."""
+    own = _own_columns(connection, log, users, items)
+    uniform = (
+        f"SELECT crossfeed_file, crossfeed_row, rowid AS crossfeed_position, "
+        f"{users.expression} AS crossfeed_user, {items.expression} AS crossfeed_item, "
+        f"nullif({quoted_name(log.roles['domain'])}, '') AS crossfeed_domain, "
+        f"{times.expression} AS crossfeed_time, {_raw_reason(log, times)} AS crossfeed_reason"
+        f"{own} FROM {_STAGED}"
+    )
+    try:
+        connection.execute(
+            f"CREATE TABLE {_PARSED} AS SELECT crossfeed_file AS log_file, crossfeed_row AS "
+            "log_row, crossfeed_position AS position, crossfeed_user AS user_id, crossfeed_item "
+            "AS item_id, crossfeed_domain AS domain, crossfeed_time AS time, "
+            f"coalesce(({log.positive}\n), false) AS clicked, "
+            f"coalesce(crossfeed_reason, {_parsed_reason(log, times)}) AS reason FROM ({uniform})"
+        )
+    except duckdb.ConversionException as error:
+        raise ConfigError(
+            f"data.positive = {log.positive!r} fails on the log's values: {error}"
+        ) from error
+    connection.execute(f"DROP TABLE {_STAGED}")
+
+
+def _own_columns(
+    connection: duckdb.DuckDBPyConnection, log: Log, users: IdRule, items: IdRule
+) -> str:
+    """Return the log's columns that `data.positive` names, with the types their values suggest."""
+    types = {name: log.staged[name] for name in columns_in(log.positive, log.staged)}
+    if log.format in ("CSV", "JSONL"):
+        types = typed_columns(connection, _STAGED, types)
+    values = {name: f"CAST({quoted_name(name)} AS {type_})" for name, type_ in types.items()}
+    for role, rule in (("user_id", users), ("item_id", items)):
+        if log.roles[role] in values:
+            types[log.roles[role]] = "BIGINT" if rule.kind == "integer" else "VARCHAR"
+            values[log.roles[role]] = rule.expression
+    check_positive(connection, log.positive, types)
+    return "".join(f", {value} AS {quoted_name(name)}" for name, value in values.items())
+
+
+def _raw_reason(log: Log, times: TimeRule) -> str:
+    """Return the SQL of why a row cannot be read, as far as its raw columns tell."""
+    cases = ["WHEN crossfeed_malformed THEN 'malformed row'"]
+    roles = ["user_id", "item_id", "domain"]
+    if times.unit != ROW_ORDER:
+        roles.append("timestamp")
+    for role in roles:
+        name = quoted_name(log.roles[role])
+        empty = f" OR {name} IN ('', '\"\"')" if log.staged[log.roles[role]] == UNTYPED else ""
+        nan = f" OR isnan({name})" if log.staged[log.roles[role]] in ("FLOAT", "DOUBLE") else ""
+        cases.append(f"WHEN {name} IS NULL{empty}{nan} THEN 'missing {role}'")
+    return f"CASE {' '.join(cases)} END"
+
+
+def _parsed_reason(log: Log, times: TimeRule) -> str:
+    cases = [
+        "WHEN crossfeed_user IS NULL THEN 'user_id is neither a string nor a 64-bit integer'",
+        "WHEN crossfeed_item IS NULL THEN 'item_id is neither a string nor a 64-bit integer'",
+    ]
+    if times.unit != ROW_ORDER:
+        cases.append("WHEN crossfeed_time IS NULL THEN 'unparsable timestamp'")
+        possible = f"BETWEEN {log.possible.first} AND {log.possible.last}"
+        cases.append(f"WHEN NOT crossfeed_time {possible} THEN 'impossible timestamp'")
+    return f"CASE {' '.join(cases)} END"
+
+
+def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Rejects]) -> None:
+    """Collect the quarantined rows; in a CSV, give rows behind malformed ones their number."""
+    connection.execute(
+        "CREATE TABLE malformed (log_file INTEGER, log_row BIGINT, accepted_before BIGINT)"
+    )
+    for number, reject in enumerate(rejects):
+        connection.execute(
+            f"INSERT INTO malformed SELECT {number}, line - 1, "
+            "line - 1 - row_number() OVER (ORDER BY line) "
+            f"FROM (SELECT DISTINCT line FROM {reject.table})"
+        )
+    files = ", ".join(
+        f"({number}, {quoted_text(input_.name)})" for number, input_ in enumerate(log.inputs)
+    )
+    behind = (
+        "(SELECT count(*) FROM malformed m "
+        "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
+    )
+    connection.execute(
+        f"CREATE TABLE {_QUARANTINE} AS SELECT number AS file_number, name AS file, row, reason "
+        f"FROM (SELECT log_file, log_row + {behind} AS row, reason FROM {_PARSED} p "
+        "WHERE reason IS NOT NULL UNION ALL "
+        "SELECT log_file, log_row, 'malformed row' FROM malformed) "
+        f"JOIN (VALUES {files}) files (number, name) ON number = log_file"
+    )
+
+
+def _count_quarantine(
+    connection: duckdb.DuckDBPyConnection,
+) -> tuple[dict[str, int], dict[str, str]]:
+    found = connection.execute(
+        f"SELECT reason, count(*), arg_min(file, (file_number, row)), "
+        f"arg_min(row, (file_number, row)) FROM {_QUARANTINE} GROUP BY reason "
+        "ORDER BY count(*) DESC, reason"
+    ).fetchall()
+    counts = {str(reason): int(count) for reason, count, _, _ in found}
+    return counts, {str(reason): f"{file}, row {row}" for reason, _, file, row in found}

@@ -1,0 +1,130 @@
+"""What a dataset states of itself: counts, reasons, rules and hashes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import ibis.expr.types as ir
+
+import crossfeed
+from crossfeed.config import DataConfig
+from crossfeed.data.dataset import FORMAT_VERSION, Part
+from crossfeed.data.engine import Engine
+from crossfeed.data.hashing import combined_hash, content_hashes
+from crossfeed.data.log_rows import LogRows
+from crossfeed.data.logs import Log
+from crossfeed.data.split import Split
+from crossfeed.data.tables import Coded, Tables
+
+__all__ = ["make_manifest"]
+
+_RULES = (
+    "An item is the pair (domain, item_id): an id seen in two domains is two items.",
+    "Events are in the order of time; equal times in the order of the log's files and rows.",
+    "A row for which data.positive yields neither true nor false is not a click.",
+    "Times without an offset are UTC.",
+)
+_SPLIT_RULES = {
+    "temporal": (
+        "One cut in time for all domains; events with the time of a cut lie behind it.",
+        "Filters, index tables and popularity are fitted on the training part alone: a user whose "
+        "training clicks were dropped is still evaluated on later ones.",
+        "An event on an item that training does not know counts as a miss.",
+    ),
+    "last-out": (
+        "Not for product claims: it trains on events later than other users' tests.",
+        "Of each (user, domain) with at least 3 clicks the last is test, the one before it "
+        "validation; filters see all events.",
+    ),
+    "new-in-domain": (
+        "Of 10% of the (user, domain) pairs, drawn by a hash of data.split_seed, user and domain, "
+        "every event is held out and the first is the test event; another 10% likewise for "
+        "validation; filters see all events.",
+        "The pair of each user with the largest hash is never held out.",
+    ),
+}
+
+
+def make_manifest(
+    engine: Engine,
+    *,
+    folder: Path,
+    log: Log,
+    rows: LogRows,
+    coded: Coded,
+    split: Split,
+    tables: Tables,
+    not_clicked: int,
+    config: DataConfig,
+    source: str | None,
+) -> dict[str, Any]:  # Any: JSON
+    """Return the manifest of the dataset whose tables have been written into `folder`."""
+    hashes = content_hashes(folder)
+    domains = _domains(engine, tables)
+    return {
+        "format_version": FORMAT_VERSION,
+        "crossfeed": crossfeed.__version__,
+        "config": config.model_dump(mode="json"),
+        "source": source,
+        "inputs": [{"name": input_.name, "size": input_.size} for input_ in log.inputs],
+        "log": {
+            "rows": rows.total,
+            "positive": log.positive,
+            "time_unit": rows.time_unit,
+            "user_ids": rows.user_ids,
+            "item_ids": rows.item_ids,
+            "quarantined": rows.quarantined,
+        },
+        "split": {"name": config.split, "cuts": split.cuts},
+        "counts": {
+            "events": sum(sum(domain["events"].values()) for domain in domains),
+            "users": engine.count(tables.users),
+            "items": engine.count(tables.items),
+            "domains": len(domains),
+            "parts": _total_parts(domains),
+            "items_in_several_domains": _shared_items(engine, coded.items),
+        },
+        "dropped": {"not a click": not_clicked, **split.dropped},
+        "domains": domains,
+        "rules": [*_RULES, *_SPLIT_RULES[config.split]],
+        "hashes": hashes,
+        "content_hash": combined_hash(hashes),
+    }
+
+
+def _domains(engine: Engine, tables: Tables) -> list[dict[str, Any]]:  # Any: JSON
+    events = tables.event_counts
+    found: dict[int, dict[str, int]] = {}
+    unknown: dict[int, list[int]] = {}
+    for row in engine.records(events):
+        found.setdefault(row["domain"], {})[Part(row["part"]).name.lower()] = row["events"]
+        if row["part"] in (Part.VALIDATION, Part.TEST):
+            unknown.setdefault(row["domain"], []).append(row["unknown"])
+    users = {row["domain"]: row["users"] for row in engine.records(tables.user_counts)}
+    domains = []
+    for number, row in enumerate(engine.records(tables.domains)):
+        parts = found[number]
+        evaluated = parts.get("validation", 0) + parts.get("test", 0)
+        missing = sum(unknown.get(number, []))
+        domains.append(
+            {
+                "domain": row["domain"],
+                "events": parts,
+                "users": users[number],
+                "items": row["items"],
+                "known_items": row["known"],
+                "unknown_item_share": round(missing / evaluated, 6) if evaluated else 0.0,
+            }
+        )
+    return domains
+
+
+def _total_parts(domains: list[dict[str, Any]]) -> dict[str, int]:  # Any: JSON
+    names = [part.name.lower() for part in Part]
+    return {name: sum(domain["events"].get(name, 0) for domain in domains) for name in names}
+
+
+def _shared_items(engine: Engine, items: ir.Table) -> int:
+    per_id = items.group_by("item_id").agg(domains=lambda table: table.count())
+    return engine.count(per_id.filter(per_id["domains"] > 1))

@@ -1,0 +1,153 @@
+"""How the times of a log become milliseconds since 1970 (UTC).
+
+Numbers are seconds, milliseconds, microseconds or nanoseconds: whichever puts the most of them into
+the possible range. Text is such a number or ISO 8601; without an offset it is UTC.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+import duckdb
+
+from crossfeed.config import DataConfig
+from crossfeed.data.sql import quoted_name
+from crossfeed.errors import ConfigError, LogError
+
+__all__ = ["ROW_ORDER", "TimeRange", "TimeRule", "is_time_type", "time_range", "time_rule"]
+
+ROW_ORDER = "row order"
+"""The unit of a log without times: the rows themselves count."""
+
+_DAY = 86_400_000
+_FACTORS = {"s": "1000", "ms": "1", "us": "0.001", "ns": "0.000001"}
+_ISO = r"^\d{4}-\d{2}-\d{2}"
+_NUMBERS = {
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "FLOAT", "DOUBLE"),
+}
+
+
+@dataclass(frozen=True)
+class TimeRange:
+    """The possible times, in milliseconds since 1970, both included."""
+
+    first: int
+    last: int
+
+    def __str__(self) -> str:
+        first, last = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (self.first, self.last))
+        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+
+
+@dataclass(frozen=True)
+class TimeRule:
+    """The unit of a column's times and the SQL that makes milliseconds of them."""
+
+    unit: str
+    expression: str
+    """NULL where the time is missing or cannot be parsed."""
+
+
+def time_range(config: DataConfig) -> TimeRange:
+    """Return the possible times: 1990 to a day from now, unless `data.time_range` says otherwise.
+
+    Raises:
+        ConfigError: `data.time_range` is not two ISO 8601 times in order.
+    """
+    if config.time_range is None:
+        first = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp() * 1000)
+        return TimeRange(first, int(time.time() * 1000) + _DAY)
+    try:
+        ends = [datetime.fromisoformat(text) for text in config.time_range]
+    except ValueError as error:
+        raise ConfigError(
+            f"data.time_range = {list(config.time_range)}: {error}",
+            hint='write two times in ISO 8601: ["1970-01-01", "2030-01-01"]',
+        ) from None
+    first, last = (
+        int((end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp() * 1000) for end in ends
+    )
+    if first >= last:
+        raise ConfigError(f"data.time_range = {list(config.time_range)} ends before it begins")
+    return TimeRange(first, last)
+
+
+def is_time_type(type_: str) -> bool:
+    """Return whether a column of this SQL type can hold times."""
+    return type_ in _NUMBERS | {"VARCHAR", "DATE"} or type_.startswith(("TIMESTAMP", "DECIMAL"))
+
+
+def time_rule(
+    connection: duckdb.DuckDBPyConnection,
+    column: str,
+    *,
+    table: str,
+    staged_type: str,
+    unit: str,
+    possible: TimeRange,
+) -> TimeRule:
+    """Decide how the times of a staged column are written.
+
+    Raises:
+        LogError: in no unit does any of them lie in the possible range.
+    """
+    name = quoted_name(column)
+    if staged_type == "DATE" or staged_type.startswith("TIMESTAMP"):
+        return TimeRule(staged_type.lower(), f"epoch_ms({name})")
+    rules = {
+        unit_: TimeRule(unit_, expression)
+        for unit_, expression in _expressions(name, staged_type).items()
+        if unit in ("auto", unit_)
+    }
+    counts = _count_possible(connection, table, rules, possible)
+    best = max(rules, key=counts.__getitem__)
+    if counts[best] == 0:
+        raise _no_unit(connection, column, table, list(rules), possible)
+    return rules[best]
+
+
+def _expressions(name: str, staged_type: str) -> dict[str, str]:
+    """Return the SQL that makes milliseconds, by unit."""
+    # Decimals keep nanoseconds exact, which a double does not.
+    number = f"try_cast({name} AS DECIMAL(25, 6))"
+    expressions = {
+        unit: f"CAST(floor({number} * {factor}) AS BIGINT)" for unit, factor in _FACTORS.items()
+    }
+    if staged_type == "VARCHAR":
+        parsed = f"epoch_ms(try_cast({name} AS TIMESTAMPTZ))"
+        expressions["iso"] = f"CASE WHEN regexp_matches({name}, '{_ISO}') THEN {parsed} END"
+    return expressions
+
+
+def _count_possible(
+    connection: duckdb.DuckDBPyConnection,
+    table: str,
+    rules: dict[str, TimeRule],
+    possible: TimeRange,
+) -> dict[str, int]:
+    counts = ", ".join(
+        f"count(*) FILTER (WHERE {rule.expression} BETWEEN {possible.first} AND {possible.last})"
+        for rule in rules.values()
+    )
+    row = connection.execute(f"SELECT {counts} FROM {table}").fetchall()[0]
+    return dict(zip(rules, map(int, row), strict=True))
+
+
+def _no_unit(
+    connection: duckdb.DuckDBPyConnection,
+    column: str,
+    table: str,
+    units: list[str],
+    possible: TimeRange,
+) -> LogError:
+    query = f"SELECT min({quoted_name(column)}), max({quoted_name(column)}) FROM {table}"
+    smallest, largest = connection.execute(query).fetchall()[0]
+    return LogError(
+        f"the times in '{column}' cannot be recognised: from {smallest!r} to {largest!r}, none is "
+        f"within {possible} as {', '.join(units)}",
+        hint="times are seconds, ms, us or ns since 1970, or ISO 8601; set data.time_unit, or "
+        "data.time_range if they are right",
+    )
