@@ -1,0 +1,239 @@
+"""Who moves in a step, what is drawn, and that a bad loss stops before it reaches the weights."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from conftest import tiny_config
+from torch import Tensor, nn
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import NonFiniteLossError
+from crossfeed.model.players import Players
+from crossfeed.training.batches import Batch, batches
+from crossfeed.training.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.steps import (
+    discriminator_step,
+    generator_step,
+    score,
+    target_loss,
+)
+
+CONFIGS = {
+    "default": tiny_config(),
+    "all terms": tiny_config(gap="mmd", gap_weight=0.1, reward_weight=0.5, anchor_weight=0.5),
+    "kl": tiny_config(gap="kl", gap_weight=0.1),
+    "euclidean": tiny_config(gap="euclidean", gap_weight=0.1),
+    "published": tiny_config(objective="binary", correction=0.0),
+    "static": tiny_config(proposal_share=0.0, reward_weight=0.0, static_proposal="uniform"),
+    "in-batch": tiny_config(static_proposal="batch"),
+}
+
+
+@dataclasses.dataclass
+class Table:
+    """Everything of one step."""
+
+    config: Config
+    players: Players
+    batch: Batch
+    proposals: Proposals
+
+
+def deal(dataset: Dataset, config: Config, *, expanded: bool = True) -> Table:
+    torch.manual_seed(0)
+    players = Players(dataset.catalogue, config.model)
+    batch = next(batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0))
+    proposals = propose(
+        players.generator,
+        batch,
+        static=StaticProposals(dataset, config.train),
+        config=config.train,
+        expanded=[expanded] * len(dataset.catalogue.domains),
+        share=config.train.proposal_share,
+    )
+    return Table(config, players, batch, proposals)
+
+
+def snapshot(player: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:
+    return {
+        name: (value.detach().clone(), None if value.grad is None else value.grad.clone())
+        for name, value in player.named_parameters()
+    }
+
+
+def same(player: nn.Module, before: dict[str, tuple[Tensor, Tensor | None]]) -> bool:
+    for name, value in player.named_parameters():
+        weight, gradient = before[name]
+        if not torch.equal(value, weight):
+            return False
+        if (gradient is None) != (value.grad is None):
+            return False
+        if gradient is not None and value.grad is not None and not gradient.equal(value.grad):
+            return False
+    return True
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
+    table = deal(last_out, CONFIGS[name])
+    generator, discriminator = table.players.generator, table.players.discriminator
+    for step, mover, idler in (
+        (discriminator_step, discriminator, generator),
+        (generator_step, generator, discriminator),
+    ):
+        idle, moving = snapshot(idler), snapshot(mover)
+        optimiser = torch.optim.AdamW(mover.parameters())
+        step(table.players, optimiser, table.batch, table.proposals, table.config)
+        assert same(idler, idle)
+        moved = [
+            key
+            for key, value in mover.named_parameters()
+            if not torch.equal(value, moving[key][0])
+        ]
+        assert moved
+
+
+def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
+    table = deal(last_out, CONFIGS["all terms"])
+    scores = score(table.players, table.batch, table.proposals)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    terms = (losses.generator, losses.anchor, losses.discriminator, losses.gap)
+    assert all(float(term.detach()) != 0 for term in terms)
+    torch.testing.assert_close(losses.total, sum(terms, torch.zeros(())))
+
+
+def test_each_term_has_a_gradient_for_one_player_only(last_out: Dataset) -> None:
+    table = deal(last_out, CONFIGS["all terms"])
+    scores = score(table.players, table.batch, table.proposals)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    owners = {"generator": "generator", "anchor": "generator", "gap": "generator"}
+    for term in ("generator", "anchor", "discriminator", "gap"):
+        table.players.zero_grad(set_to_none=True)
+        getattr(losses, term).backward(retain_graph=True)
+        touched = {
+            name.split(".")[0]
+            for name, value in table.players.named_parameters()
+            if value.grad is not None
+        }
+        assert touched == {owners.get(term, "discriminator")}
+
+
+def test_claims_preset_turns_every_term_on(last_out: Dataset) -> None:
+    from crossfeed.config import load_config
+
+    config = load_config(preset="claims", overrides=["model.width=16", "train.candidates=8"])
+    table = deal(last_out, config)
+    scores = score(table.players, table.batch, table.proposals)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, config)
+    assert float(losses.gap.detach()) > 0
+    assert float(losses.generator.detach()) != 0
+    assert float(losses.discriminator.detach()) > 0
+
+
+@pytest.mark.parametrize("name", sorted(CONFIGS))
+def test_candidates_come_from_the_pool_and_never_from_history(
+    name: str, last_out: Dataset
+) -> None:
+    table = deal(last_out, CONFIGS[name])
+    for group in table.batch.groups:
+        size = group.pool.stop - group.pool.start
+        candidates = table.proposals.candidates[group.rows]
+        assert 0 <= int(candidates.min()) and int(candidates.max()) < size
+        seen = torch.zeros(len(group.clicks), size, dtype=torch.bool)
+        seen[group.seen] = True
+        assert not bool(seen.gather(1, candidates).any())
+        assert not bool(seen.gather(1, group.clicks.unsqueeze(1)).any())
+
+
+def test_the_proposal_mixes_confidence_and_popularity(last_out: Dataset) -> None:
+    """q of a candidate is share * g + (1 - share) * static, each normalised over the pool."""
+    config = tiny_config(proposal_share=0.25)
+    table = deal(last_out, config)
+    group = table.batch.groups[0]
+    confidence = table.proposals.confidences[0].detach().exp()
+    weights = last_out.item_clicks[group.pool].clip(1) ** 0.75
+    static = torch.from_numpy(weights).float().repeat(len(group.clicks), 1)
+    static[group.seen] = 0
+    proposal = 0.25 * confidence + 0.75 * static / static.sum(1, keepdim=True)
+    torch.testing.assert_close(confidence.sum(1), torch.ones(len(confidence)))
+    torch.testing.assert_close(
+        table.proposals.candidate_log_proposal[group.rows],
+        proposal.gather(1, table.proposals.candidates[group.rows]).log(),
+    )
+
+
+def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dataset) -> None:
+    config = tiny_config(static_proposal="uniform", reward_weight=1.0)
+    table = deal(last_out, config, expanded=False)
+    group = table.batch.groups[0]
+    pools = torch.isfinite(table.proposals.confidences[0]).sum(1)
+    expected = -pools.float().log()
+    torch.testing.assert_close(table.proposals.click_log_proposal[group.rows], expected)
+    scores = score(table.players, table.batch, table.proposals)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, config)
+    assert float(losses.generator) == 0
+
+
+def test_masking_hides_about_its_share_of_the_target_domain(last_out: Dataset) -> None:
+    clicks = last_out.events(Part.TRAIN)
+    whole, masked = (
+        sum(
+            len(batch.timelines.items)
+            for batch in batches(
+                last_out,
+                config.model_copy(
+                    update={"model": config.model.model_copy(update={"mask_share": share})}
+                ),
+                clicks=clicks,
+                epoch=0,
+            )
+        )
+        for config, share in ((tiny_config(), 0.0), (tiny_config(), 0.5))
+    )
+    histories = last_out.histories(clicks, Part.TRAIN)
+    in_target = last_out.catalogue.domain_of(histories.items) == (
+        last_out.event_domain[clicks][histories.rows()]
+    )
+    assert whole == len(histories.items)
+    assert whole - masked == pytest.approx(0.5 * in_target.sum(), rel=0.1)
+
+
+def test_a_resumed_epoch_gets_the_batches_it_would_have_had(last_out: Dataset) -> None:
+    config, clicks = tiny_config(batch_size=64), last_out.events(Part.TRAIN)
+    whole = list(batches(last_out, config, clicks=clicks, epoch=3))
+    rest = list(batches(last_out, config, clicks=clicks, epoch=3, first_step=2))
+    assert [batch.step for batch in rest] == [batch.step for batch in whole[2:]]
+    for one, other in zip(whole[2:], rest, strict=True):
+        assert torch.equal(one.timelines.items, other.timelines.items)
+        assert torch.equal(one.groups[0].clicks, other.groups[0].clicks)
+
+
+@pytest.mark.parametrize(
+    ("player", "loss"), [("generator", "anchor"), ("discriminator", "discriminator")]
+)
+def test_a_loss_that_is_not_finite_stops_before_the_weights(
+    player: str, loss: str, last_out: Dataset
+) -> None:
+    config = tiny_config(reward_weight=0.0, gap="none")
+    table = deal(last_out, config)
+    group = table.batch.groups[1]
+    if player == "generator":
+        with torch.no_grad():
+            table.players.generator.output_layer.biases[group.pool] = float("inf")
+            table.proposals.click_log_confidence[group.rows] = float("nan")
+    else:
+        with torch.no_grad():
+            table.players.discriminator.scoring_layer.biases[group.pool] = float("nan")
+    before = snapshot(getattr(table.players, player))
+    optimiser = torch.optim.AdamW(getattr(table.players, player).parameters())
+    step = generator_step if player == "generator" else discriminator_step
+    message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.name}'"
+    with pytest.raises(NonFiniteLossError, match=message):
+        step(table.players, optimiser, table.batch, table.proposals, config)
+    after = snapshot(getattr(table.players, player))
+    assert all(torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any()
+               for key in before)

@@ -1,0 +1,249 @@
+"""Whole trainings: determinism, resume, selection, refit, transfer."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, OutputError, RunError
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.run import Run
+from crossfeed.training.trainer import train
+
+
+def weights(run: Run, name: str = "best") -> dict[str, torch.Tensor]:
+    return dict(run.read_checkpoint(name)["players"])  # type: ignore[arg-type]
+
+
+def assert_same_weights(one: Run, other: Run, name: str = "best") -> None:
+    first, second = weights(one, name), weights(other, name)
+    assert first.keys() == second.keys()
+    for key, value in first.items():
+        assert torch.equal(value, second[key]), key
+
+
+def without_times(run: Run) -> list[dict[str, object]]:
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in run.metrics()]
+
+
+def test_same_seed_same_numbers_and_another_seed_others(last_out: Dataset, tmp_path: Path) -> None:
+    one = train(last_out, out=tmp_path / "one", config=tiny_config())
+    torch.rand(3)  # the caller's random state has no influence
+    two = train(last_out, out=tmp_path / "two", config=tiny_config())
+    assert_same_weights(one, two)
+    assert without_times(one) == without_times(two)
+    other = train(last_out, out=tmp_path / "other", config=tiny_config(seed=1))
+    assert not all(torch.equal(v, weights(other)[k]) for k, v in weights(one).items())
+
+
+def test_training_leaves_the_callers_random_state(last_out: Dataset, tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    expected = torch.rand(2)
+    torch.manual_seed(7)
+    train(last_out, out=tmp_path / "run", config=tiny_config(epochs=1))
+    assert torch.equal(torch.rand(2), expected)
+
+
+SCRIPT = """
+import sys, time
+from pathlib import Path
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset
+from crossfeed.training import trainer
+
+step = trainer.Fit._step
+def slow_step(self, batch):
+    step(self, batch)
+    print("step", flush=True)
+    time.sleep(0.02)
+trainer.Fit._step = slow_step
+trainer.train(
+    Dataset.load(sys.argv[1]), out=Path(sys.argv[2]),
+    config=Config.model_validate_json(sys.argv[3]),
+)
+"""
+
+
+def interrupt_after(
+    dataset: Dataset, out: Path, config: Config, *, steps: int, number: signal.Signals
+) -> tuple[int, str]:
+    """Train in another process, send it a signal after so many steps, return code and stderr."""
+    with subprocess.Popen(
+        [sys.executable, "-c", SCRIPT, str(dataset.path), str(out), config.model_dump_json()],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as process:
+        assert process.stdout is not None and process.stderr is not None
+        for _ in range(steps):
+            line = process.stdout.readline()
+            assert line == "step\n", process.stderr.read()
+        process.send_signal(number)
+        error = process.stderr.read()
+    return process.returncode, error
+
+
+@pytest.fixture(scope="module")
+def several_epochs() -> Config:
+    return tiny_config(epochs=4, batch_size=128, patience=4)
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    last_out: Dataset, several_epochs: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    out = tmp_path_factory.mktemp("uninterrupted") / "run"
+    return train(last_out, out=out, config=several_epochs)
+
+
+@pytest.mark.parametrize("steps", [1, 17, 29])
+def test_killed_and_resumed_is_uninterrupted(
+    steps: int, last_out: Dataset, several_epochs: Config, uninterrupted: Run, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    code, _ = interrupt_after(last_out, out, several_epochs, steps=steps, number=signal.SIGKILL)
+    assert code == -signal.SIGKILL
+    resumed = train(last_out, out=out, resume=True)
+    assert_same_weights(resumed, uninterrupted)
+    assert_same_weights(resumed, uninterrupted, "last")
+    assert without_times(resumed) == without_times(uninterrupted)
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 1), (signal.SIGTERM, 143)], ids=["ctrl-c", "sigterm"]
+)
+def test_an_interrupt_saves_the_step_and_says_how_to_go_on(
+    number: signal.Signals,
+    code: int,
+    last_out: Dataset,
+    several_epochs: Config,
+    uninterrupted: Run,
+    tmp_path: Path,
+) -> None:
+    out = tmp_path / "run"
+    returned, error = interrupt_after(last_out, out, several_epochs, steps=13, number=number)
+    assert f"crossfeed train {last_out.path} --out {out} --resume" in error
+    assert returned == code or (number == signal.SIGINT and returned == -signal.SIGINT)
+    progress = Run.open(out).read_checkpoint("last")["progress"]
+    assert progress["epoch"] * 1000 + progress["step"] > 1000  # in the middle of a later epoch
+    assert progress["step"] > 0
+    assert_same_weights(train(last_out, out=out, resume=True), uninterrupted)
+
+
+def test_a_finished_run_is_left_as_it_is(uninterrupted: Run, last_out: Dataset) -> None:
+    before = (uninterrupted.path / "checkpoints" / "last.pt").stat().st_mtime_ns
+    train(last_out, out=uninterrupted.path, resume=True)
+    assert (uninterrupted.path / "checkpoints" / "last.pt").stat().st_mtime_ns == before
+
+
+def test_resume_begins_where_there_is_nothing(last_out: Dataset, tmp_path: Path) -> None:
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(epochs=1), resume=True)
+    assert len(run.metrics()) == 1
+
+
+def test_resume_refuses_another_dataset(
+    uninterrupted: Run, new_in_domain: Dataset
+) -> None:
+    with pytest.raises(RunError, match="is not what the run .* was trained on"):
+        train(new_in_domain, out=uninterrupted.path, resume=True)
+
+
+def test_an_existing_run_is_refused_or_replaced(last_out: Dataset, tmp_path: Path) -> None:
+    config = tiny_config(epochs=1)
+    train(last_out, out=tmp_path / "run", config=config)
+    with pytest.raises(OutputError, match="exists already\nhint: .*--overwrite"):
+        train(last_out, out=tmp_path / "run", config=config)
+    train(last_out, out=tmp_path / "run", config=config, overwrite=True)
+
+
+def test_best_is_the_best_epoch_not_the_last(last_out: Dataset, tmp_path: Path) -> None:
+    """With a step size that ruins the weights after a while, best must be an earlier epoch."""
+    config = tiny_config(epochs=6, patience=6, learning_rate=0.2, warmup_epochs=0)
+    run = train(last_out, out=tmp_path / "run", config=config)
+    values = [line["validation"]["micro"]["ndcg@10"] for line in run.metrics()]
+    assert int(np.argmax(values)) < len(values) - 1, "choose settings that overshoot"
+    best = evaluate(run, run.dataset(), part=Part.VALIDATION)
+    assert best.micro["ndcg@10"] == pytest.approx(max(values), abs=1e-9)
+
+
+def test_training_stops_after_patience(last_out: Dataset, tmp_path: Path) -> None:
+    config = tiny_config(epochs=30, patience=1, learning_rate=0.2, warmup_epochs=0)
+    run = train(last_out, out=tmp_path / "run", config=config)
+    values = [line["validation"]["micro"]["ndcg@10"] for line in run.metrics()]
+    assert len(values) < 30
+    assert int(np.argmax(values)) == len(values) - 2
+
+
+def test_refit_learns_from_all_data_for_the_best_number_of_epochs(
+    last_out: Dataset, tmp_path: Path
+) -> None:
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(), refit=True)
+    assert run.refitted
+    progress = run.read_checkpoint("refit-last")["progress"]
+    values = [line["validation"]["micro"]["ndcg@10"] for line in run.metrics()]
+    assert progress["epoch"] == int(np.argmax(values)) + 1
+    assert run.scorer(refitted=True).item_vectors.shape == run.scorer().item_vectors.shape
+    assert not np.array_equal(run.scorer(refitted=True).item_vectors, run.scorer().item_vectors)
+
+
+def test_expand_domains_must_be_domains(last_out: Dataset, tmp_path: Path) -> None:
+    config = tiny_config(expand_domains=("films",))
+    with pytest.raises(ConfigError, match=r"'films'; the dataset has: articles, shopping, videos"):
+        train(last_out, out=tmp_path / "run", config=config)
+
+
+@pytest.mark.parametrize(
+    "train_settings",
+    [
+        {"proposal_share": 0.0, "reward_weight": 0.0, "gap": "none"},
+        {"objective": "binary", "correction": 0.0},
+        {"expand_domains": ("videos",), "static_proposal": "batch"},
+        {"discriminator_steps": 3, "warmup_epochs": 0},
+    ],
+    ids=["no adversary", "published", "one expanded", "three to one"],
+)
+def test_every_mode_trains(
+    train_settings: dict[str, object], last_out: Dataset, tmp_path: Path
+) -> None:
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(**train_settings))
+    assert np.isfinite(run.scorer().item_vectors).all()
+
+
+def test_other_domains_lift_a_new_user_above_popularity(
+    new_in_domain: Dataset, tmp_path: Path
+) -> None:
+    """Taste shown elsewhere must decide where the user has never been."""
+    config = tiny_config(epochs=12, patience=12)
+    run = train(new_in_domain, out=tmp_path / "run", config=config)
+    results = evaluate(run, new_in_domain, baselines=("popularity",))
+    popularity = results.baselines["popularity"]
+    assert results.micro["ndcg@10"] > 1.3 * popularity.micro["ndcg@10"]
+    assert results.macro["ndcg@10"] > 1.3 * popularity.macro["ndcg@10"]
+
+
+def test_metrics_are_json_lines(uninterrupted: Run) -> None:
+    lines = (uninterrupted.path / "metrics.jsonl").read_text("utf-8").splitlines()
+    first = json.loads(lines[0])
+    assert first["epoch"] == 1
+    assert {"discriminator", "generator", "anchor", "gap"} <= first["losses"].keys()
+    assert first["validation"]["micro"].keys() >= {"ndcg@10", "recall@10", "auc"}
+
+
+def test_a_damaged_checkpoint_is_named(last_out: Dataset, tmp_path: Path) -> None:
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(epochs=1))
+    file = run.path / "checkpoints" / "best.pt"
+    file.write_bytes(file.read_bytes()[:1000])
+    with pytest.raises(RunError, match=r"best.pt' is damaged"):
+        run.scorer()
