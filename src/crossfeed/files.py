@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,9 @@ from typing import Any
 from crossfeed.errors import OutputError
 
 __all__ = ["atomic_folder", "atomic_path", "file_hash", "require_free", "write_json"]
+
+_MARKS = ("manifest.json", "config.json", "bundle.json")
+"""One of these is in every folder that crossfeed wrote."""
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
@@ -30,6 +34,11 @@ def require_free(path: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"'{path}' exists already", hint="choose another --out, or replace it with --overwrite"
         )
+    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in _MARKS):
+        raise OutputError(
+            f"'{path}' is a folder that crossfeed did not write; it will not be replaced",
+            hint="choose another --out, or remove the folder yourself",
+        )
 
 
 @contextlib.contextmanager
@@ -39,7 +48,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: the file cannot be written (no space, no permission); `path` is as before.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
@@ -49,7 +58,8 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # where nothing could be written, nothing is left
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -60,8 +70,7 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         OutputError: `path` exists and may not be replaced, or cannot be written.
     """
     require_free(path, overwrite=overwrite)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    replaced = path.with_name(f".{path.name}.{os.getpid()}.old")
+    temporary, replaced = _beside(path, "tmp"), _beside(path, "old")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -73,10 +82,10 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         os.replace(temporary, path)
         _sync(path.parent)
     except OSError as error:
-        if replaced.exists() and not path.exists():
-            os.replace(replaced, path)
         raise _unwritable(path, error) from error
     finally:
+        if replaced.exists() and not path.exists():
+            os.replace(replaced, path)
         shutil.rmtree(temporary, ignore_errors=True)
         shutil.rmtree(replaced, ignore_errors=True)
 
@@ -91,6 +100,11 @@ def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """Return a hidden name beside `path` that no other process uses, or left when it died."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
 
 
 def _sync(path: Path) -> None:

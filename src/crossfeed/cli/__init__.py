@@ -1,0 +1,122 @@
+"""The command line: one table of commands.
+
+Each command lives in the file of its concern and imports what it needs when it runs, so that
+`crossfeed --help` loads neither torch nor DuckDB. Data goes to stdout, logs and progress to stderr.
+A known error is one line on stderr with a hint, and exit code 1; a misuse of the command line is
+exit code 2, Ctrl-C 130.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from crossfeed import __version__
+from crossfeed.cli import data, output, serving, start, training
+from crossfeed.errors import CrossfeedError
+
+__all__ = ["COMMANDS", "HISTORIES", "app", "main"]
+
+Command = Callable[..., None]
+
+COMMANDS: dict[str, dict[str, Command]] = {
+    "Start here": {
+        "demo": start.demo,
+    },
+    "From logs to a dataset": {
+        "simulate": data.simulate,
+        "sources": data.sources,
+        "validate": data.validate,
+        "prepare": data.prepare,
+    },
+    "From a dataset to a bundle": {
+        "train": training.train,
+        "evaluate": training.evaluate,
+        "export": training.export,
+    },
+    "From a bundle to recommendations": {
+        "recommend": serving.recommend,
+        "serve": serving.serve,
+    },
+}
+"""Panel of the help page -> name of a command -> what it runs."""
+
+HISTORIES: dict[str, Command] = {
+    "load": serving.load_histories,
+    "export": serving.export_histories,
+    "forget": serving.forget_user,
+}
+"""Name of a command under `crossfeed histories` -> what it runs."""
+
+
+def main() -> None:
+    """Run the command line of this process and exit."""
+    app(prog_name="crossfeed")
+
+
+class _Commands(TyperGroup):
+    """Turns a known error into a line on stderr and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:  # Any: typer does not export the types that it passes
+        try:
+            return super().invoke(ctx)
+        except CrossfeedError as error:
+            output.print_error(error)
+            raise typer.Exit(1) from None
+        except KeyboardInterrupt:
+            print("stopped", file=sys.stderr)
+            raise typer.Exit(130) from None
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
+    ] = False,
+) -> None:
+    """One recommender for many product domains that share users.
+
+    \b
+    crossfeed demo                                see the whole line at work
+    crossfeed prepare clicks.parquet --out DATASET
+    crossfeed train DATASET --out RUN
+    crossfeed evaluate RUN                        per domain, beside baselines
+    crossfeed export RUN --out BUNDLE
+    crossfeed recommend BUNDLE --domain books --user ann
+    crossfeed serve BUNDLE                        HTTP on 127.0.0.1:8000
+    """
+    output.log_to_stderr()
+
+
+def _build() -> typer.Typer:
+    built = typer.Typer(
+        cls=_Commands,
+        callback=_root,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+    for panel, commands in COMMANDS.items():
+        for name, command in commands.items():
+            built.command(name, rich_help_panel=panel)(command)
+    histories = typer.Typer(
+        help="Fill, save or clean the history store of a service.", no_args_is_help=True
+    )
+    for name, command in HISTORIES.items():
+        histories.command(name)(command)
+    built.add_typer(histories, name="histories", rich_help_panel="From a bundle to recommendations")
+    return built
+
+
+app = _build()
+"""The typer application, for tests and for documentation tools."""

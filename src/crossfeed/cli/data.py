@@ -1,0 +1,137 @@
+"""Commands from logs to a dataset."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from crossfeed.cli import output, tables
+from crossfeed.cli.options import ConfigFile, Json, Overwrite, Seed, Settings, SourceName
+from crossfeed.cli.options import read_settings as _read_settings
+
+__all__ = ["prepare", "simulate", "sources", "validate"]
+
+
+def simulate(
+    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The log to write.")],
+    *,
+    users: Annotated[int, typer.Option(help="Users.")] = 4_000,
+    items: Annotated[int, typer.Option(help="Items of all domains together.")] = 3_000,
+    domains: Annotated[int, typer.Option(help="Domains, from dense to sparse.")] = 8,
+    events: Annotated[int, typer.Option(help="Events, about.")] = 200_000,
+    seed: Seed = 0,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write a log of several domains with planted truth, and the truth beside it.
+
+    Users have a taste that acts in every domain, so that what they do in one tells of the others.
+
+    \b
+    crossfeed simulate clicks.parquet
+    crossfeed simulate small.parquet --users 500 --items 400 --domains 4 --events 20000
+    """
+    from crossfeed.data.simulate import simulate
+
+    simulation = simulate(
+        out,
+        users=users,
+        items=items,
+        domains=domains,
+        events=events,
+        seed=seed,
+        overwrite=overwrite,
+    )
+    output.say(
+        f"wrote {simulation.events:,} events to {simulation.log}, their truth to {simulation.truth}"
+    )
+    output.say(f"next: crossfeed prepare {simulation.log} --out DATASET")
+
+
+def sources(*, as_json: Json = False) -> None:
+    """List the public data sets that `prepare --source` reads, with the rules it applies.
+
+    \b
+    crossfeed prepare ml-100k/ --source movielens-100k --out DATASET
+    """
+    from crossfeed.data.sources import SOURCES
+
+    if as_json:
+        output.print_json([tables.source_facts(source) for source in SOURCES.values()])
+        return
+    for source in SOURCES.values():
+        output.stdout().print(tables.source_text(source))
+
+
+def validate(
+    path: Annotated[Path, typer.Argument(metavar="LOG|DATASET|BUNDLE", help="What to look at.")],
+    *,
+    config: ConfigFile = None,
+    settings: Settings = None,
+    source: SourceName = None,
+    as_json: Json = False,
+) -> None:
+    """Say whether a log can be used, or a dataset or bundle is whole; exit code 1 if not.
+
+    \b
+    crossfeed validate clicks.parquet
+    crossfeed validate clicks.csv.gz --set 'data.columns.user_id="uid"'
+    crossfeed validate DATASET
+    """
+    if (path / "manifest.json").is_file():
+        from crossfeed.data.dataset import Dataset
+
+        dataset = Dataset.load(path)
+        dataset.verify()
+        output.say(f"the dataset '{path}' is whole: every hash is as its manifest says")
+    elif (path / "bundle.json").is_file():
+        from crossfeed.bundle import Bundle
+
+        Bundle.load(path)
+        output.say(f"the bundle '{path}' is whole: every hash is as bundle.json says")
+    else:
+        from crossfeed.data.quality import validate_log
+
+        read = _read_settings(config, settings, sections=["data"])
+        report = validate_log(str(path), config=read.data, source=source)
+        if as_json:
+            output.print_json(report.to_json())
+        else:
+            output.stdout().print(tables.log_report(report))
+
+
+def prepare(
+    logs: Annotated[
+        list[str],
+        typer.Argument(metavar="LOGS", help="Files, folders or globs; Parquet, CSV, JSONL."),
+    ],
+    *,
+    out: Annotated[Path, typer.Option(metavar="DATASET", help="The folder to write.")],
+    config: ConfigFile = None,
+    settings: Settings = None,
+    source: SourceName = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Turn logs into a dataset: check, filter, split and number them.
+
+    A log has the columns user_id, item_id, domain and timestamp; data.columns names others, and
+    data.positive says which rows are clicks.
+
+    \b
+    crossfeed prepare clicks.parquet --out DATASET
+    crossfeed prepare 'logs/*.csv.gz' --config shop.toml --out DATASET
+    crossfeed prepare r.csv --out D --set 'data.positive="rating >= 4"'
+    crossfeed prepare ml-100k/ --source movielens-100k --out DATASET
+    """
+    from crossfeed.data.prepare import prepare
+
+    read = _read_settings(config, settings, sections=["data"])
+    dataset = prepare(logs, out=out, config=read.data, source=source, overwrite=overwrite)
+    if as_json:
+        output.print_json(dataset.manifest)
+    else:
+        for part in tables.dataset_summary(dataset.manifest):
+            output.stdout().print(part)
+        output.say(f"next: crossfeed train {out} --out RUN")

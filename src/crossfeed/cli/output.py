@@ -1,0 +1,59 @@
+"""What the commands print: data on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from crossfeed.errors import CrossfeedError
+
+__all__ = ["log_to_stderr", "make_table", "print_error", "print_json", "say", "stdout"]
+
+_FILE_WIDTH = 200
+"""Columns of a table that goes to a file or a pipe, where nothing has to be folded."""
+
+
+def stdout() -> Console:
+    """Return a console on stdout; where that is no terminal it neither colours nor folds."""
+    if sys.stdout.isatty():
+        return Console()
+    return Console(width=_FILE_WIDTH, no_color=True, highlight=False)
+
+
+def make_table(title: str, *columns: str, left: int = 1) -> Table:
+    """Return an empty table: the first `left` columns hold words, the others figures."""
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="left" if number < left else "right")
+    return table
+
+
+def print_json(value: object) -> None:
+    """Print a value for machines."""
+    print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def say(line: str) -> None:
+    """Print a line for people, on stderr."""
+    print(line, file=sys.stderr)
+
+
+def print_error(error: CrossfeedError) -> None:
+    """Print a known error: what came and what is allowed, then what to do."""
+    say(f"error: {error.message}")
+    if error.hint:
+        say(f"hint: {error.hint}")
+
+
+def log_to_stderr() -> None:
+    """Send crossfeed's own log to stderr; on a terminal progress bars say the rest."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    log = logging.getLogger("crossfeed")
+    log.handlers = [handler]
+    log.setLevel(logging.WARNING if sys.stderr.isatty() else logging.INFO)

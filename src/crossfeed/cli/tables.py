@@ -1,0 +1,110 @@
+"""Results, datasets, logs and sources as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+from crossfeed.cli.output import make_table
+
+if TYPE_CHECKING:
+    from crossfeed.data.sources import Source
+    from crossfeed.evaluation.evaluate import Results
+
+__all__ = ["dataset_summary", "log_report", "print_results", "source_facts", "source_text"]
+
+_METRICS = ("ndcg@10", "recall@10", "auc")
+"""What the table shows; results.json holds all metrics."""
+
+
+def print_results(console: Console, results: Results) -> None:
+    """Print figures per domain, micro and macro, the best of each row in bold.
+
+    One table where the console is wide enough for all metrics, else one per metric.
+    """
+    whole = _results_table(results, _METRICS)
+    if Measurement.get(console, console.options, whole).maximum <= console.width:
+        console.print(whole)
+        return
+    for metric in _METRICS:
+        console.print(_results_table(results, [metric]))
+
+
+def _results_table(results: Results, metrics: Sequence[str]) -> Table:
+    scorers = [results, *results.baselines.values()]
+    names = [scorer.scorer for scorer in scorers]
+    title = f"{results.part} part, ranked among all items of the domain"
+    columns = [f"{metric}\n{name}" for metric in metrics for name in names]
+    table = make_table(title, "domain", "clicks", *columns)
+    for domain, own in results.domains.items():
+        rows = [scorer.domains[domain] for scorer in scorers]
+        table.add_row(domain, f"{own['events']:,.0f}", *_figures(rows, metrics))
+    table.add_section()
+    clicks = f"{sum(own['events'] for own in results.domains.values()):,.0f}"
+    table.add_row("all clicks (micro)", clicks, *_figures([one.micro for one in scorers], metrics))
+    table.add_row("all domains (macro)", "", *_figures([one.macro for one in scorers], metrics))
+    return table
+
+
+def _figures(scorers: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> list[Text]:
+    """Return the cells of one row: each metric's figure of each scorer, the best in bold."""
+    cells = []
+    for metric in metrics:
+        values = [round(figures[metric], 4) for figures in scorers]
+        best = max(values)
+        cells += [Text(f"{value:.4f}", "bold" if value == best else "") for value in values]
+    return cells
+
+
+def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any: JSON
+    """Return what a dataset holds, domain by domain, and what was dropped on the way."""
+    counts, log = manifest["counts"], manifest["log"]
+    title = (
+        f"{counts['events']:,} clicks of {counts['users']:,} users on {counts['items']:,} items, "
+        f"split {manifest['split']['name']}"
+    )
+    table = make_table(
+        title, "domain", "users", "items", "training", "validation", "test", "unknown items"
+    )
+    for domain in manifest["domains"]:
+        parts = domain["events"]
+        table.add_row(
+            domain["domain"],
+            f"{domain['users']:,}",
+            f"{domain['items']:,}",
+            *(f"{parts.get(part, 0):,}" for part in ("train", "validation", "test")),
+            f"{domain['unknown_item_share']:.1%}",
+        )
+    dropped = {
+        **{f"quarantined, {reason}": rows for reason, rows in log["quarantined"].items()},
+        **manifest["dropped"],
+    }
+    reasons = [f"{reason} {rows:,}" for reason, rows in dropped.items() if rows]
+    told = f"{log['rows']:,} rows read; left out: {', '.join(reasons) or 'none'}"
+    return [table, Text(told)]
+
+
+def source_facts(source: Source) -> dict[str, object]:
+    """Return what a source states of itself, for machines."""
+    return {
+        "name": source.name,
+        "title": source.title,
+        "licence": source.licence,
+        "home_page": source.home_page,
+        "rules": list(source.rules),
+        "positive": source.positive,
+    }
+
+
+def source_text(source: Source) -> Text:
+    """Return what a source states of itself, for people."""
+    text = Text.assemble((source.name, "bold"), f"  {source.title}\n")
+    for rule in source.rules:
+        text.append(f"  - {rule}\n")
+    text.append(f"  terms: {source.licence}\n  {source.home_page}")
+    return text

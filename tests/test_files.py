@@ -1,0 +1,223 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from crossfeed.errors import OutputError
+from crossfeed.files import atomic_folder, atomic_path, file_hash, require_free, write_json
+
+
+def names(folder: Path) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def no_space(*arguments: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_file_appears_whole_and_alone(tmp_path: Path) -> None:
+    file = tmp_path / "deep" / "file.txt"
+    with atomic_path(file) as temporary:
+        temporary.write_text("new")
+        assert not file.exists()
+        assert temporary.parent == file.parent
+    assert file.read_text() == "new"
+    assert names(file.parent) == {"file.txt"}
+
+
+def test_an_error_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("old")
+    with pytest.raises(ZeroDivisionError), atomic_path(file) as temporary:
+        temporary.write_text("half")
+        raise ZeroDivisionError
+    assert file.read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}
+
+
+@pytest.mark.parametrize("moment", ["fsync", "replace"])
+def test_a_full_disk_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    file = tmp_path / "file.txt"
+    file.write_text("old")
+    monkeypatch.setattr(os, moment, no_space)
+    with (
+        pytest.raises(OutputError, match=r"cannot write '.*file\.txt': No space left") as caught,
+        atomic_path(file) as temporary,
+    ):
+        temporary.write_text("new")
+    assert caught.value.hint is not None
+    assert "nothing was replaced" in caught.value.hint
+    assert file.read_text() == "old"
+    assert names(tmp_path) == {"file.txt"}
+
+
+def test_a_device_without_space_is_a_clear_error(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No space left"), atomic_path(tmp_path / "file"):
+        with open("/dev/full", "w") as full:
+            full.write("x" * 100_000)
+
+
+def test_a_place_that_cannot_be_written_is_a_clear_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(OutputError, match="cannot write"), atomic_path(tmp_path / "file" / "x"):
+        pass
+
+
+def test_write_json_ends_with_a_newline_and_keeps_letters(tmp_path: Path) -> None:
+    write_json(tmp_path / "a.json", {"domain": "Bücher"})
+    text = (tmp_path / "a.json").read_text("utf-8")
+    assert text.endswith("}\n")
+    assert "Bücher" in text
+    assert json.loads(text) == {"domain": "Bücher"}
+
+
+def test_an_existing_output_is_refused_with_a_hint(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="exists already") as caught:
+        require_free(tmp_path, overwrite=False)
+    assert caught.value.hint == "choose another --out, or replace it with --overwrite"
+    require_free(tmp_path, overwrite=True)
+    require_free(tmp_path / "new", overwrite=False)
+
+
+def test_a_folder_of_others_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("three years of work")
+    with pytest.raises(OutputError, match="a folder that crossfeed did not write") as caught:
+        require_free(tmp_path, overwrite=True)
+    assert caught.value.hint == "choose another --out, or remove the folder yourself"
+    with pytest.raises(OutputError), atomic_folder(tmp_path, overwrite=True):
+        pytest.fail("the guard let the work begin")
+    assert names(tmp_path) == {"thesis.tex"}
+
+
+@pytest.mark.parametrize("mark", ["manifest.json", "config.json", "bundle.json"])
+def test_a_folder_of_crossfeed_may_be_replaced(tmp_path: Path, mark: str) -> None:
+    (tmp_path / mark).write_text("{}")
+    require_free(tmp_path, overwrite=True)
+
+
+def test_a_folder_appears_whole(tmp_path: Path) -> None:
+    with atomic_folder(tmp_path / "out", overwrite=False) as folder:
+        (folder / "inner").mkdir()
+        (folder / "inner" / "a").write_text("a")
+        assert not (tmp_path / "out").exists()
+    assert (tmp_path / "out" / "inner" / "a").read_text() == "a"
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
+    for name in ("old", "new"):
+        with atomic_folder(tmp_path / "out", overwrite=True) as folder:
+            write_json(folder / "manifest.json", name)
+            (folder / name).write_text(name)
+    assert names(tmp_path / "out") == {"new", "manifest.json"}
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_folder_is_not_replaced_without_leave(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine").write_text("mine")
+    with (
+        pytest.raises(OutputError, match="exists already"),
+        atomic_folder(tmp_path / "out", overwrite=False),
+    ):
+        pytest.fail("the guard let the work begin")
+    assert names(tmp_path / "out") == {"mine"}
+
+
+def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with atomic_folder(tmp_path / "out", overwrite=False) as folder:
+        (folder / "bundle.json").write_text("old")
+    moves = []
+    replace = os.replace
+
+    def fails_once_the_old_one_is_aside(source: Path, target: Path) -> None:
+        moves.append(target)
+        if len(moves) == 2:
+            no_space()
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", fails_once_the_old_one_is_aside)
+    with (
+        pytest.raises(OutputError, match="No space left"),
+        atomic_folder(tmp_path / "out", overwrite=True) as folder,
+    ):
+        (folder / "new").write_text("new")
+    assert names(tmp_path / "out") == {"bundle.json"}
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_stop_between_the_two_moves_brings_the_old_folder_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with atomic_folder(tmp_path / "out", overwrite=False) as folder:
+        (folder / "bundle.json").write_text("old")
+    replace = os.replace
+    moves = []
+
+    def stopped_at_the_second(source: Path, target: Path) -> None:
+        moves.append(target)
+        if len(moves) == 2:
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", stopped_at_the_second)
+    with (
+        pytest.raises(KeyboardInterrupt),
+        atomic_folder(tmp_path / "out", overwrite=True) as folder,
+    ):
+        (folder / "bundle.json").write_text("new")
+    assert (tmp_path / "out" / "bundle.json").read_text() == "old"
+    assert names(tmp_path) == {"out"}
+
+
+_DIES_HALF_WAY = """
+import os, signal, sys
+from pathlib import Path
+from crossfeed.files import atomic_folder, atomic_path
+path = Path(sys.argv[2])
+with atomic_path(path) if sys.argv[1] == "file" else atomic_folder(path, overwrite=True) as new:
+    (new if sys.argv[1] == "file" else new / "a").write_text("half of the ne")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_a_kill_half_way_leaves_the_old_one_readable(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "out"
+    content = target if kind == "file" else target / "a"
+    content.parent.mkdir(exist_ok=True)
+    content.write_text("old")
+    if kind == "folder":
+        (target / "manifest.json").write_text("{}")
+    died = subprocess.run([sys.executable, "-c", _DIES_HALF_WAY, kind, str(target)])
+    assert died.returncode == -signal.SIGKILL
+    assert content.read_text() == "old"
+
+
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_what_a_kill_left_is_not_in_the_way(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "out"
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", _DIES_HALF_WAY, kind, str(target)])
+    if kind == "file":
+        write_json(target, 1)
+    else:
+        with atomic_folder(target, overwrite=False) as folder:
+            (folder / "a").write_text("new")
+    assert target.exists()
+
+
+def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"abc")
+    assert file_hash(tmp_path / "a") == (
+        "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+    )
