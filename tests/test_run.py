@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import tiny_config
+from planted import tiny_config
 
 from crossfeed.config import ModelConfig
 from crossfeed.data.dataset import Dataset
@@ -66,7 +66,7 @@ def test_a_checkpoint_is_read_back(run: Run) -> None:
 
 def test_a_checkpoint_that_runs_code_is_refused(run: Run) -> None:
     run.write_checkpoint("last", {"config": ModelConfig()})  # a class: not plain data
-    with pytest.raises(RunError, match="last.pt' is damaged"):
+    with pytest.raises(RunError, match=r"last.pt' is damaged"):
         run.read_checkpoint("last")
 
 

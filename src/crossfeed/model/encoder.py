@@ -98,7 +98,8 @@ class CrossDomainLayer(nn.Module):
         )
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
         weights = logits.masked_fill(absent[:, None, None, :], float("-inf")).softmax(dim=-1)
-        return (weights @ value).transpose(1, 2).flatten(2)[rows, slots]  # (G, E)
+        mixed: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # (B, M, E)
+        return mixed[rows, slots]
 
 
 class TargetReadout(nn.Module):
@@ -150,6 +151,7 @@ def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -
         segments: (T,) the segment of each entry.
         count: number of segments; an empty one sums to zero.
     """
-    by_head = values.reshape(len(values), weights.shape[1], -1)  # (T, H, E/H)
+    heads = weights.shape[1]
+    by_head = values.reshape(len(values), heads, values.shape[1] // heads)  # (T, H, E/H)
     weighted = (weights.unsqueeze(-1) * by_head).flatten(1)  # (T, E)
     return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)
