@@ -80,6 +80,11 @@ class Histories:
         """Return (T,) the row that each item belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.offsets))
 
+    def rows_between(self, first: int, last: int) -> Histories:
+        """Return the rows `first` to `last - 1` (or to the end) as a batch of their own."""
+        offsets = self.offsets[first : last + 1]
+        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+
     @classmethod
     def of(cls, rows: Sequence[Sequence[int] | Ints]) -> Histories:
         """Build a batch from one sequence of item indices per row, newest last."""

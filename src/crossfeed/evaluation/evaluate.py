@@ -1,0 +1,144 @@
+"""Full ranking of held-out clicks, per domain, micro and macro.
+
+Every scorer is judged the same way: the target domain's pool minus what the user had in it before
+the event, ranked whole (no sampled negatives), the history being all clicks before the event.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, DatasetError
+from crossfeed.evaluation.baselines import BASELINES
+from crossfeed.evaluation.metrics import METRICS, Ranks, ranks
+from crossfeed.scorer import Histories, Ints, Scorer
+
+__all__ = ["Results", "evaluate"]
+
+_CELLS_AT_ONCE = 4_000_000
+"""Scores held in memory at a time; with temporaries about 50 MB."""
+
+
+@dataclass(frozen=True)
+class Results:
+    """One scorer's figures on one part of a dataset, with those of the baselines."""
+
+    scorer: str
+    part: str
+    micro: dict[str, float]
+    """Metric -> mean over all events."""
+    macro: dict[str, float]
+    """Metric -> mean over the domains that have events."""
+    domains: dict[str, dict[str, float]]
+    """Domain -> metric -> mean over its events; `events` is their number and `unknown_share` the
+    share of events whose item training never saw (each a miss)."""
+    baselines: dict[str, Results] = field(default_factory=dict)
+    """Name -> the baseline's own figures on the same events."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return the figures as plain JSON values."""
+        return asdict(self)
+
+
+class _Trained(Protocol):
+    def scorer(self) -> Scorer: ...
+
+
+def evaluate(
+    scorer: Scorer | _Trained,
+    dataset: Dataset,
+    *,
+    part: Part = Part.TEST,
+    baselines: Sequence[str] = (),
+) -> Results:
+    """Rank every held-out click of a part.
+
+    Args:
+        scorer: what is judged, or a run whose best scorer is; it sees histories, never the
+            held-out click.
+        dataset: prepared data; its `part` decides what a history may hold (`Dataset.histories`).
+        part: `Part.VALIDATION` for any kind of selection, `Part.TEST` once, for what is reported.
+        baselines: names in `BASELINES`, fitted on the dataset's training part.
+
+    Raises:
+        ConfigError: a baseline is unknown.
+        DatasetError: the part has no event.
+    """
+    unknown = [name for name in baselines if name not in BASELINES]
+    if unknown:
+        raise ConfigError(
+            f"baseline '{unknown[0]}' is unknown; it is one of: {', '.join(BASELINES)}"
+        )
+    events = dataset.events(part)
+    if not len(events):
+        raise DatasetError(f"the {part.name.lower()} part of '{dataset.path}' has no event")
+    judged = scorer if isinstance(scorer, Scorer) else scorer.scorer()
+    return replace(
+        _judge(judged, dataset, events, part),
+        baselines={
+            name: _judge(BASELINES[name](dataset), dataset, events, part) for name in baselines
+        },
+    )
+
+
+def _judge(scorer: Scorer, dataset: Dataset, events: Ints, part: Part) -> Results:
+    domains: dict[str, dict[str, float]] = {}
+    values: list[NDArray[np.float64]] = []
+    for domain, name in enumerate(dataset.catalogue.domains):
+        own = events[dataset.event_domain[events] == domain]
+        if len(own):
+            found, unknown = _rank_domain(scorer, dataset, own, domain, part)
+            metrics = np.stack([metric(found, k) for metric, k in METRICS.values()])  # (metrics, B)
+            values.append(metrics)
+            means = dict(zip(METRICS, metrics.mean(axis=1).tolist(), strict=True))
+            domains[name] = {"events": len(own), "unknown_share": unknown, **means}
+    return Results(
+        scorer=scorer.name,
+        part=part.name.lower(),
+        micro=dict(zip(METRICS, np.concatenate(values, axis=1).mean(axis=1).tolist(), strict=True)),
+        macro={
+            name: float(np.mean([figures[name] for figures in domains.values()]))
+            for name in METRICS
+        },
+        domains=domains,
+    )
+
+
+def _rank_domain(
+    scorer: Scorer, dataset: Dataset, events: Ints, domain: int, part: Part
+) -> tuple[Ranks, float]:
+    """Return the ranks of one domain's events and the share of them with an unknown item."""
+    pool = dataset.catalogue.pool(domain)
+    size = pool.stop - pool.start
+    found: list[Ranks] = []
+    unknown = 0
+    for chunk in _chunks(events, max(1, _CELLS_AT_ONCE // max(size, 1))):
+        histories = dataset.histories(chunk, part)
+        positions = dataset.event_item[chunk].astype(np.int64) - pool.start
+        targets = np.where((positions >= 0) & (positions < size), positions, -1)
+        unknown += int((targets < 0).sum())
+        scores = scorer.score(histories, domain)
+        found.append(ranks(scores, targets, _seen(histories, pool)))
+    merged = Ranks(
+        *(np.concatenate([getattr(one, name) for one in found]) for name in ("above", "tied", "pool"))
+    )
+    return merged, unknown / len(events)
+
+
+def _seen(histories: Histories, pool: slice) -> NDArray[np.bool_]:
+    """Return (B, N) true where the pool's item is in the row's history."""
+    seen = np.zeros((len(histories), pool.stop - pool.start), dtype=np.bool_)
+    inside = (histories.items >= pool.start) & (histories.items < pool.stop)
+    seen[histories.rows()[inside], histories.items[inside] - pool.start] = True
+    return seen
+
+
+def _chunks(events: Ints, size: int) -> Iterator[Ints]:
+    for first in range(0, len(events), size):
+        yield events[first : first + size]

@@ -1,0 +1,48 @@
+"""The discriminator: scores the items of a target domain for a user; it is what is served.
+
+Dims: B rows, N items of a pool, E width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.networks import NETWORKS
+from crossfeed.model.timelines import Timelines
+
+__all__ = ["Discriminator", "ItemLayer"]
+
+
+class ItemLayer(nn.Module):
+    """A fully connected layer from a user's vector to one value per item.
+
+    Its weight rows are the item vectors, so a slice of it gives the values of one domain's pool.
+    The generator's output layer and the discriminator's scoring layer are both of this form, and
+    each player reads histories through its own layer's item vectors.
+    """
+
+    def __init__(self, *, items: int, width: int) -> None:
+        super().__init__()
+        self.vectors = nn.Embedding(items, width)
+        self.biases = nn.Parameter(torch.zeros(items))
+        nn.init.normal_(self.vectors.weight, std=width**-0.5)
+
+    def forward(self, users: Tensor, pool: slice) -> Tensor:
+        """Return (B, N) the value of each item of the pool for each user (B, E)."""
+        return users @ self.vectors.weight[pool].T + self.biases[pool]
+
+
+class Discriminator(nn.Module):
+    """User network and scoring layer of the player that tells candidates from clicks."""
+
+    def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.network = NETWORKS[config.discriminator](domains, config)
+        self.scoring_layer = ItemLayer(items=items, width=config.width)
+        """The second fully connected layer of claim 6: domain-specific user + item -> score."""
+
+    def users(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""
+        return self.network(timelines, self.scoring_layer.vectors)  # type: ignore[no-any-return]

@@ -1,0 +1,36 @@
+"""Dropout that costs less than the layers around it.
+
+torch draws one 53-bit number per element on the CPU, which took a third of a training step; one
+byte per element decides as well. On other devices torch's own is used.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+__all__ = ["Dropout"]
+
+_LEVELS = 256
+
+
+class Dropout(nn.Module):
+    """Zero a share of the values in training and scale up the rest, so that the mean stays."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
+        self._dropped_levels = round(share * _LEVELS)
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return `values` with about `share` of them zeroed; unchanged outside training."""
+        if not self.training or not self._dropped_levels:
+            return values
+        if values.device.type != "cpu":
+            return F.dropout(values, self.share)
+        count = values.numel()
+        words = torch.empty(-(-count // 8), dtype=torch.int64).random_(-(2**63), None)
+        levels = words.view(torch.uint8)[:count].view(values.shape)
+        kept = (levels >= self._dropped_levels).to(values.dtype)
+        return values * kept.mul_(_LEVELS / (_LEVELS - self._dropped_levels))

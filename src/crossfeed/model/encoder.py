@@ -1,0 +1,153 @@
+"""The user encoder: a timeline becomes the user's vector in a target domain.
+
+Dims: B rows, T items, G groups (row, domain), M slots (most domains that a row knows), E width,
+H heads. Attention pooling makes one token per (user, domain), a transformer lets the domains
+inform each other, and the target domain asks them for what it needs. Everything stays jagged, one
+line per token; only the attention between a row's tokens is padded to B x M.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.dropout import Dropout
+from crossfeed.model.timelines import Timelines
+
+__all__ = ["TimelineEncoder", "segment_softmax"]
+
+
+class TimelineEncoder(nn.Module):
+    """Encode timelines as one vector per row."""
+
+    def __init__(self, *, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.pooling = DomainPooling(domains=domains, config=config)
+        self.layers = nn.ModuleList(CrossDomainLayer(config) for _ in range(config.layers))
+        self.readout = TargetReadout(config)
+
+    def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
+        """Return (B, E) the vector of each row's user in its target domain."""
+        tokens = self.pooling(timelines, item_table)  # (G, E)
+        for layer in self.layers:
+            tokens = layer(tokens, timelines)
+        return self.readout(tokens, timelines)  # type: ignore[no-any-return]
+
+
+class DomainPooling(nn.Module):
+    """Pool the items of each (user, domain) by attention into one token."""
+
+    def __init__(self, *, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.domain = nn.Embedding(domains, config.width)
+        self.recency = nn.Embedding(config.history_per_domain, config.width)
+        self.attention = nn.Linear(config.width, config.heads)
+        self.value = nn.Linear(config.width, config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = Dropout(config.dropout)
+        for table in (self.domain, self.recency):
+            nn.init.normal_(table.weight, std=0.02)
+
+    def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
+        """Return (G, E) one token per group; a group without items is its domain alone."""
+        items = item_table(timelines.items) + self.recency(timelines.recency)  # (T, E)
+        items = self.dropout(items)
+        groups = len(timelines.group_rows)
+        weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)
+        pooled = segment_sum(weights, self.value(items), timelines.groups, groups)  # (G, E)
+        return self.norm(pooled + self.domain(timelines.group_domains))  # type: ignore[no-any-return]
+
+
+class CrossDomainLayer(nn.Module):
+    """One pre-norm transformer layer over each row's domain tokens."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.norm = nn.LayerNorm(config.width)
+        self.projection = nn.Linear(config.width, 3 * config.width)
+        self.output = nn.Linear(config.width, config.width)
+        self.feed_forward = nn.Sequential(
+            nn.LayerNorm(config.width),
+            nn.Linear(config.width, 2 * config.width),
+            nn.GELU(),
+            Dropout(config.dropout),
+            nn.Linear(2 * config.width, config.width),
+        )
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, timelines: Timelines) -> Tensor:
+        """Return (G, E) the tokens, each informed by the others of its row."""
+        mixed = self._attend(self.projection(self.norm(tokens)), timelines)
+        tokens = tokens + self.dropout(self.output(mixed))
+        return tokens + self.dropout(self.feed_forward(tokens))
+
+    def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
+        """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value."""
+        rows, slots = timelines.group_rows, timelines.group_slots
+        width = int(slots.max()) + 1
+        padded = projected.new_zeros(timelines.rows, width, projected.shape[1])
+        padded = padded.index_put((rows, slots), projected)  # (B, M, 3E)
+        absent = torch.ones(timelines.rows, width, dtype=torch.bool, device=projected.device)
+        absent[rows, slots] = False
+        query, key, value = (
+            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, M, E/H)
+            for part in padded.chunk(3, dim=-1)
+        )
+        logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
+        weights = logits.masked_fill(absent[:, None, None, :], float("-inf")).softmax(dim=-1)
+        return (weights @ value).transpose(1, 2).flatten(2)[rows, slots]  # (G, E)
+
+
+class TargetReadout(nn.Module):
+    """Let the target domain's token attend to all tokens of its row."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.query = nn.Linear(config.width, config.width)
+        self.key_value = nn.Linear(config.width, 2 * config.width)
+        self.norm = nn.LayerNorm(config.width)
+        self.dropout = Dropout(config.dropout)
+
+    def forward(self, tokens: Tensor, timelines: Timelines) -> Tensor:
+        """Return (B, E) from the tokens (G, E) of all rows."""
+        target = tokens[timelines.target_groups]  # (B, E)
+        key, value = self.key_value(tokens).chunk(2, dim=-1)  # (G, E) each
+        query = self.query(target)[timelines.group_rows]  # (G, E)
+        products = (query * key).unflatten(-1, (self.heads, -1))  # (G, H, E/H)
+        logits = products.sum(dim=-1) * products.shape[-1] ** -0.5  # (G, H)
+        weights = segment_softmax(logits, timelines.group_rows, timelines.rows)
+        mixed = segment_sum(weights, value, timelines.group_rows, timelines.rows)  # (B, E)
+        return self.norm(target + self.dropout(mixed))  # type: ignore[no-any-return]
+
+
+def segment_softmax(logits: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Normalise `logits` (T, H) over the entries of each segment, numerically stable.
+
+    Args:
+        logits: (T, H) any real values.
+        segments: (T,) the segment of each entry, in 0..count-1.
+        count: number of segments; empty ones are allowed.
+    """
+    index = segments.unsqueeze(1).expand_as(logits)
+    with torch.no_grad():  # a constant per segment cancels out, so it needs no gradient
+        peak = logits.new_zeros(count, logits.shape[1])
+        peak = peak.scatter_reduce(0, index, logits, "amax", include_self=False)
+    weights = (logits - peak[segments]).exp()
+    total = weights.new_zeros(count, logits.shape[1]).index_add(0, segments, weights)
+    return weights / total[segments]
+
+
+def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -> Tensor:
+    """Return (count, E) the sum of each segment's values, weighted per head.
+
+    Args:
+        weights: (T, H) one weight per entry and head.
+        values: (T, E) E divides into H heads.
+        segments: (T,) the segment of each entry.
+        count: number of segments; an empty one sums to zero.
+    """
+    weighted = (weights.unsqueeze(-1) * values.unflatten(-1, (weights.shape[1], -1))).flatten(1)
+    return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)

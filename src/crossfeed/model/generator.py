@@ -1,0 +1,40 @@
+"""The generator: its softmax over a domain's pool is its confidence in each candidate.
+
+Dims: B rows, N items of a pool, E width.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.discriminator import ItemLayer
+from crossfeed.model.encoder import TimelineEncoder
+from crossfeed.model.timelines import Timelines
+
+__all__ = ["Generator", "log_confidence"]
+
+
+class Generator(nn.Module):
+    """Encoder and output layer of the player that proposes candidates (claim 1b)."""
+
+    def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = TimelineEncoder(domains=domains, config=config)
+        self.output_layer = ItemLayer(items=items, width=config.width)
+        """The first fully connected layer of claim 6: what it gives high confidence is drawn as
+        a candidate and goes on to the discriminator's scoring layer."""
+
+    def users(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""
+        return self.encoder(timelines, self.output_layer.vectors)  # type: ignore[no-any-return]
+
+
+def log_confidence(logits: Tensor, excluded: Tensor) -> Tensor:
+    """Return (B, N) the log of the generator's confidence; -inf outside the row's pool.
+
+    Args:
+        logits: (B, N) what the output layer gives for the domain's items.
+        excluded: (B, N) true where the item belongs to the user's history.
+    """
+    return logits.masked_fill(excluded, float("-inf")).log_softmax(dim=-1)

@@ -1,0 +1,210 @@
+"""The target loss of both players (claims 2-5 and 7 of CN111931062A) as pure functions.
+
+Dims: B clicks (rows), K candidates per click, N items of the target domain's pool, E width.
+
+Symbols: s is the discriminator's score, g the generator's confidence, q the proposal from which
+the candidates were drawn (g mixed with a static part), c the power of the correction.
+
+    target loss = L1 + L2 + L3
+
+    L1 = w1 . E_g[log g - s]                    moves the generator (claim 7)
+       + wa . -log g(click)                     its anchor to real clicks
+    L2 = -log softmax(s - c log q)[click]       moves the discriminator (claim 7)
+    L3 = w3 . exp(-gap(clicks, g) / tau)        moves the generator (claims 4 and 5)
+
+Both phases minimise the same sum; what belongs to the player that rests is detached, so each term
+has a gradient for one player only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = [
+    "GAPS",
+    "anchor_loss",
+    "binary_loss",
+    "euclidean_gap",
+    "gap_loss",
+    "generator_loss",
+    "kl_gap",
+    "mmd_gap",
+    "softmax_loss",
+]
+
+
+def softmax_loss(
+    click_scores: Tensor,
+    candidate_scores: Tensor,
+    *,
+    click_log_proposal: Tensor,
+    candidate_log_proposal: Tensor,
+    correction: float,
+) -> Tensor:
+    """Return L2, which of click and candidates was clicked, averaged over the clicks.
+
+    mean_b -log( exp(s_b - c log q_b) / (exp(s_b - c log q_b) + sum_k exp(s_bk - c log q_bk)) )
+
+    With c = 1 the score estimates log p(item | user, domain) up to a constant per row, whatever
+    the proposal; with c = 0 it estimates the log of clicks against proposal.
+
+    Args:
+        click_scores: (B,) second score: s of each click.
+        candidate_scores: (B, K) first score: s of each click's candidates.
+        click_log_proposal: (B,) log q of each click.
+        candidate_log_proposal: (B, K) log q of each candidate.
+        correction: c, 0 to 1.
+
+    Source: Gutmann & Hyvarinen 2010; Bengio & Senecal 2008, section III; Ma & Collins 2018, eq. 3.
+    """
+    corrected = torch.cat(
+        [
+            (click_scores - correction * click_log_proposal).unsqueeze(1),
+            candidate_scores - correction * candidate_log_proposal,
+        ],
+        dim=1,
+    )  # (B, 1 + K)
+    return -corrected.log_softmax(dim=1)[:, 0].mean()
+
+
+def binary_loss(
+    click_scores: Tensor,
+    candidate_scores: Tensor,
+    *,
+    click_log_proposal: Tensor,
+    candidate_log_proposal: Tensor,
+    correction: float,
+) -> Tensor:
+    """Return L2 in its published form: real against generated, one by one.
+
+    mean_b -log sigma(s_b - c log(K q_b)) + mean_bk K -log sigma(-(s_bk - c log(K q_bk))), over 1 + K
+
+    With c = 0 this is the discriminator's loss of a GAN (Goodfellow et al. 2014, eq. 1) with K
+    generated samples per real one; with c = 1 it is noise-contrastive estimation.
+
+    Args: as `softmax_loss`.
+    """
+    count = candidate_scores.shape[1]
+    log_count = torch.log(torch.tensor(float(count), device=click_scores.device))
+    real = click_scores - correction * (click_log_proposal + log_count)  # (B,)
+    generated = candidate_scores - correction * (candidate_log_proposal + log_count)  # (B, K)
+    loss = -F.logsigmoid(real) - F.logsigmoid(-generated).sum(dim=1)
+    return loss.mean() / (1 + count)
+
+
+def generator_loss(
+    candidate_log_confidence: Tensor,
+    candidate_scores: Tensor,
+    *,
+    candidate_log_proposal: Tensor,
+) -> Tensor:
+    """Return L1, expected log-confidence minus score over the generator's draws.
+
+    mean_b E_g[log g - s] is the divergence KL(g || softmax(s)) up to a constant, so minimising it
+    spreads the generator over what the discriminator takes for real instead of collapsing onto
+    one item. The gradient is the score-function estimate
+
+        mean_bk w_bk (log g_bk - s_bk - baseline_bk) d log g_bk,   w = g / q,
+
+    with w restoring the expectation under g from draws of q, and the mean of the row's other
+    draws as baseline (Kool et al. 2019, section 2). The value is that of the expectation.
+
+    Args:
+        candidate_log_confidence: (B, K) log g of each candidate; carries the gradient.
+        candidate_scores: (B, K) first score of each candidate; detached here.
+        candidate_log_proposal: (B, K) log q of each candidate; detached here. K is at least 2.
+    """
+    count = candidate_log_confidence.shape[1]
+    log_confidence = candidate_log_confidence.detach()
+    weights = (log_confidence - candidate_log_proposal.detach()).exp()  # (B, K)
+    costs = log_confidence - candidate_scores.detach()  # (B, K)
+    weighted = weights * costs
+    baselines = (weighted.sum(1, keepdim=True) - weighted) / (count - 1)
+    gradient_only = candidate_log_confidence - log_confidence  # 0 with the gradient of log g
+    return (weighted + weights * (costs - baselines) * gradient_only).mean()
+
+
+def anchor_loss(click_log_confidence: Tensor) -> Tensor:
+    """Return mean_b -log g(click), which ties the generator to real clicks.
+
+    Args:
+        click_log_confidence: (B,) log g of each click.
+    """
+    return -click_log_confidence.mean()
+
+
+def gap_loss(gap: Tensor, *, scale: float) -> Tensor:
+    """Return L3 = exp(-gap / tau): in (0, 1], the smaller the larger the gap (claim 4).
+
+    Args:
+        gap: a distance >= 0 between the distributions of clicks and candidates.
+        scale: tau > 0.
+    """
+    return torch.exp(-gap / scale)
+
+
+def euclidean_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
+    """Return the Euclidean distance between the mean click and the mean candidate.
+
+    || sum_i p_i v_i - sum_i g_i v_i ||, p the share of item i in the clicks.
+
+    Args:
+        clicks: (B,) position in the pool of each click of one domain.
+        confidence: (B, N) the generator's confidence; its rows are averaged to g.
+        vectors: (N, E) item vectors, detached here: the gap moves the generator's choice.
+    """
+    difference = _click_shares(clicks, confidence) - confidence.mean(dim=0)
+    return _safe_norm(difference @ vectors.detach())
+
+
+def kl_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
+    """Return the relative entropy KL(p || g) of smoothed click shares to mean confidence.
+
+    p_i = (count_i + 1/N) / (B + 1): one click's worth of mass is spread over the pool.
+
+    Args: as `euclidean_gap`; `vectors` is not used.
+    """
+    rows, size = confidence.shape
+    shares = (_click_shares(clicks, confidence) * rows + 1 / size) / (rows + 1)
+    mean = confidence.mean(dim=0).clamp_min(torch.finfo(confidence.dtype).tiny)
+    return (shares * (shares.log() - mean.log())).sum()
+
+
+def mmd_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
+    """Return the maximum mean discrepancy between clicks and candidates.
+
+    sqrt((p - g)' K (p - g)), K_ij = exp(-|v_i - v_j|^2 / h), h the mean squared distance of the
+    pool's vectors.
+
+    Args: as `euclidean_gap`.
+
+    Source: Gretton et al. 2012, eq. 5 (biased estimate).
+    """
+    fixed = vectors.detach()
+    difference = _click_shares(clicks, confidence) - confidence.mean(dim=0)  # (N,)
+    squared = torch.cdist(fixed, fixed).square()
+    kernel = torch.exp(-squared / squared.mean().clamp_min(1e-12))
+    return (difference @ kernel @ difference).clamp_min(1e-12).sqrt()
+
+
+GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+    "euclidean": euclidean_gap,
+    "kl": kl_gap,
+    "mmd": mmd_gap,
+}
+"""Name in `train.gap` -> distance of (clicks, confidence, vectors) of one (batch, domain)."""
+
+
+def _click_shares(clicks: Tensor, confidence: Tensor) -> Tensor:
+    """Return (N,) the share of each item of the pool in the clicks."""
+    counts = torch.bincount(clicks, minlength=confidence.shape[1])
+    return counts.to(confidence.dtype) / len(clicks)
+
+
+def _safe_norm(vector: Tensor) -> Tensor:
+    """Return the norm with a finite gradient at zero."""
+    return vector.square().sum().clamp_min(1e-12).sqrt()

@@ -1,0 +1,26 @@
+"""Networks that form the user's vector in a target domain; the item side is the same for all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.networks.translation import TranslationNetwork
+from crossfeed.model.timelines import Timelines
+
+__all__ = ["NETWORKS", "UserNetwork"]
+
+
+class UserNetwork(Protocol):
+    """Forms (B, E) user vectors from timelines and the table of item vectors."""
+
+    def __call__(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor: ...
+
+
+NETWORKS: Mapping[str, Callable[[int, ModelConfig], nn.Module]] = {
+    "translation": TranslationNetwork,
+}
+"""Name in `model.discriminator` -> network, built from the number of domains and the settings."""

@@ -1,0 +1,56 @@
+"""Both players together, and the score that they serve."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.discriminator import Discriminator
+from crossfeed.model.generator import Generator
+from crossfeed.model.timelines import Timelines
+from crossfeed.scorer import Catalogue
+
+__all__ = ["Players"]
+
+
+class Players(nn.Module):
+    """The generator and the discriminator; they share no parameter.
+
+    The score of item i for user u in domain d is what the discriminator's scoring layer gives,
+    s = <u_d, v_i> + b_i, plus the generator's output <g_d, w_i> + c_i unless `model.fuse` is
+    "none". The generator's output is its log-confidence up to a constant per (user, domain), so
+    ranking by the sum is ranking by s + log confidence, and stays one inner product.
+    """
+
+    def __init__(self, catalogue: Catalogue, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        domains = len(catalogue.domains)
+        self.generator = Generator(items=catalogue.items, domains=domains, config=config)
+        self.discriminator = Discriminator(items=catalogue.items, domains=domains, config=config)
+
+    @property
+    def fused(self) -> bool:
+        """Return whether the generator's output is a part of the score."""
+        return self.config.fuse != "none"
+
+    @torch.no_grad()
+    def user_vectors(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) the user side of the score; (B, 2E) where it is fused."""
+        users = self.discriminator.users(timelines)
+        return torch.cat([users, self.generator.users(timelines)], 1) if self.fused else users
+
+    @torch.no_grad()
+    def item_vectors(self) -> Tensor:
+        """Return (I, E) the item side of the score; (I, 2E) where it is fused."""
+        vectors = self.discriminator.scoring_layer.vectors.weight
+        if self.fused:
+            vectors = torch.cat([vectors, self.generator.output_layer.vectors.weight], 1)
+        return vectors.clone()
+
+    @torch.no_grad()
+    def item_biases(self) -> Tensor:
+        """Return (I,) the part of the score that the user does not change."""
+        biases = self.discriminator.scoring_layer.biases
+        return biases + self.generator.output_layer.biases if self.fused else biases.clone()

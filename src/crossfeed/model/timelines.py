@@ -1,0 +1,105 @@
+"""From histories to what the encoder reads: one jagged group of items per (user, domain).
+
+Most users know few domains, so a dense users x domains x length cube would be mostly padding.
+The same rule trims a history in training and in serving.
+
+Dims: B rows, T items of all rows together, G groups (row, domain), D domains.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossfeed.config import ModelConfig
+from crossfeed.scorer import Catalogue, Histories, Ints
+
+__all__ = ["Timelines", "build_timelines"]
+
+
+@dataclass(frozen=True)
+class Timelines:
+    """A batch of trimmed histories, grouped by (row, domain); every row has its target's group."""
+
+    items: Tensor
+    """(T,) item index; sorted by group, oldest first within it."""
+    groups: Tensor
+    """(T,) the group that each item belongs to."""
+    recency: Tensor
+    """(T,) 0 for the newest item of its group, 1 for the one before, ..."""
+    group_rows: Tensor
+    """(G,) the row of each group; sorted by (row, domain)."""
+    group_slots: Tensor
+    """(G,) the group's place among its row's groups."""
+    group_domains: Tensor
+    """(G,) the domain of each group."""
+    target_groups: Tensor
+    """(B,) the group of each row's target domain."""
+    target_domains: Tensor
+    """(B,) the target domain of each row."""
+
+    @property
+    def rows(self) -> int:
+        """Return B."""
+        return len(self.target_domains)
+
+    def to(self, device: torch.device) -> Timelines:
+        """Return the batch on another device."""
+        return Timelines(
+            **{field.name: getattr(self, field.name).to(device) for field in fields(self)}
+        )
+
+
+def build_timelines(
+    histories: Histories, domains: Ints, *, catalogue: Catalogue, config: ModelConfig
+) -> Timelines:
+    """Trim and group a batch of histories.
+
+    Args:
+        histories: B histories, newest last.
+        domains: (B,) the target domain of each row.
+        catalogue: tells the domain of each item.
+        config: its `history_per_domain` newest items of each domain stay, and of those the
+            `history_total` newest.
+    """
+    width = len(catalogue.domains)
+    rows = histories.rows()
+    keys = rows * width + catalogue.domain_of(histories.items)  # (T,) one key per (row, domain)
+    kept = _newest(keys, config.history_per_domain)
+    kept = kept[_newest(rows[kept], config.history_total)]
+    kept = kept[np.argsort(keys[kept], kind="stable")]
+    target_keys = np.arange(len(histories)) * width + domains
+    group_keys, group_of = np.unique(np.concatenate([target_keys, keys[kept]]), return_inverse=True)
+    groups = group_of[len(target_keys) :]
+    group_rows = group_keys // width
+    first_of_row = np.searchsorted(group_rows, np.arange(len(histories)))
+    slots = np.arange(len(group_keys)) - first_of_row[group_rows]
+    return Timelines(
+        items=_tensor(histories.items[kept]),
+        groups=_tensor(groups),
+        recency=_tensor(_recency(groups)),
+        group_rows=_tensor(group_rows),
+        group_slots=_tensor(slots),
+        group_domains=_tensor(group_keys % width),
+        target_groups=_tensor(group_of[: len(target_keys)]),
+        target_domains=_tensor(domains),
+    )
+
+
+def _newest(keys: Ints, limit: int) -> Ints:
+    """Return the positions of the `limit` last entries of each key, in their original order."""
+    order = np.argsort(keys, kind="stable")
+    return np.sort(order[_recency(keys[order]) < limit])
+
+
+def _recency(sorted_keys: Ints) -> Ints:
+    """Return how many entries of the same key follow each entry."""
+    ends = np.searchsorted(sorted_keys, sorted_keys, side="right")
+    return ends - np.arange(len(sorted_keys)) - 1
+
+
+def _tensor(values: Ints) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(values, dtype=np.int64))

@@ -1,0 +1,208 @@
+"""One run on disk: its configuration, what it measured, and its checkpoints.
+
+    config.json             all settings, the dataset's path and hash, versions, device
+    metrics.jsonl           one line per epoch
+    checkpoints/last.pt     everything needed to go on as if nothing had happened
+    checkpoints/best.pt     the players' weights at the best validation so far
+    checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
+    results.json            figures of the last evaluation
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from pickle import UnpicklingError  # what a damaged checkpoint raises; nothing is unpickled freely
+from typing import Any, Literal, get_args
+
+import torch
+
+from crossfeed import __version__
+from crossfeed.config import Config, parse_config
+from crossfeed.data.dataset import Dataset
+from crossfeed.errors import RunError
+from crossfeed.evaluation.evaluate import Results
+from crossfeed.files import atomic_path, require_free, write_json
+from crossfeed.model.scorer import NetworkScorer
+
+__all__ = ["FORMAT_VERSION", "CheckpointName", "Run"]
+
+CheckpointName = Literal["last", "best", "refit-last", "refit"]
+
+FORMAT_VERSION = 1
+
+Checkpoint = dict[str, Any]  # Any: tensors and the plain values that weights_only loading allows
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds one training, finished or not."""
+
+    path: Path
+    config: Config
+    facts: dict[str, Any]  # Any: JSON
+    """What else config.json says: dataset, dataset_hash and versions."""
+
+    @classmethod
+    def create(
+        cls, path: Path, *, dataset: Dataset, config: Config, overwrite: bool
+    ) -> Run:
+        """Begin a run in a fresh folder.
+
+        Raises:
+            OutputError: the folder exists and may not be replaced, or cannot be written.
+        """
+        require_free(path, overwrite=overwrite)
+        config = config.model_copy(update={"data": dataset.config})
+        facts = {
+            "format_version": FORMAT_VERSION,
+            "crossfeed": __version__,
+            "torch": torch.__version__,
+            "python": platform.python_version(),
+            "dataset": str(dataset.path.resolve()),
+            "dataset_hash": dataset.manifest.get("content_hash", "0"),
+        }
+        _clear(path)
+        write_json(path / "config.json", {**facts, "config": config.model_dump(mode="json")})
+        return cls(path, config, facts)
+
+    @classmethod
+    def open(cls, path: Path | str) -> Run:
+        """Open a run that exists.
+
+        Raises:
+            RunError: the folder is no run, is damaged or of another format version.
+        """
+        path = Path(path)
+        try:
+            facts = json.loads((path / "config.json").read_text("utf-8"))
+            config = parse_config(facts.pop("config"), source=str(path / "config.json"))
+            version = facts["format_version"]
+        except OSError:
+            raise RunError(
+                f"'{path}' is not a run: it has no config.json",
+                hint="make one with: crossfeed train DATASET --out RUN",
+            ) from None
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise RunError(f"the run '{path}' is damaged: config.json cannot be read") from None
+        if version != FORMAT_VERSION:
+            raise RunError(
+                f"the run '{path}' has format version {version}; this crossfeed reads "
+                f"{FORMAT_VERSION}",
+                hint="train again with --overwrite",
+            )
+        return cls(path, config, facts)
+
+    def dataset(self) -> Dataset:
+        """Open the dataset that the run was trained on.
+
+        Raises:
+            DatasetError: it is not where it was.
+            RunError: it is not what it was.
+        """
+        dataset = Dataset.load(self.facts["dataset"])
+        self.require_dataset(dataset)
+        return dataset
+
+    def require_dataset(self, dataset: Dataset) -> None:
+        """Refuse a dataset that is not the one the run was trained on.
+
+        Raises:
+            RunError: its content differs.
+        """
+        found, expected = dataset.manifest.get("content_hash", "0"), self.facts["dataset_hash"]
+        if found != expected:
+            raise RunError(
+                f"the dataset '{dataset.path}' is not what the run '{self.path}' was trained on: "
+                f"its content hash is {found[:12]}, the run's is {expected[:12]}",
+                hint="prepare it again from the same log and settings, or train a new run",
+            )
+
+    @property
+    def refitted(self) -> bool:
+        """Return whether the run holds weights refitted on all data."""
+        return self.has_checkpoint("refit")
+
+    def scorer(self, *, refitted: bool = False) -> NetworkScorer:
+        """Return the score as served.
+
+        Args:
+            refitted: take the weights refitted on all data, which must never be evaluated on
+                that data, instead of those of the best epoch.
+
+        Raises:
+            RunError: the weights have not been trained yet.
+        """
+        dataset = self.dataset()
+        if refitted:
+            dataset = dataset.refitted()
+        weights = self.read_checkpoint("refit" if refitted else "best")["players"]
+        return NetworkScorer.from_state(dataset.catalogue, self.config.model, weights)
+
+    def metrics(self) -> list[dict[str, Any]]:  # Any: JSON
+        """Return what was measured, one entry per epoch."""
+        file = self.path / "metrics.jsonl"
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+    def write_metrics(self, lines: list[dict[str, Any]]) -> None:  # Any: JSON
+        """Write what was measured, one entry per epoch."""
+        with atomic_path(self.path / "metrics.jsonl") as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+
+    def write_results(self, results: Results) -> None:
+        """Keep the figures of an evaluation as results.json."""
+        write_json(self.path / "results.json", results.to_json())
+
+    def has_checkpoint(self, name: CheckpointName) -> bool:
+        """Return whether a checkpoint exists."""
+        return self._checkpoint(name).exists()
+
+    def write_checkpoint(
+        self, name: CheckpointName, checkpoint: Mapping[str, Any]  # Any: see Checkpoint
+    ) -> None:
+        """Write a checkpoint; the one before stays until the new one is complete."""
+        with atomic_path(self._checkpoint(name)) as temporary:
+            torch.save({"format_version": FORMAT_VERSION, **checkpoint}, temporary)
+
+    def read_checkpoint(self, name: CheckpointName) -> Checkpoint:
+        """Read a checkpoint.
+
+        Raises:
+            RunError: it is missing, damaged or of another format version.
+        """
+        file = self._checkpoint(name)
+        if not file.exists():
+            raise RunError(
+                f"the run '{self.path}' has no {name} checkpoint yet",
+                hint="go on with: crossfeed train DATASET --out RUN --resume",
+            )
+        try:
+            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
+            version = checkpoint.pop("format_version")
+        except (RuntimeError, ValueError, KeyError, EOFError, OSError, UnpicklingError) as error:
+            raise RunError(
+                f"the checkpoint '{file}' is damaged: {str(error).splitlines()[0]}",
+                hint="train again with --overwrite",
+            ) from error
+        if version != FORMAT_VERSION:
+            raise RunError(
+                f"the checkpoint '{file}' has format version {version}; this crossfeed reads "
+                f"{FORMAT_VERSION}"
+            )
+        return dict(checkpoint)
+
+    def _checkpoint(self, name: CheckpointName) -> Path:
+        return self.path / "checkpoints" / f"{name}.pt"
+
+
+def _clear(path: Path) -> None:
+    """Remove a former run's files, and nothing that crossfeed did not write."""
+    for name in ("config.json", "metrics.jsonl", "results.json"):
+        (path / name).unlink(missing_ok=True)
+    for name in get_args(CheckpointName):
+        (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)

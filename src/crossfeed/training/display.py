@@ -1,0 +1,71 @@
+"""What a person sees of a training: a bar per epoch with losses and remaining time, on stderr."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from crossfeed.evaluation.evaluate import Results
+
+__all__ = ["Display"]
+
+
+class Display:
+    """Shows progress while it is open; where stderr is no terminal, one line per epoch."""
+
+    def __init__(self, *, epochs: int, steps: int, stage: str) -> None:
+        self._console = Console(stderr=True)
+        self._epochs, self._steps, self._stage = epochs, steps, stage
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=not self._console.is_terminal,
+        )
+        self._task = self._progress.add_task(stage, total=epochs * steps, losses="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def step(self, *, epoch: int, step: int, losses: dict[str, float]) -> None:
+        """Show one finished step and the epoch's mean losses so far."""
+        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._progress.update(
+            self._task,
+            completed=epoch * self._steps + step,
+            description=f"{self._stage} epoch {epoch + 1}/{self._epochs}",
+            losses=text,
+        )
+
+    def epoch(self, *, epoch: int, results: Results | None, seconds: float, best: bool) -> None:
+        """Show one finished epoch and its validation."""
+        line = f"{self._stage} epoch {epoch + 1:>3}/{self._epochs}  {seconds:.1f} s"
+        if results is not None:
+            micro, macro = results.micro["ndcg@10"], results.macro["ndcg@10"]
+            line += f"  validation ndcg@10 micro {micro:.4f} macro {macro:.4f}"
+        self.say(line + ("  best so far" if best else ""))
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+        self._console.print(line, highlight=False, markup=False, soft_wrap=True)

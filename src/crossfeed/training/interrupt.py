@@ -1,0 +1,62 @@
+"""Ctrl-C and SIGTERM that wait for the end of a step, so that what is saved is consistent."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import NoReturn, Self
+
+__all__ = ["Interruptible"]
+
+
+class Interruptible:
+    """Collects requests to stop while it is open; a second Ctrl-C stops at once.
+
+    Outside the main thread, where Python allows no signal handlers, it never asks to stop.
+    """
+
+    def __init__(self) -> None:
+        self._asked: int | None = None
+        self._previous: dict[int, object] = {}
+
+    @property
+    def asked(self) -> bool:
+        """Return whether a signal asked to stop."""
+        return self._asked is not None
+
+    def stop(self, command: str) -> NoReturn:
+        """Leave as the signal wants it, after the state has been saved.
+
+        Args:
+            command: what to type, with --resume, to go on.
+
+        Raises:
+            KeyboardInterrupt: the signal was Ctrl-C.
+            SystemExit: with 143, the signal was SIGTERM.
+        """
+        print(f"stopped and saved; go on with: {command} --resume", file=sys.stderr)
+        if self._asked == signal.SIGTERM:
+            raise SystemExit(143)
+        raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        if self.asked and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked = number

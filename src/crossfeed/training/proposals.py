@@ -1,0 +1,149 @@
+"""Proposals: the distribution q that candidates are drawn from, and the draws.
+
+q = share . g + (1 - share) . static, over the row's pool: the domain's items minus the user's
+history, the click always in it. Draws are independent and with replacement; duplicates and hits
+of the click stay, because the correction -log q counts on them.
+
+Dims: B clicks, b clicks of one domain, K candidates per click, N items of a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from crossfeed.config import TrainConfig
+from crossfeed.data.dataset import Dataset
+from crossfeed.model.generator import Generator, log_confidence
+from crossfeed.training.batches import Batch, DomainRows
+
+__all__ = ["Proposals", "StaticProposals", "propose"]
+
+
+@dataclass(frozen=True)
+class Proposals:
+    """The generator's view of a batch and the candidates drawn from the proposal."""
+
+    confidences: tuple[Tensor, ...]
+    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains."""
+    candidates: Tensor
+    """(B, K) position of each candidate in the pool of its row's domain."""
+    candidate_log_confidence: Tensor
+    """(B, K) log g of each candidate."""
+    click_log_confidence: Tensor
+    """(B,) log g of each click."""
+    candidate_log_proposal: Tensor
+    """(B, K) log q of each candidate; has no gradient."""
+    click_log_proposal: Tensor
+    """(B,) log q of each click; has no gradient."""
+    expanded: Tensor
+    """(B,) whether the generator expands the row's domain."""
+
+    def detached(self) -> Proposals:
+        """Return the same without gradients, for the phase in which the generator rests."""
+        return replace(
+            self,
+            confidences=tuple(confidence.detach() for confidence in self.confidences),
+            candidate_log_confidence=self.candidate_log_confidence.detach(),
+            click_log_confidence=self.click_log_confidence.detach(),
+        )
+
+
+class StaticProposals:
+    """The part of the proposal that does not learn, per domain."""
+
+    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
+        self._kind = config.static_proposal
+        clicks = torch.from_numpy(dataset.item_clicks)
+        catalogue = dataset.catalogue
+        self._weights = [
+            self._weight(clicks[catalogue.pool(domain)]) for domain in range(len(catalogue.domains))
+        ]
+
+    def to(self, device: torch.device) -> StaticProposals:
+        """Move the tables to another device."""
+        self._weights = [weight.to(device) for weight in self._weights]
+        return self
+
+    def weights(self, group: DomainRows) -> Tensor:
+        """Return (N,) unnormalised weights of the pool's items."""
+        if self._kind != "batch":
+            return self._weights[group.domain]
+        return torch.bincount(group.clicks, minlength=len(self._weights[group.domain])).float()
+
+    def _weight(self, clicks: Tensor) -> Tensor:
+        if self._kind == "popularity":
+            return clicks.clamp_min(1).float().pow(0.75)
+        return torch.ones(len(clicks))
+
+
+def propose(
+    generator: Generator,
+    batch: Batch,
+    *,
+    static: StaticProposals,
+    config: TrainConfig,
+    expanded: Sequence[bool],
+    share: float,
+) -> Proposals:
+    """Let the generator look at a batch and draw candidates.
+
+    Args:
+        generator: the player; gradients flow to it through the confidences.
+        batch: B clicks.
+        static: the part of the proposal that does not learn.
+        config: `candidates` is K.
+        expanded: by domain, whether the generator takes part in its proposal.
+        share: the generator's share of q in those domains; 0 during warm-up.
+    """
+    users = generator.users(batch.timelines)
+    confidences, drawn = [], []
+    for group in batch.groups:
+        excluded = _excluded(group, users.device)
+        logits = generator.output_layer(users[group.rows], group.pool)
+        confidence = log_confidence(logits, excluded)  # (b, N)
+        proposal = _mix(
+            confidence.detach(),
+            static.weights(group),
+            excluded=excluded,
+            share=share if expanded[group.domain] else 0.0,
+        )
+        confidences.append(confidence)
+        drawn.append(_draw(group, confidence, proposal, count=config.candidates))
+    columns = [torch.cat(column) for column in zip(*drawn, strict=True)]
+    expands = [expanded[group.domain] for group in batch.groups for _ in range(len(group.clicks))]
+    return Proposals(
+        tuple(confidences), *columns, expanded=torch.tensor(expands, device=users.device)
+    )
+
+
+def _excluded(group: DomainRows, device: torch.device) -> Tensor:
+    """Return (b, N) true where the item belongs to the user's history."""
+    size = group.pool.stop - group.pool.start
+    excluded = torch.zeros(len(group.clicks), size, dtype=torch.bool, device=device)
+    excluded[group.seen] = True
+    return excluded
+
+
+def _mix(confidence: Tensor, weights: Tensor, *, excluded: Tensor, share: float) -> Tensor:
+    """Return (b, N) the proposal q, normalised over each row's pool."""
+    static = weights.unsqueeze(0).masked_fill(excluded, 0.0)
+    static = static / static.sum(dim=1, keepdim=True)
+    return share * confidence.exp() + (1 - share) * static if share else static
+
+
+def _draw(
+    group: DomainRows, confidence: Tensor, proposal: Tensor, *, count: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    candidates = torch.multinomial(proposal, count, replacement=True)  # (b, K)
+    clicks = group.clicks.unsqueeze(1)  # (b, 1)
+    return (
+        candidates,
+        confidence.gather(1, candidates),
+        confidence.gather(1, clicks).squeeze(1),
+        proposal.gather(1, candidates).log(),
+        proposal.gather(1, clicks).squeeze(1).log(),
+    )

@@ -1,0 +1,190 @@
+"""One step of each player: the one target loss, minimised for the player that moves.
+
+Dims: B clicks, K candidates per click.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from crossfeed.config import Config
+from crossfeed.errors import NonFiniteLossError
+from crossfeed.model.losses import (
+    GAPS,
+    anchor_loss,
+    binary_loss,
+    gap_loss,
+    generator_loss,
+    softmax_loss,
+)
+from crossfeed.model.players import Players
+from crossfeed.training.batches import Batch
+from crossfeed.training.proposals import Proposals
+
+__all__ = ["Scores", "TargetLoss", "discriminator_step", "generator_step", "score", "target_loss"]
+
+
+@dataclass(frozen=True)
+class Scores:
+    """The discriminator's scores of a batch (claim 6)."""
+
+    candidates: Tensor
+    """(B, K) first score."""
+    clicks: Tensor
+    """(B,) second score."""
+
+    def detached(self) -> Scores:
+        """Return the same without gradients, for the phase in which the discriminator rests."""
+        return Scores(self.candidates.detach(), self.clicks.detach())
+
+
+@dataclass(frozen=True)
+class TargetLoss:
+    """The terms of the target loss, weights included; their sum is what both players minimise."""
+
+    generator: Tensor
+    """L1: expected log-confidence minus score."""
+    anchor: Tensor
+    """The generator's likelihood of real clicks, a part of L1."""
+    discriminator: Tensor
+    """L2: clicks against candidates."""
+    gap: Tensor
+    """L3: decreasing in the gap between clicks and candidates."""
+
+    @property
+    def total(self) -> Tensor:
+        """Return L1 + L2 + L3."""
+        return self.generator + self.anchor + self.discriminator + self.gap
+
+
+def score(players: Players, batch: Batch, proposals: Proposals) -> Scores:
+    """Score the candidates (first score) and the clicks (second score) of a batch."""
+    discriminator = players.discriminator
+    users = discriminator.users(batch.timelines)
+    first, second = [], []
+    for group in batch.groups:
+        scores = discriminator.scoring_layer(users[group.rows], group.pool)  # (b, N)
+        first.append(scores.gather(1, proposals.candidates[group.rows]))
+        second.append(scores.gather(1, group.clicks.unsqueeze(1)).squeeze(1))
+    return Scores(torch.cat(first), torch.cat(second))
+
+
+def target_loss(
+    players: Players, batch: Batch, proposals: Proposals, scores: Scores, config: Config
+) -> TargetLoss:
+    """Return L1 + L2 + L3 of a batch; detach what belongs to the player that rests."""
+    train = config.train
+    zero = scores.clicks.new_zeros(())
+    log_confidence = proposals.candidate_log_confidence
+    generator = gap = zero
+    if train.reward_weight and bool(proposals.expanded.any()):
+        rows = proposals.expanded
+        generator = train.reward_weight * generator_loss(
+            log_confidence[rows],
+            scores.candidates[rows],
+            candidate_log_proposal=proposals.candidate_log_proposal[rows],
+        )
+    if train.gap != "none" and train.gap_weight:
+        gap = train.gap_weight * _gap(players, batch, proposals, config)
+    return TargetLoss(
+        generator=generator,
+        anchor=train.anchor_weight * anchor_loss(proposals.click_log_confidence),
+        discriminator=_discriminator_loss(proposals, scores, config),
+        gap=gap,
+    )
+
+
+def discriminator_step(
+    players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
+) -> TargetLoss:
+    """Move the discriminator; the generator and its proposals stay as they are."""
+    resting = proposals.detached()
+    scores = score(players, batch, resting)
+    losses = target_loss(players, batch, resting, scores, config)
+    _require_finite(losses, batch, resting, scores)
+    _move(players.discriminator, optimiser, losses, config)
+    return losses
+
+
+def generator_step(
+    players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
+) -> TargetLoss:
+    """Move the generator by the scores of the discriminator as it stands now."""
+    with torch.no_grad():
+        scores = score(players, batch, proposals)
+    losses = target_loss(players, batch, proposals, scores, config)
+    _require_finite(losses, batch, proposals, scores)
+    _move(players.generator, optimiser, losses, config)
+    return losses
+
+
+def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:
+    loss = softmax_loss if config.train.objective == "softmax" else binary_loss
+    first, second = scores.candidates, scores.clicks
+    if config.model.fuse == "residual":  # the discriminator learns what the generator misses
+        first = first + proposals.candidate_log_confidence.detach()
+        second = second + proposals.click_log_confidence.detach()
+    return loss(
+        second,
+        first,
+        click_log_proposal=proposals.click_log_proposal,
+        candidate_log_proposal=proposals.candidate_log_proposal,
+        correction=config.train.correction,
+    )
+
+
+def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -> Tensor:
+    """Return the mean of exp(-gap / tau) over the batch's domains."""
+    distance = GAPS[config.train.gap]
+    vectors = players.discriminator.scoring_layer.vectors.weight
+    losses = [
+        gap_loss(
+            distance(group.clicks, confidence.exp(), vectors[group.pool]),
+            scale=config.train.gap_scale,
+        )
+        for group, confidence in zip(batch.groups, proposals.confidences, strict=True)
+    ]
+    return torch.stack(losses).mean()
+
+
+def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> None:
+    optimiser.zero_grad(set_to_none=True)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
+    optimiser.step()
+
+
+def _require_finite(
+    losses: TargetLoss, batch: Batch, proposals: Proposals, scores: Scores
+) -> None:
+    """Stop before a loss that is not finite reaches the weights."""
+    if bool(losses.total.isfinite()):
+        return
+    terms = {term.name: float(getattr(losses, term.name).detach()) for term in fields(losses)}
+    name = next(name for name, value in terms.items() if not math.isfinite(value))
+    raise NonFiniteLossError(
+        loss=name,
+        value=terms[name],
+        epoch=batch.epoch + 1,
+        step=batch.step + 1,
+        domain=_first_bad_domain(batch, proposals, scores),
+    )
+
+
+def _first_bad_domain(batch: Batch, proposals: Proposals, scores: Scores) -> str:
+    """Return the first domain of the batch with a value that is not finite."""
+    for group in batch.groups:
+        values = (
+            scores.clicks[group.rows],
+            scores.candidates[group.rows],
+            proposals.click_log_confidence[group.rows],
+            proposals.candidate_log_confidence[group.rows],
+        )
+        if not all(bool(value.isfinite().all()) for value in values):
+            return group.name
+    return ", ".join(group.name for group in batch.groups)

@@ -1,0 +1,287 @@
+"""The training of both players: warm-up, alternating phases, selection on validation, resume."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import AdamW, Optimizer
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, TrainingError
+from crossfeed.evaluation.evaluate import Results, evaluate
+from crossfeed.model.players import Players
+from crossfeed.model.scorer import NetworkScorer
+from crossfeed.run import CheckpointName, Run
+from crossfeed.training.batches import Batch, batches, steps_per_epoch
+from crossfeed.training.display import Display
+from crossfeed.training.interrupt import Interruptible
+from crossfeed.training.proposals import StaticProposals, propose
+from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step
+
+__all__ = ["train"]
+
+
+def train(
+    dataset: Dataset,
+    *,
+    out: Path | str,
+    config: Config = Config(),
+    resume: bool = False,
+    refit: bool = False,
+    overwrite: bool = False,
+) -> Run:
+    """Train both players and keep the epoch that is best on validation.
+
+    Args:
+        dataset: prepared data; its validation part selects, its test part is never touched.
+        out: folder of the run.
+        config: settings; ignored when an existing run is resumed.
+        resume: go on with the run in `out`, or begin where there is none; a run that is finished
+            is left as it is.
+        refit: afterwards train anew on all data, validation and test included, for the number of
+            epochs that was best; these weights are for export, never for evaluation.
+        overwrite: replace an existing run.
+
+    Raises:
+        OutputError: `out` exists and neither `resume` nor `overwrite` is set.
+        ConfigError: a domain of `train.expand_domains` is not in the dataset.
+        RunError: the run to be resumed was trained on another dataset.
+        NonFiniteLossError: a loss became infinite or not a number.
+        KeyboardInterrupt: after Ctrl-C, when the state has been saved.
+    """
+    out = Path(out)
+    if resume and (out / "config.json").exists():
+        run = Run.open(out)
+        run.require_dataset(dataset)
+    else:
+        run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
+    selection = Fit(run, dataset, stage="train", epochs=run.config.train.epochs, selects=True)
+    selection.go_on()
+    if refit:
+        everything = dataset.refitted()
+        epochs = selection.progress.best_epoch + 1
+        Fit(run, everything, stage="refit", epochs=epochs, selects=False).go_on()
+    return run
+
+
+@dataclass
+class FitProgress:
+    """How far a fit has come; with the weights and the random state all that a resume needs."""
+
+    epoch: int = 0
+    step: int = 0
+    best: float = float("-inf")
+    best_epoch: int = 0
+    finished: bool = False
+    seconds: float = 0.0
+    losses: dict[str, float] = field(default_factory=dict)
+    """Sums of the running epoch's losses."""
+    metrics: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
+
+
+class Fit:
+    """One fit of both players to a dataset, saved as it goes."""
+
+    def __init__(
+        self, run: Run, dataset: Dataset, *, stage: str, epochs: int, selects: bool
+    ) -> None:
+        self.run, self.dataset, self.config = run, dataset, run.config
+        self.stage, self.epochs, self.selects = stage, epochs, selects
+        self.last: CheckpointName = "last" if selects else "refit-last"
+        self.best: CheckpointName = "best" if selects else "refit"
+        self.progress = FitProgress()
+        self.device = _device(run.config.train.device)
+        self.clicks = dataset.events(Part.TRAIN)
+        if not len(self.clicks):
+            raise TrainingError(f"the training part of '{dataset.path}' has no click")
+        self.steps = steps_per_epoch(len(self.clicks), self.config)
+        self.expanded = _expanded(dataset, self.config)
+        self.static = StaticProposals(dataset, self.config.train).to(self.device)
+        with torch.random.fork_rng():
+            torch.manual_seed(self.config.train.seed)
+            self.players = Players(dataset.catalogue, self.config.model).to(self.device)
+            self.random_state = torch.get_rng_state()
+        self.optimisers = {
+            "discriminator": _optimiser(self.players.discriminator, self.config),
+            "generator": _optimiser(self.players.generator, self.config),
+        }
+        if run.has_checkpoint(self.last):
+            self._restore(run.read_checkpoint(self.last))
+
+    def go_on(self) -> None:
+        """Train from where the fit stands until it is finished."""
+        if self.progress.finished:
+            return
+        display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage)
+        with display, Interruptible() as interruptible, torch.random.fork_rng():
+            torch.set_rng_state(self.random_state)
+            while not self.progress.finished:
+                self._run_epoch(display, interruptible)
+                self._end_epoch(display)
+
+    def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:
+        progress = self.progress
+        self.players.train()
+        began = time.perf_counter() - progress.seconds
+        for batch in batches(
+            self.dataset,
+            self.config,
+            clicks=self.clicks,
+            epoch=progress.epoch,
+            first_step=progress.step,
+        ):
+            self._step(batch.to(self.device))
+            progress.step += 1
+            progress.seconds = time.perf_counter() - began
+            display.step(epoch=progress.epoch, step=progress.step, losses=self._mean_losses())
+            if interruptible.asked:
+                self._save()
+                interruptible.stop(f"crossfeed train {self.dataset.path} --out {self.run.path}")
+
+    def _step(self, batch: Batch) -> None:
+        """Move the discriminator, and every `discriminator_steps`-th time the generator."""
+        config = self.config
+        warming_up = self.progress.epoch < config.train.warmup_epochs
+        if warming_up:
+            config = _warmup(config)
+        proposals = propose(
+            self.players.generator,
+            batch,
+            static=self.static,
+            config=config.train,
+            expanded=self.expanded,
+            share=config.train.proposal_share,
+        )
+        losses = discriminator_step(
+            self.players, self.optimisers["discriminator"], batch, proposals, config
+        )
+        self._count("discriminator", losses)
+        if (batch.step + 1) % config.train.discriminator_steps == 0:
+            losses = generator_step(
+                self.players, self.optimisers["generator"], batch, proposals, config
+            )
+            self._count("generator", losses)
+
+    def _end_epoch(self, display: Display) -> None:
+        progress = self.progress
+        results = self._validate() if self.selects else None
+        value = _selected(results, self.config) if results else float("inf")
+        is_best = value > progress.best or not self.selects
+        if is_best:
+            progress.best, progress.best_epoch = value, progress.epoch
+        progress.metrics.append(self._epoch_metrics(results))
+        display.epoch(
+            epoch=progress.epoch, results=results, seconds=progress.seconds, best=is_best
+        )
+        stale = progress.epoch - progress.best_epoch
+        progress.finished = progress.epoch + 1 >= self.epochs or (
+            self.selects and stale >= self.config.train.patience
+        )
+        progress.epoch, progress.step = progress.epoch + 1, 0
+        progress.seconds, progress.losses = 0.0, {}
+        if is_best and (self.selects or progress.finished):
+            self.run.write_checkpoint(self.best, {"players": self.players.state_dict()})
+        if self.selects:
+            self.run.write_metrics(progress.metrics)
+        self._save()
+
+    def _validate(self) -> Results:
+        scorer = NetworkScorer(self.dataset.catalogue, self.players)
+        return evaluate(scorer, self.dataset, part=Part.VALIDATION)
+
+    def _epoch_metrics(self, results: Results | None) -> dict[str, Any]:  # Any: JSON
+        line: dict[str, Any] = {
+            "epoch": self.progress.epoch + 1,
+            "seconds": round(self.progress.seconds, 3),
+            "losses": self._mean_losses(),
+        }
+        if results:
+            line["validation"] = {"micro": results.micro, "macro": results.macro}
+        return line
+
+    def _count(self, player: str, losses: TargetLoss) -> None:
+        sums = self.progress.losses
+        terms = ("discriminator",) if player == "discriminator" else ("generator", "anchor", "gap")
+        for term in terms:
+            value = float(getattr(losses, term).detach())
+            sums[term] = sums.get(term, 0.0) + value
+            sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
+
+    def _mean_losses(self) -> dict[str, float]:
+        sums = self.progress.losses
+        return {
+            name: value / sums[f"{name} steps"]
+            for name, value in sums.items()
+            if not name.endswith(" steps")
+        }
+
+    def _save(self) -> None:
+        self.run.write_checkpoint(
+            self.last,
+            {
+                "players": self.players.state_dict(),
+                "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
+                "random_state": torch.get_rng_state(),
+                "progress": vars(self.progress),
+            },
+        )
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
+        self.players.load_state_dict(checkpoint["players"])
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(checkpoint["optimisers"][name])
+        self.random_state = checkpoint["random_state"]
+        self.progress = FitProgress(**checkpoint["progress"])
+
+
+def _optimiser(player: torch.nn.Module, config: Config) -> Optimizer:
+    """Return AdamW; biases and norms are not decayed."""
+    decayed = [value for value in player.parameters() if value.ndim > 1]
+    others = [value for value in player.parameters() if value.ndim <= 1]
+    return AdamW(
+        [
+            {"params": decayed, "weight_decay": config.train.weight_decay},
+            {"params": others, "weight_decay": 0.0},
+        ],
+        lr=config.train.learning_rate,
+    )
+
+
+def _warmup(config: Config) -> Config:
+    """Return the settings of warm-up: static proposals, and likelihood alone for the generator."""
+    train = config.train.model_copy(
+        update={"proposal_share": 0.0, "reward_weight": 0.0, "gap_weight": 0.0}
+    )
+    return config.model_copy(update={"train": train})
+
+
+def _expanded(dataset: Dataset, config: Config) -> list[bool]:
+    """Return by domain whether the generator expands it."""
+    names = dataset.catalogue.domains
+    wanted = config.train.expand_domains
+    unknown = [name for name in wanted or () if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"train.expand_domains names the unknown domain '{unknown[0]}'; "
+            f"the dataset has: {', '.join(names)}"
+        )
+    return [wanted is None or name in wanted for name in names]
+
+
+def _selected(results: Results, config: Config) -> float:
+    """Return the figure that `train.select_on` names."""
+    kind, metric = config.train.select_on.split()
+    return (results.micro if kind == "micro" else results.macro)[metric]
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ConfigError("train.device = 'cuda', but torch sees no CUDA device")
+    return torch.device(name)

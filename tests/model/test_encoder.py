@@ -1,0 +1,102 @@
+"""Segment operations, and what must not change a user's vector."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.dropout import Dropout
+from crossfeed.model.encoder import segment_softmax, segment_sum
+from crossfeed.model.players import Players
+from crossfeed.model.scorer import NetworkScorer
+from crossfeed.model.timelines import Timelines, build_timelines
+from crossfeed.scorer import Catalogue, Histories, Scorer, VectorScorer
+
+CATALOGUE = Catalogue(
+    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), known=np.array([10, 8, 10])
+)
+HISTORIES = Histories.of([[1, 12, 5], [], [29, 28, 27, 11, 3, 4], [7]])
+
+
+@pytest.fixture(params=["none", "residual", "sum"])
+def scorer(request: pytest.FixtureRequest) -> NetworkScorer:
+    torch.manual_seed(0)
+    config = ModelConfig(width=8, heads=2, fuse=request.param)
+    players = Players(CATALOGUE, config)
+    for parameter in players.parameters():  # zero-initialised ones would hide mistakes
+        torch.nn.init.normal_(parameter, std=0.5)
+    return NetworkScorer(CATALOGUE, players)
+
+
+def test_segment_softmax_is_softmax_of_each_segment() -> None:
+    logits = torch.tensor([[1.0], [2.0], [500.0], [-500.0], [3.0]])
+    segments = torch.tensor([0, 0, 2, 2, 0])
+    weights = segment_softmax(logits, segments, 3)
+    first = torch.tensor([1.0, 2.0, 3.0]).softmax(0)
+    torch.testing.assert_close(weights[[0, 1, 4], 0], first)
+    assert weights[[2, 3], 0].tolist() == [1.0, 0.0]
+
+
+def test_segment_sum_weighs_each_head_apart() -> None:
+    weights = torch.tensor([[1.0, 10.0], [2.0, 20.0]])
+    values = torch.tensor([[1.0, 1.0, 1.0, 1.0], [3.0, 3.0, 3.0, 3.0]])
+    summed = segment_sum(weights, values, torch.tensor([1, 1]), 2)
+    assert summed.tolist() == [[0.0] * 4, [7.0, 7.0, 70.0, 70.0]]
+
+
+def test_batch_is_single_whatever_the_padding(scorer: NetworkScorer) -> None:
+    domains = np.array([1, 0, 2, 1])
+    together = scorer.user_vectors(HISTORIES, domains)
+    for row in range(len(HISTORIES)):
+        alone = scorer.user_vectors(HISTORIES.rows_between(row, row + 1), domains[row : row + 1])
+        np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+
+
+def test_score_is_user_times_item_plus_bias(scorer: NetworkScorer) -> None:
+    users = scorer.user_vectors(HISTORIES, np.full(4, 1))
+    expected = users @ scorer.item_vectors[10:18].T + scorer.item_biases[10:18]
+    np.testing.assert_allclose(scorer.score(HISTORIES, 1), expected, atol=1e-5)
+    assert isinstance(scorer, Scorer) and isinstance(scorer, VectorScorer)
+
+
+def test_fused_score_is_the_discriminators_plus_the_generators() -> None:
+    torch.manual_seed(0)
+    players = Players(CATALOGUE, ModelConfig(width=8, heads=2, fuse="sum"))
+    fused = NetworkScorer(CATALOGUE, players).score(HISTORIES, 0)
+    timelines = _timelines(players.config)
+    with torch.no_grad():
+        scores = players.discriminator.scoring_layer(
+            players.discriminator.users(timelines), slice(0, 10)
+        )
+        confidences = players.generator.output_layer(
+            players.generator.users(timelines), slice(0, 10)
+        )
+    np.testing.assert_allclose(fused, (scores + confidences).numpy(), atol=1e-5)
+
+
+def test_state_rebuilds_the_same_scores(scorer: NetworkScorer) -> None:
+    loaded = NetworkScorer.from_state(CATALOGUE, scorer.config, scorer.state())
+    np.testing.assert_array_equal(loaded.score(HISTORIES, 0), scorer.score(HISTORIES, 0))
+
+
+def test_no_history_is_still_scored(scorer: NetworkScorer) -> None:
+    assert np.isfinite(scorer.score(Histories.of([[]]), 2)).all()
+    assert scorer.user_vectors(Histories.of([]), np.zeros(0, np.int64)).shape[0] == 0
+
+
+def test_dropout_keeps_the_mean_and_drops_the_share() -> None:
+    torch.manual_seed(0)
+    dropout = Dropout(0.25)
+    dropped = dropout(torch.ones(1003, 101))
+    assert (dropped == 0).float().mean().item() == pytest.approx(0.25, abs=0.01)
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.01)
+    assert dropped.unique().tolist() == pytest.approx([0.0, 4 / 3])
+    assert torch.equal(dropout.eval()(torch.ones(3)), torch.ones(3))
+
+
+def _timelines(config: ModelConfig) -> Timelines:
+    return build_timelines(
+        HISTORIES, np.zeros(len(HISTORIES), np.int64), catalogue=CATALOGUE, config=config
+    )
