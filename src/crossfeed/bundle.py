@@ -173,22 +173,18 @@ class Bundle:
         return np.asarray(pc.add(found.cast(pa.int64()), int(first)).fill_null(-1))
 
     def item_index(self, item_id: str | int, domain: str) -> int:
-        """Return the index of one item; -1 where the domain has no such item.
-
-        Raises:
-            UnknownDomainError: naming the domains that there are.
-        """
-        return self._items_by_id[self.catalogue.domain_index(domain)].get(item_id, -1)
+        """Return the index of one item; -1 where there is no such domain or item in it."""
+        return self._items_by_id.get(domain, {}).get(item_id, -1)
 
     @cached_property
-    def _items_by_id(self) -> list[dict[str | int, int]]:
+    def _items_by_id(self) -> dict[str, dict[str | int, int]]:
         """Return by domain where each id is; built once, for look-ups one by one."""
-        bounds = self.catalogue.offsets.tolist()
         ids = self.item_ids.to_pylist()
-        return [
-            dict(zip(ids[first:last], range(first, last), strict=True))
-            for first, last in itertools.pairwise(bounds)
-        ]
+        bounds = itertools.pairwise(self.catalogue.offsets.tolist())
+        return {
+            name: dict(zip(ids[first:last], range(first, last), strict=True))
+            for name, (first, last) in zip(self.catalogue.domains, bounds, strict=True)
+        }
 
     @property
     def has_histories(self) -> bool:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,15 @@ from crossfeed.bundle import Bundle
 from crossfeed.errors import RequestError
 from crossfeed.scorer import Histories, Ints
 
-__all__ = ["BundleHistories", "Event", "HistoryReader", "Id", "restore_id"]
+__all__ = [
+    "BundleHistories",
+    "Event",
+    "HistoryReader",
+    "HistoryStore",
+    "Id",
+    "NewEvent",
+    "restore_id",
+]
 
 Id = str | int
 
@@ -29,11 +37,43 @@ class Event:
     """Milliseconds since 1970 (UTC)."""
 
 
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event on its way into a store."""
+
+    event_id: str
+    """Names the event, so that sending it twice stores it once."""
+    user_id: Id
+    item_id: Id
+    domain: str
+    timestamp: int
+    """Milliseconds since 1970 (UTC)."""
+
+
 class HistoryReader(Protocol):
     """Anything that knows what users did."""
 
     def read(self, user_id: Id) -> Sequence[Event]:
         """Return all events of a user, oldest first; none for an unknown user."""
+
+
+class HistoryStore(HistoryReader, Protocol):
+    """A reader that also learns; every method raises HistoryStoreError where the store fails."""
+
+    def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
+        """Store events durably; return how many were new and how many known by their id."""
+
+    def forget(self, user_id: Id) -> int:
+        """Erase all events of a user; return how many."""
+
+    def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
+        """Store a bundle's histories, once in the life of the store; return how many events."""
+
+    def ping(self) -> None:
+        """Check that the store answers."""
+
+    def close(self) -> None:
+        """Finish what was asked for and let go."""
 
 
 class BundleHistories:

@@ -307,11 +307,9 @@ class Recommender:
         """Return the positions in the pool of the ids that the model knows there."""
         pool, name = self.bundle.catalogue.pool(domain), self.domains[domain]
         restored = [restore_id(value, self.bundle.item_id_type, field=field) for value in ids]
-        found: Ints = np.array(
-            [self.bundle.item_index(item_id, name) for item_id in restored], dtype=np.int64
-        )
-        inside: Ints = found[(found >= pool.start) & (found < pool.stop)]
-        return inside - pool.start
+        found = np.array([self.bundle.item_index(item_id, name) for item_id in restored], np.int64)
+        positions: Ints = found[(found >= pool.start) & (found < pool.stop)] - pool.start
+        return positions
 
     def _named(
         self, positions: Ints, scores: Floats, domain: int, source: str
