@@ -1,144 +1,127 @@
-"""The embedded history store: SQLite, durable before it acknowledges.
+"""The embedded history store: one SQLite file, durable before it acknowledges.
 
-Writes go through one thread that puts what waits into one transaction (group commit), because
-every store is bound by the same few milliseconds of a sync: one sync then serves many requests.
-Each reading thread has a connection of its own; in WAL mode readers and the writer do not wait
-for each other, and a read after an acknowledged write sees it.
+In WAL mode readers and the writer do not wait for each other, and a read after an acknowledged
+write sees it. Several processes of one machine may share the file.
 """
 
 from __future__ import annotations
 
+import contextlib
 import queue
 import sqlite3
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future
-from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossfeed.errors import HistoryStoreError
 from crossfeed.files import atomic_path, require_free
+from crossfeed.serving.group_commit import GroupCommit
 from crossfeed.serving.history import Event, Id, NewEvent
+from crossfeed.serving.sqlite_file import create, hint_for, open_file
 
 __all__ = ["SqliteHistoryStore", "open_store"]
 
-_FORMAT_VERSION = 1
-_JOBS_AT_ONCE = 256
+T = TypeVar("T")
+
+_BUSY_SECONDS = 10.0
 _ROWS_AT_ONCE = 50_000
-_BUSY_SECONDS = 10
+_COLUMNS = ("user_id", "item_id", "domain", "timestamp", "event_id")
 
-# STRICT with ANY keeps an id as it came: 7 stays a number and '007' a text.
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS events (
-    sequence INTEGER PRIMARY KEY,
-    user_id ANY NOT NULL,
-    item_id ANY NOT NULL,
-    domain TEXT NOT NULL,
-    timestamp INTEGER NOT NULL,
-    event_id TEXT UNIQUE
-) STRICT;
-CREATE INDEX IF NOT EXISTS events_of_user ON events (user_id, timestamp, sequence);
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
+_INSERT = """
+INSERT INTO events (user_id, item_id, domain, timestamp, event_id) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (event_id) DO NOTHING
 """
-
-
-@dataclass(frozen=True)
-class _Job:
-    """Something to write, and who waits for it."""
-
-    write: Callable[[sqlite3.Connection], int]
-    done: Future[int]
-    erases: bool = False
+_READ = """
+SELECT item_id, domain, timestamp FROM events WHERE user_id = ? ORDER BY timestamp, sequence
+"""
+_PAGE = """
+SELECT sequence, user_id, item_id, domain, timestamp, event_id FROM events
+WHERE sequence > ? ORDER BY sequence LIMIT ?
+"""
+_IS_NEW = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'events')"
 
 
 class SqliteHistoryStore:
-    """Histories in one SQLite file, for one process or several on one machine."""
+    """Histories in one SQLite file, or in memory, where readers take turns with the writer."""
 
-    def __init__(self, path: Path | str) -> None:
-        """Open the file, or make it where there is none.
+    def __init__(self, path: Path | str | None, *, busy_seconds: float = _BUSY_SECONDS) -> None:
+        """Open the file, or make it where there is none; None keeps histories in memory.
 
         Raises:
             HistoryStoreError: it cannot be opened or is no history store of this version.
         """
-        self.path = Path(path)
-        self._local = threading.local()
-        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
+        self.path = None if path is None else Path(path)
+        self._busy_seconds = busy_seconds
+        self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._closed = threading.Event()
-        connection = self._connect()
-        try:
-            connection.executescript(_SCHEMA)
-            self._require_version(connection)
-        except sqlite3.Error as error:
-            connection.close()
-            raise self._failure("open", error) from error
-        self._writer = threading.Thread(
-            target=self._write_jobs, args=(connection,), name="history-writer", daemon=True
-        )
-        self._writer.start()
+        with self._errors("open"):
+            if self.path is not None:
+                create(self.path)
+            self._writer = GroupCommit(open_file(self.path, busy_seconds=busy_seconds))
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
         """Store events; on return they are on disk.
 
         Returns:
-            How many were new, and how many had an event id that is stored already.
+            How many were new, and how many had an event id that is stored already; of those the
+            first stays, whatever the later ones hold.
 
         Raises:
             HistoryStoreError: nothing of it was stored.
         """
-        rows = [
-            (event.user_id, event.item_id, event.domain, event.timestamp, event.event_id)
-            for event in events
-        ]
+        rows = [(e.user_id, e.item_id, e.domain, e.timestamp, e.event_id) for e in events]
         accepted = self._write(lambda connection: _insert(connection, rows))
         return accepted, len(rows) - accepted
 
     def read(self, user_id: Id) -> Sequence[Event]:
-        """Return all events of a user by their time, also those that came late.
+        """Return all events of a user by their time, also those that came late; ties as they came.
 
         Raises:
             HistoryStoreError: the file cannot be read.
         """
-        statement = (
-            "SELECT item_id, domain, timestamp FROM events WHERE user_id = ? "
-            "ORDER BY timestamp, sequence"
-        )
-        try:
-            return [Event(*row) for row in self._reader().execute(statement, (user_id,))]
-        except sqlite3.Error as error:
-            raise self._failure("read", error) from error
+        rows = self._read(lambda connection: connection.execute(_READ, (user_id,)).fetchall())
+        return [Event(*row) for row in rows]
 
     def forget(self, user_id: Id) -> int:
-        """Erase all events of a user, overwriting them in the file; return how many.
+        """Erase all events of a user from the file and its log; return how many.
+
+        The file is written anew, which takes about a second for a million events, in which no
+        event is stored.
 
         Raises:
-            HistoryStoreError: nothing was erased.
+            HistoryStoreError: nothing was erased, or something still holds old pages of the file.
         """
 
         def erase(connection: sqlite3.Connection) -> int:
             return connection.execute("DELETE FROM events WHERE user_id = ?", (user_id,)).rowcount
 
-        return self._write(erase, erases=True)
+        with self._errors("write"):
+            return self._writer.run(erase, then=self._rewrite)
+
+    def is_new(self) -> bool:
+        """Return whether the store never held an event; once it did, not even forgetting all."""
+        return bool(self._read(lambda connection: connection.execute(_IS_NEW).fetchone()[0]))
 
     def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
-        """Store a bundle's histories, once in the life of the store; return how many events.
+        """Store a bundle's histories if the store is new; return how many events.
 
-        It happens once so that a user who was forgotten does not come back with a restart. All of
-        it is one transaction: a process that dies leaves the store as it was.
+        It happens in a new one alone, so that a user who was forgotten does not come back with a
+        restart. All of it is one transaction: a process that dies leaves the store as it was.
 
         Args:
             batches: user_id, item_id, domain, timestamp (ms).
-            origin: where they come from, kept as a fact.
+            origin: where they come from, kept in the store.
         """
 
         def write(connection: sqlite3.Connection) -> int:
-            if connection.execute("SELECT 1 FROM facts WHERE name = 'filled_from'").fetchone():
+            if not connection.execute(_IS_NEW).fetchone()[0]:
                 return 0
-            connection.execute("INSERT INTO facts VALUES ('filled_from', ?)", (origin,))
-            return sum(_insert(connection, _rows(batch)) for batch in batches)
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('filled_from', ?)", (origin,))
+            return _insert_all(connection, batches)
 
         return self._write(write)
 
@@ -149,231 +132,198 @@ class SqliteHistoryStore:
             How many were new, and how many had an event id that is stored already.
 
         Raises:
-            HistoryStoreError: the file cannot be read; nothing of it was stored.
+            HistoryStoreError: the file cannot be read, or would store events twice; nothing of it
+                was stored.
         """
         try:
             with pq.ParquetFile(file) as source:
-                total = source.metadata.num_rows
-                new = self._write(
-                    lambda connection: sum(
-                        _insert(connection, _rows(batch)) for batch in source.iter_batches()
-                    )
-                )
-        except (OSError, KeyError, pa.ArrowException) as error:
+                batches = source.iter_batches(_ROWS_AT_ONCE)
+                stored = self._write(lambda connection: _insert_known(connection, batches))
+                return stored, source.metadata.num_rows - stored
+        except (OSError, pa.ArrowException) as error:
             raise HistoryStoreError(
                 f"cannot load '{file}': {error}",
                 hint="it must be Parquet with user_id, item_id, domain and timestamp (ms)",
             ) from error
-        return new, total - new
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:
-        """Write all events as Parquet, by user and time; return how many.
+        """Write all events as Parquet, in the order in which they came; return how many.
 
         Raises:
             OutputError: `out` exists and may not be replaced, or cannot be written.
-            HistoryStoreError: the file cannot be read.
+            HistoryStoreError: the file cannot be read, or holds ids of two types.
         """
         require_free(out, overwrite=overwrite)
         written = 0
         with atomic_path(out) as temporary:
             schema = self._schema()
             with pq.ParquetWriter(temporary, schema) as writer:
-                for rows in self._all_rows():
-                    columns = list(zip(*rows, strict=True))
-                    writer.write_table(
-                        pa.table(dict(zip(schema.names, columns, strict=True)), schema)
-                    )
-                    written += len(rows)
+                for columns in self._all_columns():
+                    try:
+                        arrays = dict(zip(schema.names, columns, strict=True))
+                        writer.write_table(pa.table(arrays, schema))
+                    except pa.ArrowException as error:
+                        raise HistoryStoreError(
+                            f"the history store {self} mixes ids of strings and integers",
+                            hint="a column of a table cannot hold both",
+                        ) from error
+                    written += len(columns[0])
         return written
 
     def ping(self) -> None:
-        """Check that the store can be read.
+        """Check that the store can be written.
 
         Raises:
             HistoryStoreError: it cannot.
         """
-        try:
-            self._reader().execute("SELECT 1 FROM facts LIMIT 1").fetchall()
-        except sqlite3.Error as error:
-            raise self._failure("read", error) from error
-        if not self._writer.is_alive():
-            raise HistoryStoreError(f"the history store '{self.path}' no longer takes events")
+        self._write(lambda connection: connection.execute("SELECT 1 FROM events LIMIT 1"))
 
     def close(self) -> None:
         """Finish what was asked for and let go of the file."""
-        if not self._closed.is_set():
-            self._closed.set()
-            self._jobs.put(None)
-            self._writer.join()
+        self._closed.set()
+        self._writer.close()
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._idle.get_nowait().close()
 
-    def _write(self, write: Callable[[sqlite3.Connection], int], *, erases: bool = False) -> int:
+    def __str__(self) -> str:
+        return "in memory" if self.path is None else f"'{self.path}'"
+
+    def _write(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        with self._errors("write"):
+            return self._writer.run(operation)
+
+    def _read(self, operation: Callable[[sqlite3.Connection], T]) -> T:
+        if self.path is None:
+            return self._write(operation)
+        with self._errors("read"), self._reader() as connection:
+            return operation(connection)
+
+    @contextlib.contextmanager
+    def _reader(self) -> Iterator[sqlite3.Connection]:
+        """Lend a connection to one reader at a time."""
         if self._closed.is_set():
-            raise HistoryStoreError(f"the history store '{self.path}' is closed")
-        job = _Job(write, Future(), erases)
-        self._jobs.put(job)
+            raise HistoryStoreError("the history store is closed")
         try:
-            return job.done.result()
-        except sqlite3.Error as error:
-            raise self._failure("write", error) from error
-
-    def _write_jobs(self, connection: sqlite3.Connection) -> None:
-        """Write what waits, many jobs in one transaction, until the store is closed."""
-        while True:
-            first = self._jobs.get()
-            if first is None:
-                break
-            jobs, closing = [first], False
-            while len(jobs) < _JOBS_AT_ONCE and not self._jobs.empty():
-                following = self._jobs.get()
-                if following is None:
-                    closing = True
-                    break
-                jobs.append(following)
-            _commit(connection, jobs)
-            if closing:
-                break
-        connection.close()
-
-    def _reader(self) -> sqlite3.Connection:
-        """Return this thread's own connection."""
-        connection: sqlite3.Connection | None = getattr(self._local, "connection", None)
-        if connection is None:
-            connection = self._local.connection = self._connect()
-        return connection
-
-    def _connect(self) -> sqlite3.Connection:
+            connection = self._idle.get_nowait()
+        except queue.Empty:
+            connection = open_file(self.path, busy_seconds=self._busy_seconds)
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            connection = sqlite3.connect(
-                self.path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-            )
-            for pragma in ("journal_mode = WAL", "synchronous = FULL", "secure_delete = ON"):
-                connection.execute(f"PRAGMA {pragma}")
-        except (OSError, sqlite3.Error) as error:
-            raise self._failure("open", error) from error
-        return connection
+            yield connection
+        finally:
+            if self._closed.is_set():
+                connection.close()
+            else:
+                self._idle.put(connection)
 
-    def _require_version(self, connection: sqlite3.Connection) -> None:
-        connection.execute(
-            "INSERT OR IGNORE INTO facts VALUES ('format_version', ?)", (str(_FORMAT_VERSION),)
-        )
-        [version] = connection.execute(
-            "SELECT value FROM facts WHERE name = 'format_version'"
-        ).fetchone()
-        if version != str(_FORMAT_VERSION):
+    def _rewrite(self, connection: sqlite3.Connection) -> None:
+        """Write the file anew and cut its log to nothing.
+
+        Deleting leaves copies of rows behind, even with SQLite's `secure_delete`: pages that were
+        split once keep some in their gaps, and the write-ahead log keeps old pages.
+        """
+        if self.path is None:
+            return
+        connection.execute("VACUUM")
+        busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+        if busy:
             raise HistoryStoreError(
-                f"the history store '{self.path}' has format version {version}; this crossfeed "
-                f"reads {_FORMAT_VERSION}",
-                hint="export it with the version that wrote it, then load it into a new one",
+                f"the events are erased, but a reader keeps old pages of {self} alive",
+                hint="forget the user again when the reader is done",
             )
 
     def _schema(self) -> pa.Schema:
         """Return the columns of an export, the ids as they are stored."""
-        kinds = {
-            name: self._reader().execute(f"SELECT typeof({name}) FROM events LIMIT 1").fetchone()
-            for name in ("user_id", "item_id")
-        }
-        types = {
-            name: pa.int64() if kind == ("integer",) else pa.string()
-            for name, kind in kinds.items()
-        }
         rest = {"domain": pa.string(), "timestamp": pa.int64(), "event_id": pa.string()}
-        return pa.schema({**types, **rest})
-
-    def _all_rows(self) -> Iterator[list[tuple[object, ...]]]:
-        statement = (
-            "SELECT user_id, item_id, domain, timestamp, event_id FROM events "
-            "ORDER BY user_id, timestamp, sequence"
+        return pa.schema(
+            {"user_id": self._id_type("user_id"), "item_id": self._id_type("item_id"), **rest}
         )
+
+    def _id_type(self, column: str) -> pa.DataType:
+        query = f"SELECT typeof({column}) FROM events LIMIT 1"
+        kind = self._read(lambda connection: connection.execute(query).fetchone())
+        return pa.int64() if kind == ("integer",) else pa.string()
+
+    def _all_columns(self) -> Iterator[list[tuple[object, ...]]]:
+        """Yield all events page by page, so that no reader holds the file for long."""
+        last = 0
+        while rows := self._page(last):
+            last = rows[-1][0]
+            yield list(zip(*rows, strict=True))[1:]
+
+    def _page(self, last: int) -> list[tuple[int, Id, Id, str, int, str | None]]:
+        return self._read(
+            lambda connection: connection.execute(_PAGE, (last, _ROWS_AT_ONCE)).fetchall()
+        )
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
         try:
-            cursor = self._reader().execute(statement)
-            while rows := cursor.fetchmany(_ROWS_AT_ONCE):
-                yield rows
-        except sqlite3.Error as error:
-            raise self._failure("read", error) from error
-
-    def _failure(self, verb: str, error: Exception) -> HistoryStoreError:
-        return HistoryStoreError(
-            f"cannot {verb} the history store '{self.path}': {error}",
-            hint="check the file, its folder's permissions and the free space",
-        )
+            yield
+        except (sqlite3.Error, OSError, OverflowError) as error:
+            raise HistoryStoreError(
+                f"cannot {verb} the history store {self}: {error}", hint=hint_for(error)
+            ) from error
 
 
 def open_store(url: str) -> SqliteHistoryStore:
-    """Open the history store that a URL names.
+    """Open the history store that a URL names, or make it.
 
     Args:
-        url: `sqlite:///relative.sqlite` or `sqlite:////absolute.sqlite`.
+        url: `sqlite:///relative.sqlite` or `sqlite:////absolute.sqlite`; `sqlite://` keeps
+            histories in memory, for trials.
 
     Raises:
         HistoryStoreError: the URL names no kind of store that there is, or it cannot be opened.
     """
-    prefix = "sqlite:///"
-    if not url.startswith(prefix) or url == prefix:
-        raise HistoryStoreError(
-            f"'{url.partition('://')[0]}' is no kind of history store that this version has",
-            hint="name a file: sqlite:///histories.sqlite",
-        )
-    return SqliteHistoryStore(url.removeprefix(prefix))
+    scheme, _, rest = url.partition("://")
+    if url == "sqlite://":
+        return SqliteHistoryStore(None)
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        return SqliteHistoryStore(rest[1:])
+    # The rest is not shown: it may hold a password.
+    what = "a history store in Redis" if scheme in ("redis", "rediss") else f"'{scheme}'"
+    raise HistoryStoreError(
+        f"{what} is no kind of history store that this version has",
+        hint="name a file, sqlite:///histories.sqlite, or memory, sqlite://",
+    )
 
 
 def _insert(connection: sqlite3.Connection, rows: Iterable[Sequence[object]]) -> int:
-    """Insert user_id, item_id, domain, timestamp, event_id; return how many were new."""
+    """Insert rows of `_COLUMNS`; return how many were new."""
     before = connection.total_changes
-    connection.executemany(
-        "INSERT INTO events (user_id, item_id, domain, timestamp, event_id) "
-        "VALUES (?, ?, ?, ?, ?) ON CONFLICT (event_id) DO NOTHING",
-        rows,
-    )
+    connection.executemany(_INSERT, rows)
     return connection.total_changes - before
 
 
+def _insert_all(connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch]) -> int:
+    return sum(_insert(connection, _rows(batch)) for batch in batches)
+
+
+def _insert_known(connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch]) -> int:
+    """Insert batches; into a store that held events only those that can be told from them."""
+    if not connection.execute(_IS_NEW).fetchone()[0]:
+        batches = map(_with_event_ids, batches)
+    return _insert_all(connection, batches)
+
+
+def _with_event_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
+    if "event_id" in batch.schema.names and not batch["event_id"].null_count:
+        return batch
+    raise HistoryStoreError(
+        "the store holds events already, and events without event_id cannot be told from them",
+        hint="load them into a new store, or give each an event_id",
+    )
+
+
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[object, ...]]:
-    names = ["user_id", "item_id", "domain", "timestamp"]
-    columns = [batch[name].to_pylist() for name in names]
-    has_ids = "event_id" in batch.schema.names
-    columns.append(batch["event_id"].to_pylist() if has_ids else [None] * batch.num_rows)
-    return zip(*columns, strict=True)
-
-
-def _commit(connection: sqlite3.Connection, jobs: Sequence[_Job]) -> None:
-    """Write several jobs in one transaction; each job succeeds or fails on its own."""
-    results: list[int | BaseException] = []
-    try:
-        connection.execute("BEGIN IMMEDIATE")
-        for job in jobs:
-            results.append(_attempt(connection, job))
-        connection.execute("COMMIT")
-        if any(job.erases for job in jobs):
-            _truncate_log(connection)
-    except sqlite3.Error as error:  # nothing of the transaction is on disk
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
-        results = [error] * len(jobs)
-    for job, result in zip(jobs, results, strict=True):
-        if isinstance(result, BaseException):
-            job.done.set_exception(result)
-        else:
-            job.done.set_result(result)
-
-
-def _attempt(connection: sqlite3.Connection, job: _Job) -> int | BaseException:
-    connection.execute("SAVEPOINT job")
-    try:
-        result: int | BaseException = job.write(connection)
-    except Exception as error:  # handed to whoever waits for the job
-        if not connection.in_transaction:  # a full disk ends the whole transaction
-            raise sqlite3.OperationalError(str(error)) from error
-        connection.execute("ROLLBACK TO job")
-        result = error
-    connection.execute("RELEASE job")
-    return result
-
-
-def _truncate_log(connection: sqlite3.Connection) -> None:
-    """Empty the write-ahead log, in which erased rows would stay; readers may hold it a moment."""
-    for _ in range(50):
-        busy, *_ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if not busy:
-            return
-        time.sleep(0.02)
+    columns = {name: batch[name] for name in batch.schema.names}
+    missing = [name for name in _COLUMNS[:4] if name not in columns]
+    if missing:
+        raise HistoryStoreError(
+            f"the histories have no column {', '.join(missing)}",
+            hint="needed are user_id, item_id, domain and timestamp (ms); event_id may be missing",
+        )
+    columns.setdefault("event_id", pa.nulls(batch.num_rows))
+    columns["timestamp"] = columns["timestamp"].cast(pa.int64())
+    return zip(*(columns[name].to_pylist() for name in _COLUMNS), strict=True)

@@ -1,0 +1,113 @@
+"""The file of the embedded history store: its tables, its marks, and what can go wrong with it."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from pathlib import Path
+
+from crossfeed.errors import HistoryStoreError
+
+__all__ = ["FORMAT_VERSION", "create", "hint_for", "open_file"]
+
+FORMAT_VERSION = 1
+
+_APPLICATION_ID = 0x63726664
+"""Marks the file as crossfeed's ("crfd")."""
+
+# Ids have no declared type: SQLite would turn "007" into 7 in a column of numbers, 7 into "7" in
+# one of text. A sequence is never given twice, and so also tells whether there ever was an event.
+_TABLES = (
+    """
+    CREATE TABLE events (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        user_id NOT NULL CHECK (typeof(user_id) IN ('text', 'integer')),
+        item_id NOT NULL CHECK (typeof(item_id) IN ('text', 'integer')),
+        domain TEXT NOT NULL,
+        timestamp INTEGER NOT NULL CHECK (typeof(timestamp) = 'integer'),
+        event_id TEXT UNIQUE
+    )
+    """,
+    "CREATE INDEX events_of_user ON events (user_id, timestamp)",
+    "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
+    f"PRAGMA application_id = {_APPLICATION_ID}",
+    f"PRAGMA user_version = {FORMAT_VERSION}",
+)
+
+_BUSY = "another process holds it: let that one finish, or end it"
+_HINTS = {
+    sqlite3.SQLITE_FULL: "free some space on its disk; what was acknowledged before is kept",
+    sqlite3.SQLITE_IOERR: "look at its disk and quota; what was acknowledged before is kept",
+    sqlite3.SQLITE_BUSY: _BUSY,
+    sqlite3.SQLITE_LOCKED: _BUSY,
+    sqlite3.SQLITE_CORRUPT: "put a backup in its place, or move it away and start afresh",
+    sqlite3.SQLITE_NOTADB: "choose another file",
+    sqlite3.SQLITE_READONLY: "make it writable, or choose another file",
+    sqlite3.SQLITE_CONSTRAINT: "ids must be strings or integers, times integers; none is missing",
+}
+
+
+def create(file: Path) -> None:
+    """Make an empty file where there is none, for its owner's eyes alone, and sync its folder."""
+    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+    folder = os.open(file.absolute().parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def open_file(file: Path | None, *, busy_seconds: float) -> sqlite3.Connection:
+    """Connect to a store's file, or to one in memory, and make its tables where there are none.
+
+    Raises:
+        HistoryStoreError: it is another program's database or of another format version.
+        sqlite3.Error: it cannot be used.
+    """
+    connection = sqlite3.connect(
+        ":memory:" if file is None else file,
+        timeout=busy_seconds,
+        isolation_level=None,
+        check_same_thread=False,
+    )
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        if not _is_store(connection, file):
+            connection.execute("PRAGMA journal_mode = WAL")
+            _make_tables(connection)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def hint_for(error: Exception) -> str:
+    """Return what to do about an error of SQLite or of the file system."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte tells the kind
+    return _HINTS.get(code, "its folder must exist and be writable")
+
+
+def _is_store(connection: sqlite3.Connection, file: Path | None) -> bool:
+    """Return whether there are tables of ours; refuse those of others."""
+    [application] = connection.execute("PRAGMA application_id").fetchone()
+    [version] = connection.execute("PRAGMA user_version").fetchone()
+    [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    if application != _APPLICATION_ID and (application or version or tables):
+        raise HistoryStoreError(
+            f"'{file}' is a database, but no history store of crossfeed", hint="choose another file"
+        )
+    if version not in (0, FORMAT_VERSION):
+        raise HistoryStoreError(
+            f"the history store '{file}' has format version {version}; this crossfeed reads "
+            f"{FORMAT_VERSION}",
+            hint="export it with the version that wrote it, then load it into a new one",
+        )
+    return bool(version)
+
+
+def _make_tables(connection: sqlite3.Connection) -> None:
+    connection.execute("BEGIN IMMEDIATE")
+    if not connection.execute("PRAGMA user_version").fetchone()[0]:  # nobody was faster
+        for statement in _TABLES:
+            connection.execute(statement)
+    connection.execute("COMMIT")
