@@ -1,45 +1,15 @@
-"""Small logs with planted answers, and datasets prepared from them."""
+"""Datasets prepared once from a small log with a planted answer."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pandas as pd
 import pytest
+from planted import planted_log
 
-from crossfeed.config import Config, DataConfig, parse_config
+from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.prepare import prepare
-
-DOMAINS = ("articles", "shopping", "videos")
-ITEMS_PER_TASTE = 10
-
-
-def planted_log(*, users: int = 120, seed: int = 0) -> pd.DataFrame:
-    """Return a log in which a user's one taste decides every click in every domain.
-
-    Each domain has two halves of items; a user clicks inside the half of its taste, in a random
-    order. Popularity knows nothing of taste, so only a model that carries taste from one domain
-    to another can rank the right half first where the user is new.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    for user in range(users):
-        taste = user % 2
-        for domain in DOMAINS:
-            picked = rng.choice(ITEMS_PER_TASTE, size=6, replace=False) + taste * ITEMS_PER_TASTE
-            rows += [(f"u{user:03}", f"{domain[0]}{item:02}", domain) for item in picked]
-    log = pd.DataFrame(rows, columns=["user_id", "item_id", "domain"])
-    log["timestamp"] = 1_600_000_000 + rng.permutation(len(log)) * 60
-    return log
-
-
-def tiny_config(**train: object) -> Config:
-    """Return settings of a network small enough for a test."""
-    model = {"width": 16, "heads": 2, "dropout": 0.1}
-    settings = {"epochs": 2, "batch_size": 256, "candidates": 8, "learning_rate": 0.01, **train}
-    return parse_config({"model": model, "train": settings})
 
 
 @pytest.fixture(scope="session")

@@ -99,11 +99,11 @@ class TrainConfig(_Section):
     warmup_epochs: int = Field(default=1, ge=0)
     """Passes in which the generator learns by likelihood and the discriminator from static
     proposals alone."""
-    patience: int = Field(default=4, ge=1)
+    patience: int = Field(default=3, ge=1)
     """Epochs without a better validation before training stops."""
-    batch_size: int = Field(default=512, ge=1)
+    batch_size: int = Field(default=1024, ge=1)
     """Clicks per step."""
-    learning_rate: float = Field(default=1e-3, gt=0)
+    learning_rate: float = Field(default=3e-3, gt=0)
     """Step size of both players' optimisers."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of both players' optimisers."""
@@ -125,7 +125,7 @@ class TrainConfig(_Section):
     """The static part of the proposal: popularity ^ 0.75, uniform, or the batch's own clicks."""
     gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"
     """The distance between clicks and candidates in the gap loss."""
-    gap_weight: float = Field(default=0.01, ge=0)
+    gap_weight: float = Field(default=0.1, ge=0)
     """Weight of the gap loss L3."""
     gap_scale: float = Field(default=1.0, gt=0)
     """tau in the gap loss exp(-gap / tau)."""

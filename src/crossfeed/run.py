@@ -1,11 +1,11 @@
 """One run on disk: its configuration, what it measured, and its checkpoints.
 
-    config.json             all settings, the dataset's path and hash, versions, device
-    metrics.jsonl           one line per epoch
-    checkpoints/last.pt     everything needed to go on as if nothing had happened
-    checkpoints/best.pt     the players' weights at the best validation so far
-    checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
-    results.json            figures of the last evaluation
+config.json             all settings, the dataset's path and hash, versions, device
+metrics.jsonl           one line per epoch
+checkpoints/last.pt     everything needed to go on as if nothing had happened
+checkpoints/best.pt     the players' weights at the best validation so far
+checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
+results.json            figures of the last evaluation
 """
 
 from __future__ import annotations
@@ -47,9 +47,7 @@ class Run:
     """What else config.json says: dataset, dataset_hash and versions."""
 
     @classmethod
-    def create(
-        cls, path: Path, *, dataset: Dataset, config: Config, overwrite: bool
-    ) -> Run:
+    def create(cls, path: Path, *, dataset: Dataset, config: Config, overwrite: bool) -> Run:
         """Begin a run in a fresh folder.
 
         Raises:
@@ -63,7 +61,7 @@ class Run:
             "torch": torch.__version__,
             "python": platform.python_version(),
             "dataset": str(dataset.path.resolve()),
-            "dataset_hash": dataset.manifest.get("content_hash", "0"),
+            "dataset_hash": dataset.manifest["content_hash"],
         }
         _clear(path)
         write_json(path / "config.json", {**facts, "config": config.model_dump(mode="json")})
@@ -113,7 +111,7 @@ class Run:
         Raises:
             RunError: its content differs.
         """
-        found, expected = dataset.manifest.get("content_hash", "0"), self.facts["dataset_hash"]
+        found, expected = dataset.manifest["content_hash"], self.facts["dataset_hash"]
         if found != expected:
             raise RunError(
                 f"the dataset '{dataset.path}' is not what the run '{self.path}' was trained on: "
@@ -163,7 +161,9 @@ class Run:
         return self._checkpoint(name).exists()
 
     def write_checkpoint(
-        self, name: CheckpointName, checkpoint: Mapping[str, Any]  # Any: see Checkpoint
+        self,
+        name: CheckpointName,
+        checkpoint: Mapping[str, Any],  # Any: see Checkpoint
     ) -> None:
         """Write a checkpoint; the one before stays until the new one is complete."""
         with atomic_path(self._checkpoint(name)) as temporary:

@@ -70,7 +70,9 @@ def test_auc_of_a_pool_of_one_is_chance() -> None:
     st.lists(st.integers(0, 4), min_size=2, max_size=12),
     st.data(),
 )
-def test_expected_metrics_match_all_orders_of_the_ties(values: list[int], data: st.DataObject) -> None:
+def test_expected_metrics_match_all_orders_of_the_ties(
+    values: list[int], data: st.DataObject
+) -> None:
     """The closed form is the mean over every place that the target can take among its ties."""
     target = data.draw(st.integers(0, len(values) - 1))
     found = rank_of([float(value) for value in values], target)

@@ -77,9 +77,7 @@ def test_binary_loss_correction_is_noise_contrastive() -> None:
 def test_generator_loss_value_by_hand() -> None:
     # On-policy (q = g): the mean of log g - s.
     confidence = log(0.5, 0.25).unsqueeze(0)
-    loss = generator_loss(
-        confidence, torch.tensor([[1.0, 2.0]]), candidate_log_proposal=confidence
-    )
+    loss = generator_loss(confidence, torch.tensor([[1.0, 2.0]]), candidate_log_proposal=confidence)
     assert loss.item() == pytest.approx((math.log(0.5) - 1 + math.log(0.25) - 2) / 2)
 
 

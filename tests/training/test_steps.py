@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 import torch
-from conftest import tiny_config
+from planted import tiny_config
 from torch import Tensor, nn
 
 from crossfeed.config import Config
@@ -90,9 +90,7 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
         step(table.players, optimiser, table.batch, table.proposals, table.config)
         assert same(idler, idle)
         moved = [
-            key
-            for key, value in mover.named_parameters()
-            if not torch.equal(value, moving[key][0])
+            key for key, value in mover.named_parameters() if not torch.equal(value, moving[key][0])
         ]
         assert moved
 
@@ -135,9 +133,7 @@ def test_claims_preset_turns_every_term_on(last_out: Dataset) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(CONFIGS))
-def test_candidates_come_from_the_pool_and_never_from_history(
-    name: str, last_out: Dataset
-) -> None:
+def test_candidates_come_from_the_pool_and_never_from_history(name: str, last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS[name])
     for group in table.batch.groups:
         size = group.pool.stop - group.pool.start
@@ -195,8 +191,9 @@ def test_masking_hides_about_its_share_of_the_target_domain(last_out: Dataset) -
         for config, share in ((tiny_config(), 0.0), (tiny_config(), 0.5))
     )
     histories = last_out.histories(clicks, Part.TRAIN)
-    in_target = last_out.catalogue.domain_of(histories.items) == (
-        last_out.event_domain[clicks][histories.rows()]
+    in_target = (
+        last_out.catalogue.domain_of(histories.items)
+        == (last_out.event_domain[clicks][histories.rows()])
     )
     assert whole == len(histories.items)
     assert whole - masked == pytest.approx(0.5 * in_target.sum(), rel=0.1)
@@ -235,5 +232,6 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     with pytest.raises(NonFiniteLossError, match=message):
         step(table.players, optimiser, table.batch, table.proposals, config)
     after = snapshot(getattr(table.players, player))
-    assert all(torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any()
-               for key in before)
+    assert all(
+        torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any() for key in before
+    )

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
+from planted import tiny_config
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
@@ -153,17 +153,15 @@ def test_resume_begins_where_there_is_nothing(last_out: Dataset, tmp_path: Path)
     assert len(run.metrics()) == 1
 
 
-def test_resume_refuses_another_dataset(
-    uninterrupted: Run, new_in_domain: Dataset
-) -> None:
-    with pytest.raises(RunError, match="is not what the run .* was trained on"):
+def test_resume_refuses_another_dataset(uninterrupted: Run, new_in_domain: Dataset) -> None:
+    with pytest.raises(RunError, match=r"is not what the run .* was trained on"):
         train(new_in_domain, out=uninterrupted.path, resume=True)
 
 
 def test_an_existing_run_is_refused_or_replaced(last_out: Dataset, tmp_path: Path) -> None:
     config = tiny_config(epochs=1)
     train(last_out, out=tmp_path / "run", config=config)
-    with pytest.raises(OutputError, match="exists already\nhint: .*--overwrite"):
+    with pytest.raises(OutputError, match=r"exists already\nhint: .*--overwrite"):
         train(last_out, out=tmp_path / "run", config=config)
     train(last_out, out=tmp_path / "run", config=config, overwrite=True)
 

@@ -7,7 +7,7 @@ Dims: U users, I items, D domains, N events.
     items.parquet       item_id, domain, clicks (training part), clicks_all; the row is the index
     domains.parquet     domain, items, known, clicks; the row is the domain's index
     events/*.npy        user_offsets (U + 1,), item, domain, time, part: (N,) each, sorted by
-                        (user, time, row of the log)
+                        (user, time, a hash of what was clicked)
     quarantine.parquet  rows that could not be read: file, row, reason
 """
 

@@ -1,6 +1,6 @@
 """Which clicks stay: the repeats policy, the k-core and the smallest domain.
 
-Clicks are tables of codes: user, item, domain, time, position (the row in the log).
+Clicks are tables of codes: user, item, domain, time, tie (see `tables.encode`).
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from crossfeed.data.engine import Engine
 
 __all__ = ["ORDER", "Filtered", "drop_repeats", "filter_clicks"]
 
-ORDER = ("time", "position")
-"""The stable order: time, and among equal times the row in the log."""
+ORDER = ("time", "tie", "item")
+"""The order of a user's clicks: time, and among equal times a hash of what was clicked."""
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ class LogRows:
     """A log's rows in one shape, whatever the log looked like."""
 
     rows: ir.Table
-    """user_id, item_id, domain, time (ms since 1970), clicked, position (among all rows)"""
+    """user_id, item_id, domain, time (ms since 1970), clicked"""
     quarantine: ir.Table
     """file, row (from 1 within its file), reason"""
     total: int
@@ -70,7 +70,7 @@ def read_log(engine: Engine, log: Log, config: DataConfig) -> LogRows:
     readable = parsed.filter(parsed["reason"].isnull())
     counts, examples = _count_quarantine(connection)
     return LogRows(
-        rows=readable.select("user_id", "item_id", "domain", "time", "clicked", "position"),
+        rows=readable.select("user_id", "item_id", "domain", "time", "clicked"),
         quarantine=quarantine.order_by("file_number", "row").select("file", "row", "reason"),
         total=engine.count(readable) + sum(counts.values()),
         quarantined=counts,
@@ -123,7 +123,7 @@ def _parse(
     """Make the uniform rows, each with the reason why it cannot be read, if so."""
     own = _own_columns(connection, log, users, items)
     uniform = (
-        f"SELECT crossfeed_file, crossfeed_row, rowid AS crossfeed_position, "
+        f"SELECT crossfeed_file, crossfeed_row, "
         f"{users.expression} AS crossfeed_user, {items.expression} AS crossfeed_item, "
         f"nullif({quoted_name(log.roles['domain'])}, '') AS crossfeed_domain, "
         f"{times.expression} AS crossfeed_time, {_raw_reason(log, times)} AS crossfeed_reason"
@@ -132,7 +132,7 @@ def _parse(
     try:
         connection.execute(
             f"CREATE TABLE {_PARSED} AS SELECT crossfeed_file AS log_file, crossfeed_row AS "
-            "log_row, crossfeed_position AS position, crossfeed_user AS user_id, crossfeed_item "
+            "log_row, crossfeed_user AS user_id, crossfeed_item "
             "AS item_id, crossfeed_domain AS domain, crossfeed_time AS time, "
             f"coalesce(({log.positive}\n), false) AS clicked, "
             f"coalesce(crossfeed_reason, {_parsed_reason(log, times)}) AS reason FROM ({uniform})"

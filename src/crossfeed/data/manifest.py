@@ -21,7 +21,8 @@ __all__ = ["make_manifest"]
 
 _RULES = (
     "An item is the pair (domain, item_id): an id seen in two domains is two items.",
-    "Events are in the order of time; equal times in the order of the log's files and rows.",
+    "A user's events are in the order of time; equal times in the order of the first 12 hexadecimal "
+    "digits of md5('user_id|domain|item_id'), whatever the order of the log's rows.",
     "A row for which data.positive yields neither true nor false is not a click.",
     "Times without an offset are UTC.",
 )

@@ -1,6 +1,6 @@
 """The three ways to cut validation and test parts off a dataset's clicks.
 
-A split takes tables of codes (user, item, domain, time, position) and returns them with a `part`.
+A split takes tables of codes (user, item, domain, time, tie) and returns them with a `part`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class SplitInput:
     """Clicks as codes, and the names that the codes stand for."""
 
     clicks: ir.Table
-    """user, item, domain, time, position"""
+    """user, item, domain, time, tie"""
     users: ir.Table
     """user, user_id"""
     domains: ir.Table
@@ -43,7 +43,7 @@ class Split:
     """The clicks of a dataset, each with its part."""
 
     events: ir.Table
-    """user, item, domain, time, position, part"""
+    """user, item, domain, time, tie, part"""
     dropped: dict[str, int]
     """How many clicks were dropped for which reason."""
     cuts: dict[str, int]

@@ -9,8 +9,11 @@ import ibis.expr.types as ir
 
 from crossfeed.data.dataset import Part
 from crossfeed.data.engine import Engine
+from crossfeed.data.filters import ORDER
 
 __all__ = ["Coded", "Tables", "encode", "index"]
+
+_TIE_DIGITS = 12
 
 
 @dataclass(frozen=True)
@@ -18,7 +21,7 @@ class Coded:
     """A log's clicks as numbers, so that filters and splits never touch text again."""
 
     clicks: ir.Table
-    """user, item, domain, time, position"""
+    """user, item, domain, time, tie"""
     users: ir.Table
     """user, user_id"""
     items: ir.Table
@@ -50,7 +53,7 @@ def encode(engine: Engine, clicks: ir.Table) -> Coded:
 
     Args:
         engine: where the tables are kept.
-        clicks: user_id, item_id, domain, time, position.
+        clicks: user_id, item_id, domain, time.
     """
     users = engine.keep(_numbered(clicks.select("user_id").distinct(), "user", ["user_id"]))
     names = clicks.select(domain_name="domain").distinct()
@@ -63,7 +66,7 @@ def encode(engine: Engine, clicks: ir.Table) -> Coded:
         clicks.rename(domain_name="domain")
         .join(users, "user_id")
         .join(items, ["domain_name", "item_id"])
-        .select("user", "item", "domain", "time", "position")
+        .select("user", "item", "domain", "time", tie=_tie)
     )
     return Coded(engine.keep(coded), users, items.drop("domain_name"), domains)
 
@@ -87,13 +90,13 @@ def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: in
         events.join(users.select("user", user_index="index"), "user")
         .join(domains.select("domain", domain_index="index"), "domain")
         .left_join(items.select("item", "clicks", item_index="index"), "item")
-        .select("user_index", "domain_index", "item_index", "clicks", "time", "position", "part")
+        .select("user_index", "domain_index", "item_index", "clicks", *ORDER, "part")
     )
     return Tables(
         users=users.order_by("index").select("user_id", "events"),
         items=_named_items(items, domains),
         domains=_counted_domains(items, domains),
-        events=indexed.order_by("user_index", "time", "position").select(
+        events=indexed.order_by("user_index", *ORDER).select(
             item=indexed["item_index"].fill_null(-1),
             domain=indexed["domain_index"],
             time=indexed["time"],
@@ -144,3 +147,14 @@ def _index_items(coded: Coded, events: ir.Table, min_item_events: int) -> ir.Tab
 
 def _numbered(table: ir.Table, name: str, order: list[str]) -> ir.Table:
     return table.mutate(ibis.row_number().over(order_by=order).name(name))
+
+
+def _tie(clicks: ir.Table) -> ir.Value:
+    """Return what orders the clicks of a user at one time.
+
+    It is a hash of user, domain and item. The order of rows would make the dataset depend on how
+    the log was written; an order of items that is the same for all users would make some items the
+    last of their day more often than others, and so tell of the test part.
+    """
+    text = clicks["user_id"].cast("string") + "|" + clicks["domain_name"] + "|"
+    return (text + clicks["item_id"].cast("string")).hexdigest("md5").left(_TIE_DIGITS)

@@ -67,8 +67,9 @@ class ItemKNN:
         ones = np.ones(len(histories.items), np.float32)
         taste = sparse.csr_matrix((ones, histories.items, histories.offsets), shape=shape)
         similar = (taste @ self._similarity[:, self._catalogue.pool(domain)]).toarray()
-        clicks = self._popularity.score(histories, domain)
-        return np.asarray(similar + self._prior * clicks / max(clicks.max(initial=0), 1), np.float32)
+        popularity = self._popularity.score(histories, domain)
+        prior = self._prior * popularity / max(popularity.max(initial=0), 1)
+        return np.asarray(similar + prior, np.float32)
 
 
 BASELINES: Mapping[str, Callable[[Dataset], Scorer]] = {

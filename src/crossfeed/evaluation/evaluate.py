@@ -125,10 +125,7 @@ def _rank_domain(
         unknown += int((targets < 0).sum())
         scores = scorer.score(histories, domain)
         found.append(ranks(scores, targets, _seen(histories, pool)))
-    merged = Ranks(
-        *(np.concatenate([getattr(one, name) for one in found]) for name in ("above", "tied", "pool"))
-    )
-    return merged, unknown / len(events)
+    return Ranks.joined(found), unknown / len(events)
 
 
 def _seen(histories: Histories, pool: slice) -> NDArray[np.bool_]:

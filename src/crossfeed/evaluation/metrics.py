@@ -9,7 +9,7 @@ Dims: B evaluated events, N items of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,6 +32,15 @@ class Ranks:
     """(B,) items with the same score, itself included: at least 1."""
     pool: Ints
     """(B,) items that were ranked."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ranks]) -> Ranks:
+        """Return the ranks of several batches as one."""
+        return cls(
+            above=np.concatenate([part.above for part in parts]),
+            tied=np.concatenate([part.tied for part in parts]),
+            pool=np.concatenate([part.pool for part in parts]),
+        )
 
 
 def ranks(scores: Floats, targets: Ints, excluded: NDArray[np.bool_]) -> Ranks:

@@ -82,7 +82,7 @@ class CrossDomainLayer(nn.Module):
         """Return (G, E) the tokens, each informed by the others of its row."""
         mixed = self._attend(self.projection(self.norm(tokens)), timelines)
         tokens = tokens + self.dropout(self.output(mixed))
-        return tokens + self.dropout(self.feed_forward(tokens))
+        return tokens + self.dropout(self.feed_forward(tokens))  # type: ignore[no-any-return]
 
     def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
         """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value."""
@@ -93,12 +93,13 @@ class CrossDomainLayer(nn.Module):
         absent = torch.ones(timelines.rows, width, dtype=torch.bool, device=projected.device)
         absent[rows, slots] = False
         query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).transpose(1, 2)  # (B, H, M, E/H)
+            part.reshape(timelines.rows, width, self.heads, -1).transpose(1, 2)  # (B, H, M, E/H)
             for part in padded.chunk(3, dim=-1)
         )
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
         weights = logits.masked_fill(absent[:, None, None, :], float("-inf")).softmax(dim=-1)
-        return (weights @ value).transpose(1, 2).flatten(2)[rows, slots]  # (G, E)
+        mixed: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # (B, M, E)
+        return mixed[rows, slots]
 
 
 class TargetReadout(nn.Module):
@@ -117,7 +118,7 @@ class TargetReadout(nn.Module):
         target = tokens[timelines.target_groups]  # (B, E)
         key, value = self.key_value(tokens).chunk(2, dim=-1)  # (G, E) each
         query = self.query(target)[timelines.group_rows]  # (G, E)
-        products = (query * key).unflatten(-1, (self.heads, -1))  # (G, H, E/H)
+        products = (query * key).reshape(len(tokens), self.heads, -1)  # (G, H, E/H)
         logits = products.sum(dim=-1) * products.shape[-1] ** -0.5  # (G, H)
         weights = segment_softmax(logits, timelines.group_rows, timelines.rows)
         mixed = segment_sum(weights, value, timelines.group_rows, timelines.rows)  # (B, E)
@@ -150,5 +151,7 @@ def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -
         segments: (T,) the segment of each entry.
         count: number of segments; an empty one sums to zero.
     """
-    weighted = (weights.unsqueeze(-1) * values.unflatten(-1, (weights.shape[1], -1))).flatten(1)
+    heads = weights.shape[1]
+    by_head = values.reshape(len(values), heads, values.shape[1] // heads)  # (T, H, E/H)
+    weighted = (weights.unsqueeze(-1) * by_head).flatten(1)  # (T, E)
     return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)

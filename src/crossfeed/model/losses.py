@@ -81,7 +81,7 @@ def binary_loss(
 ) -> Tensor:
     """Return L2 in its published form: real against generated, one by one.
 
-    mean_b -log sigma(s_b - c log(K q_b)) + mean_bk K -log sigma(-(s_bk - c log(K q_bk))), over 1 + K
+    mean_b ( -log sigma(s_b - c log(K q_b)) - sum_k log sigma(c log(K q_bk) - s_bk) ) / (1 + K)
 
     With c = 0 this is the discriminator's loss of a GAN (Goodfellow et al. 2014, eq. 1) with K
     generated samples per real one; with c = 1 it is noise-contrastive estimation.

@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from crossfeed.config import ModelConfig

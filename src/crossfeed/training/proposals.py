@@ -104,19 +104,27 @@ def propose(
     for group in batch.groups:
         excluded = _excluded(group, users.device)
         logits = generator.output_layer(users[group.rows], group.pool)
-        confidence = log_confidence(logits, excluded)  # (b, N)
-        proposal = _mix(
-            confidence.detach(),
+        log_confidences = log_confidence(logits, excluded)  # (b, N)
+        mixed = _mix(
+            log_confidences.detach(),
             static.weights(group),
             excluded=excluded,
             share=share if expanded[group.domain] else 0.0,
         )
-        confidences.append(confidence)
-        drawn.append(_draw(group, confidence, proposal, count=config.candidates))
-    columns = [torch.cat(column) for column in zip(*drawn, strict=True)]
+        confidences.append(log_confidences)
+        drawn.append(_draw(group, log_confidences, mixed, count=config.candidates))
+    candidates, confidence, click_confidence, proposal, click_proposal = (
+        torch.cat(column) for column in zip(*drawn, strict=True)
+    )
     expands = [expanded[group.domain] for group in batch.groups for _ in range(len(group.clicks))]
     return Proposals(
-        tuple(confidences), *columns, expanded=torch.tensor(expands, device=users.device)
+        confidences=tuple(confidences),
+        candidates=candidates,
+        candidate_log_confidence=confidence,
+        click_log_confidence=click_confidence,
+        candidate_log_proposal=proposal,
+        click_log_proposal=click_proposal,
+        expanded=torch.tensor(expands, device=users.device),
     )
 
 

@@ -159,9 +159,7 @@ def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: C
     optimiser.step()
 
 
-def _require_finite(
-    losses: TargetLoss, batch: Batch, proposals: Proposals, scores: Scores
-) -> None:
+def _require_finite(losses: TargetLoss, batch: Batch, proposals: Proposals, scores: Scores) -> None:
     """Stop before a loss that is not finite reaches the weights."""
     if bool(losses.total.isfinite()):
         return

@@ -175,9 +175,7 @@ class Fit:
         if is_best:
             progress.best, progress.best_epoch = value, progress.epoch
         progress.metrics.append(self._epoch_metrics(results))
-        display.epoch(
-            epoch=progress.epoch, results=results, seconds=progress.seconds, best=is_best
-        )
+        display.epoch(epoch=progress.epoch, results=results, seconds=progress.seconds, best=is_best)
         stale = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch + 1 >= self.epochs or (
             self.selects and stale >= self.config.train.patience

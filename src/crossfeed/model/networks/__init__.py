@@ -17,7 +17,8 @@ __all__ = ["NETWORKS", "UserNetwork"]
 class UserNetwork(Protocol):
     """Forms (B, E) user vectors from timelines and the table of item vectors."""
 
-    def __call__(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor: ...
+    def __call__(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""
 
 
 NETWORKS: Mapping[str, Callable[[int, ModelConfig], nn.Module]] = {
