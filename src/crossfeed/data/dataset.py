@@ -92,7 +92,8 @@ class Dataset:
             }
         except (OSError, ValueError, pa.ArrowException) as error:
             raise DatasetError(
-                f"the dataset '{path}' is damaged: {error}", hint="prepare it again with --overwrite"
+                f"the dataset '{path}' is damaged: {error}",
+                hint="prepare it again with --overwrite",
             ) from error
         offsets = np.concatenate([[0], np.cumsum(domains["items"].to_numpy())]).astype(np.int64)
         return cls(

@@ -12,8 +12,7 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import FORMAT_VERSION, Part
 from crossfeed.data.engine import Engine
 from crossfeed.data.hashing import combined_hash, content_hashes
-from crossfeed.data.log_rows import LogRows
-from crossfeed.data.logs import Log
+from crossfeed.data.logs import Log, LogRows
 from crossfeed.data.split import Split
 from crossfeed.data.tables import Coded, Tables
 

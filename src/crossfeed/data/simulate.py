@@ -151,9 +151,7 @@ def _item_counts(items: int, domains: int) -> NDArray[np.int64]:
     return sizes
 
 
-def _rates(
-    rng: np.random.Generator, truth: Truth, users: int, events: int
-) -> NDArray[np.float32]:
+def _rates(rng: np.random.Generator, truth: Truth, users: int, events: int) -> NDArray[np.float32]:
     """Return (U, D) expected events: power-law activity, and users missing from domains."""
     domains = len(truth.domains)
     activity = 1 + rng.pareto(_ACTIVITY_POWER, users)

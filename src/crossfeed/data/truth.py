@@ -61,7 +61,7 @@ class Truth:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise DatasetError(f"cannot read the truth '{path}': {error}") from error
         if metadata.get("format_version") != _FORMAT:
@@ -122,7 +122,9 @@ class Truth:
         """Return the ids of items given by number: the domain and a number within it."""
         domains = self.domain_of(items)
         names = pa.array([f"{name}-" for name in self.domains]).take(pa.array(domains))
-        return _ids(names, items - self.item_offsets[domains], int(np.diff(self.item_offsets).max()))
+        return _ids(
+            names, items - self.item_offsets[domains], int(np.diff(self.item_offsets).max())
+        )
 
     def domain_of(self, items: Ints) -> Ints:
         """Return the domain of each item, by number."""

@@ -15,8 +15,8 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
-from crossfeed.data.log_files import LogFile, read_head
-from crossfeed.data.sql import names, quoted_name, quoted_text
+from crossfeed.data.logs.files import LogFile, read_head
+from crossfeed.data.logs.sql import names, quoted_name, quoted_text
 from crossfeed.errors import LogError
 
 __all__ = ["UNTYPED", "ArrowTable", "Input", "Rejects", "arrow_input", "file_input"]

@@ -13,12 +13,12 @@ from pathlib import Path
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.ids import staged_id_type
-from crossfeed.data.log_files import Format, check_content, find_files
-from crossfeed.data.log_readers import UNTYPED, ArrowTable, Input, arrow_input, file_input
-from crossfeed.data.positive import check_positive, columns_in
+from crossfeed.data.logs.clicks import check_positive, columns_in
+from crossfeed.data.logs.files import Format, check_content, find_files
+from crossfeed.data.logs.formats import UNTYPED, ArrowTable, Input, arrow_input, file_input
+from crossfeed.data.logs.ids import staged_id_type
+from crossfeed.data.logs.times import TimeRange, is_time_type, time_range
 from crossfeed.data.sources import SOURCES
-from crossfeed.data.times import TimeRange, is_time_type, time_range
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = ["Log", "Logs", "open_log"]
@@ -107,7 +107,9 @@ def _roles(inputs: Sequence[Input], config: DataConfig) -> dict[str, str]:
     wanted = [role for role in names if role in _REQUIRED or role in config.columns]
     problems = []
     for input_ in inputs:
-        missing = [_shown(role, names[role]) for role in wanted if names[role] not in input_.columns]
+        missing = [
+            _shown(role, names[role]) for role in wanted if names[role] not in input_.columns
+        ]
         if missing:
             problems.append(
                 f"'{input_.name}' has no column {', '.join(missing)}; it has: "

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.sql import quoted_name
+from crossfeed.data.logs.sql import quoted_name
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = ["ROW_ORDER", "TimeRange", "TimeRule", "is_time_type", "time_range", "time_rule"]

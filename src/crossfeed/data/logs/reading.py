@@ -9,12 +9,12 @@ import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
 from crossfeed.data.engine import Engine
-from crossfeed.data.ids import IdRule, id_rule
-from crossfeed.data.log_readers import UNTYPED, Rejects
-from crossfeed.data.logs import Log
-from crossfeed.data.positive import check_positive, columns_in, typed_columns
-from crossfeed.data.sql import names, quoted_name, quoted_text
-from crossfeed.data.times import ROW_ORDER, TimeRule, time_rule
+from crossfeed.data.logs.clicks import check_positive, columns_in, typed_columns
+from crossfeed.data.logs.formats import UNTYPED, Rejects
+from crossfeed.data.logs.ids import IdRule, id_rule
+from crossfeed.data.logs.opening import Log
+from crossfeed.data.logs.sql import names, quoted_name, quoted_text
+from crossfeed.data.logs.times import ROW_ORDER, TimeRule, time_rule
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = ["LogRows", "read_log"]
