@@ -17,11 +17,11 @@ from rich.console import Console
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engine import Engine, open_engine
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log
+from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
 from crossfeed.data.tables import encode, index, write_parquet, write_tables
-from crossfeed.errors import LogError, QuarantineError
+from crossfeed.errors import LogError
 from crossfeed.files import atomic_folder, require_free, write_json
 
 __all__ = ["prepare"]
@@ -77,7 +77,7 @@ def _prepare_into(
 ) -> None:
     stage("reading rows")
     rows = read_log(engine, log, config)
-    _require_readable(rows, config)
+    require_readable(rows, config)
     clicks = rows.rows.filter(rows.rows["clicked"]).drop("clicked")
     not_clicked = rows.total - sum(rows.quarantined.values()) - engine.count(clicks)
     coded = encode(engine, clicks)
@@ -103,23 +103,6 @@ def _prepare_into(
         source=source,
     )
     write_json(folder / "manifest.json", manifest)
-
-
-def _require_readable(rows: LogRows, config: DataConfig) -> None:
-    if rows.total == 0:
-        raise LogError("the log has no rows")
-    bad = sum(rows.quarantined.values())
-    if bad / rows.total <= config.max_quarantine_share:
-        return
-    reasons = "\n".join(
-        f"  {reason}: {count} (first: {rows.examples[reason]})"
-        for reason, count in rows.quarantined.items()
-    )
-    raise QuarantineError(
-        f"{bad} of {rows.total} rows cannot be read, more than data.max_quarantine_share = "
-        f"{config.max_quarantine_share:g} allows:\n{reasons}",
-        hint="mend the log, map other columns with data.columns, or raise the share",
-    )
 
 
 def _require_parts(

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import ibis
 import ibis.expr.types as ir
 import numpy as np
 import pyarrow.parquet as pq
-from numpy.lib.format import open_memmap
 
 from crossfeed.data.dataset import Part
 from crossfeed.data.engine import Engine
@@ -19,6 +20,8 @@ from crossfeed.data.filters import ORDER
 __all__ = ["Coded", "Tables", "encode", "index", "write_parquet", "write_tables"]
 
 _TIE_DIGITS = 12
+"""Hexadecimal digits of the hash that orders clicks of one time: 48 bits, which DuckDB sorts in
+place; should two of them be equal, the item decides."""
 _EVENT_TYPES: Mapping[str, type[np.generic]] = {
     "item": np.int32,
     "domain": np.int32,
@@ -188,26 +191,32 @@ def _tie(clicks: ir.Table) -> ir.Value:
 
 
 def _write_offsets(engine: Engine, users: ir.Table, path: Path) -> int:
-    count = engine.count(users)
-    offsets = open_memmap(path, mode="w+", dtype=np.int64, shape=(count + 1,))
-    row = 0
-    for batch in engine.batches(users.select("events")):
-        offsets[row + 1 : row + 1 + batch.num_rows] = batch["events"].to_numpy()
-        row += batch.num_rows
-    np.cumsum(offsets, out=offsets)
-    offsets.flush()
-    return int(offsets[-1])
+    total = np.zeros(1, np.int64)
+    with _array_file(path, np.int64, engine.count(users) + 1) as file:
+        file.write(total.tobytes())
+        for batch in engine.batches(users.select("events")):
+            offsets = total[-1] + np.cumsum(batch["events"].to_numpy(), dtype=np.int64)
+            file.write(offsets.tobytes())
+            total = offsets
+    return int(total[-1])
 
 
 def _write_events(engine: Engine, events: ir.Table, folder: Path, total: int) -> None:
-    arrays = {
-        name: open_memmap(folder / f"{name}.npy", mode="w+", dtype=dtype, shape=(total,))
-        for name, dtype in _EVENT_TYPES.items()
-    }
-    row = 0
-    for batch in engine.batches(events.select(*_EVENT_TYPES)):
-        for name, array in arrays.items():
-            array[row : row + batch.num_rows] = batch[name].to_numpy()
-        row += batch.num_rows
-    for array in arrays.values():
-        array.flush()
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(_array_file(folder / f"{name}.npy", dtype, total))
+            for name, dtype in _EVENT_TYPES.items()
+        }
+        for batch in engine.batches(events.select(*_EVENT_TYPES)):
+            for name, dtype in _EVENT_TYPES.items():
+                files[name].write(batch[name].to_numpy().astype(dtype).tobytes())
+
+
+@contextlib.contextmanager
+def _array_file(path: Path, dtype: type[np.generic], length: int) -> Iterator[BinaryIO]:
+    """Yield a .npy file behind its header; unlike a memory map it survives a full disk."""
+    with path.open("wb") as file:
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        header = {"descr": descr, "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file

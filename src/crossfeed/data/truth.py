@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -99,7 +99,15 @@ class Truth:
             rows = np.flatnonzero(phases == phase)
             logits[rows] = self.logits(users[rows], number, int(phase))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    def shared_only(self) -> Truth:
+        """Return the truth of users who have no taste of their own in any domain.
+
+        What it predicts in a domain can be learnt from the others: it bounds what transfer can
+        reach where a user is new.
+        """
+        return replace(self, own=np.zeros_like(self.own))
 
     def domain_items(self, domain: str) -> list[str]:
         """Return the ids of a domain's items, in the order of `probabilities`."""
@@ -112,7 +120,7 @@ class Truth:
         shared = np.cos(angle) * self.shared_first[users] + np.sin(angle) * self.shared_last[users]
         items = slice(self.item_offsets[domain], self.item_offsets[domain + 1])
         taste = shared + self.own[users, domain]  # (B, E)
-        return taste @ self.item_vectors[items].T + self.popularity[items]
+        return np.asarray(taste @ self.item_vectors[items].T + self.popularity[items])
 
     def user_ids(self, users: Ints) -> pa.Array:
         """Return the ids of users given by number."""
