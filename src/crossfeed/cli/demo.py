@@ -88,8 +88,7 @@ def _prepare(demo: _Demo) -> Dataset:
         f"prepare {demo.log} --out {out}",
     )
     dataset = prepare(demo.log, out=out, config=DataConfig(), overwrite=True)
-    for part in tables.dataset_summary(dataset.manifest):
-        demo.console.print(part)
+    demo.console.print(*tables.dataset_summary(dataset.manifest), sep="\n")
     return dataset
 
 

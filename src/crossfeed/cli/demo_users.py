@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from crossfeed.cli.output import make_table
+from crossfeed.cli.output import make_table, title
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.truth import START_SECONDS, YEAR_SECONDS, Truth
 from crossfeed.scorer import Ints
@@ -32,18 +32,17 @@ class Visitor:
     domain: int
 
 
-def print_users(
-    console: Console, recommender: Recommender, dataset: Dataset, truth: Truth
-) -> None:
+def print_users(console: Console, recommender: Recommender, dataset: Dataset, truth: Truth) -> None:
     """Print three users' histories and their recommendations in a domain new to them."""
     for visitor in choose_visitors(dataset, count=3):
         user_id = dataset.user_ids[visitor.user].as_py()
         domain = dataset.catalogue.domains[visitor.domain]
-        console.print(_history_table(dataset, visitor.user, f"{user_id} so far"))
+        console.print(title(f"{user_id} so far"), _history_table(dataset, visitor.user), sep="\n")
         found = recommender.recommend(user_id=user_id, domain=domain, k=_SHOWN)
         item_ids = [str(item.item_id) for item in found.items]
         places = _true_places(truth, user_id, domain, item_ids)
-        console.print(_offer_table(f"{user_id} in {domain}, for the first time", item_ids, places))
+        offer = title(f"{user_id} in {domain}, for the first time")
+        console.print(offer, _offer_table(item_ids, places), sep="\n")
 
 
 def choose_visitors(dataset: Dataset, *, count: int) -> list[Visitor]:
@@ -72,10 +71,10 @@ def _clicks_by_domain(dataset: Dataset) -> Ints:
     return np.bincount(cells, minlength=dataset.users * domains).reshape(-1, domains)
 
 
-def _history_table(dataset: Dataset, user: int, title: str) -> Table:
+def _history_table(dataset: Dataset, user: int) -> Table:
     events = slice(dataset.user_offsets[user], dataset.user_offsets[user + 1])
     items, domains = dataset.event_item[events], dataset.event_domain[events]
-    table = make_table(title, "domain", "clicks", "newest")
+    table = make_table("domain", "clicks", "newest")
     table.columns[2].justify = "left"
     for domain in np.unique(domains).tolist():
         own = items[domains == domain]
@@ -95,8 +94,8 @@ def _true_places(truth: Truth, user_id: str, domain: str, item_ids: list[str]) -
     return [f"{places[item_id]} of {len(names)}" for item_id in item_ids]
 
 
-def _offer_table(title: str, item_ids: list[str], places: list[str]) -> Table:
-    table = make_table(title, "recommended", "place in the truth")
+def _offer_table(item_ids: list[str], places: list[str]) -> Table:
+    table = make_table("recommended", "place in the truth")
     for item_id, place in zip(item_ids, places, strict=True):
         table.add_row(Text(item_id, "green"), place)
     return table
