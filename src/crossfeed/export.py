@@ -1,0 +1,77 @@
+"""From a run to a bundle."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from crossfeed.bundle import BundleContents, write_bundle
+from crossfeed.data.dataset import Dataset
+from crossfeed.run import Run
+
+__all__ = ["export"]
+
+_EVENTS_AT_ONCE = 100_000
+
+
+def export(run: Run, *, out: Path | str, histories: bool = True, overwrite: bool = False) -> Path:
+    """Write what serving needs of a run into one folder.
+
+    The weights are those of the refit on all data if the run holds one, else those of the best
+    epoch. The histories are all that users did, held-out parts included: what a user has seen is
+    never forgotten.
+
+    Args:
+        run: a run with at least one finished epoch.
+        out: the bundle's folder.
+        histories: whether to put in what users did; without it the service starts empty.
+        overwrite: replace an existing bundle.
+
+    Raises:
+        RunError: nothing has been trained yet, or the dataset changed.
+        OutputError: `out` exists and may not be replaced, or cannot be written.
+    """
+    dataset = run.dataset()
+    if run.refitted:
+        dataset = dataset.refitted()
+    contents = BundleContents(
+        scorer=run.scorer(refitted=run.refitted),
+        item_ids=dataset.item_ids,
+        user_id_type=dataset.user_ids.type,
+        clicks=dataset.item_clicks,
+        histories=_histories(dataset) if histories else None,
+        card=_card(run, dataset),
+    )
+    return write_bundle(Path(out), contents, overwrite=overwrite)
+
+
+def _histories(dataset: Dataset) -> Iterator[pa.RecordBatch]:
+    """Yield all events on items of the tables; others have no id to be named by."""
+    names = pa.array(dataset.catalogue.domains, pa.string())
+    for first in range(0, len(dataset.event_item), _EVENTS_AT_ONCE):
+        events = np.arange(first, min(first + _EVENTS_AT_ONCE, len(dataset.event_item)))
+        events = events[dataset.event_item[events] >= 0]
+        columns = {
+            "user_id": dataset.user_ids.take(pa.array(dataset.users_of(events))),
+            "item_id": dataset.item_ids.take(pa.array(dataset.event_item[events])),
+            "domain": names.take(pa.array(dataset.event_domain[events])),
+            "timestamp": pa.array(dataset.event_time[events]),
+        }
+        yield from pa.table(columns).to_batches()
+
+
+def _card(run: Run, dataset: Dataset) -> dict[str, object]:
+    results = run.path / "results.json"
+    return {
+        "dataset_hash": run.facts["dataset_hash"],
+        "split": run.config.data.split,
+        "refitted": run.refitted,
+        "clicks": int(dataset.item_clicks.sum()),
+        "train": run.config.train.model_dump(mode="json"),
+        "epochs": run.metrics(),
+        "results": json.loads(results.read_text("utf-8")) if results.exists() else None,
+    }

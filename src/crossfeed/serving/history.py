@@ -1,0 +1,165 @@
+"""What users did: one event, who can tell about it, and the histories inside a bundle."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from crossfeed.bundle import Bundle
+from crossfeed.errors import RequestError
+from crossfeed.scorer import Histories, Ints
+
+__all__ = [
+    "BundleHistories",
+    "Event",
+    "HistoryReader",
+    "HistoryStore",
+    "Id",
+    "NewEvent",
+    "restore_id",
+]
+
+Id = str | int
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing that a user did with an item."""
+
+    item_id: Id
+    domain: str
+    timestamp: int
+    """Milliseconds since 1970 (UTC)."""
+
+
+@dataclass(frozen=True, slots=True)
+class NewEvent:
+    """An event on its way into a store."""
+
+    event_id: str
+    """Names the event, so that sending it twice stores it once."""
+    user_id: Id
+    item_id: Id
+    domain: str
+    timestamp: int
+    """Milliseconds since 1970 (UTC)."""
+
+
+class HistoryReader(Protocol):
+    """Anything that knows what users did."""
+
+    def read(self, user_id: Id) -> Sequence[Event]:
+        """Return all events of a user, oldest first; none for an unknown user."""
+
+
+class HistoryStore(HistoryReader, Protocol):
+    """A reader that also learns; every method raises HistoryStoreError where the store fails."""
+
+    def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
+        """Store events durably; return how many were new and how many known by their id."""
+
+    def forget(self, user_id: Id) -> int:
+        """Erase all events of a user; return how many."""
+
+    def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
+        """Store a bundle's histories, once in the life of the store; return how many events."""
+
+    def ping(self) -> None:
+        """Check that the store answers."""
+
+    def close(self) -> None:
+        """Finish what was asked for and let go."""
+
+
+class BundleHistories:
+    """The histories inside a bundle, read once and kept as arrays."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        schema = pa.schema(
+            {
+                "user_id": bundle.user_id_type,
+                "item_id": bundle.item_id_type,
+                "domain": pa.string(),
+                "timestamp": pa.int64(),
+            }
+        )
+        events = pa.Table.from_batches(bundle.histories(), schema=schema)
+        encoded = events["user_id"].combine_chunks().dictionary_encode()
+        self._events = events
+        self._bundle = bundle
+        self.user_ids: pa.Array = encoded.dictionary
+        """(U,) the users that the bundle knows."""
+        counts = np.bincount(encoded.indices.to_numpy(), minlength=len(self.user_ids))
+        self._offsets = np.concatenate([[0], np.cumsum(counts)])
+        self._rows = {user_id: row for row, user_id in enumerate(self.user_ids.to_pylist())}
+
+    def __len__(self) -> int:
+        return len(self.user_ids)
+
+    def read(self, user_id: Id) -> Sequence[Event]:
+        """Return all events of a user, oldest first; none for an unknown user."""
+        row = self._rows.get(user_id)
+        if row is None:
+            return ()
+        first, last = self._offsets[row : row + 2]
+        columns = self._events.slice(first, last - first).select(["item_id", "domain", "timestamp"])
+        return [Event(*values) for values in zip(*columns.to_pydict().values(), strict=True)]
+
+    def chunks(self, users: int) -> Iterator[tuple[pa.Array, Histories]]:
+        """Yield all users' ids and known items, so many users at a time."""
+        items = self._known_items()
+        for first in range(0, len(self), users):
+            last = min(first + users, len(self))
+            offsets = self._offsets[first : last + 1]
+            found = items[offsets[0] : offsets[-1]]
+            rows = np.repeat(np.arange(last - first), np.diff(offsets))[found >= 0]
+            counts = np.bincount(rows, minlength=last - first)
+            kept = Histories(found[found >= 0], np.concatenate([[0], np.cumsum(counts)]))
+            yield self.user_ids.slice(first, last - first), kept
+
+    def _known_items(self) -> Ints:
+        """Return the item index of each event; -1 where the model does not know the item."""
+        found = np.full(len(self._events), -1, dtype=np.int64)
+        domains = self._events["domain"].combine_chunks()
+        for domain, name in enumerate(self._bundle.catalogue.domains):
+            rows = np.flatnonzero(pc.equal(domains, name))
+            ids = self._events["item_id"].take(pa.array(rows)).combine_chunks()
+            found[rows] = self._bundle.item_indices(ids, domain)
+        return found
+
+
+def restore_id(value: object, type_: pa.DataType, *, field: str) -> Id:
+    """Return an id as the log has it; in URLs an id is text, and JSON knows both kinds.
+
+    Args:
+        value: a string or an integer.
+        type_: the log's type of this id: string or int64.
+        field: what a message calls it.
+
+    Raises:
+        RequestError: it is neither, or the log's ids are integers and it is none.
+    """
+    allowed = "an integer" if type_ == pa.int64() else "a string"
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        raise RequestError(
+            f"{field} must be {allowed}; it is {value!r}", field=field, value=value, allowed=allowed
+        )
+    if type_ != pa.int64():
+        return str(value)
+    try:
+        number = int(value)
+    except ValueError:
+        number = None
+    if number is None or str(number) != str(value) or not -(2**63) <= number < 2**63:
+        raise RequestError(
+            f"{field} must be an integer like the ids of the log; it is {value!r}",
+            field=field,
+            value=value,
+            allowed="an integer of 64 bits",
+        )
+    return number

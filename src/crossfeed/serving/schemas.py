@@ -1,0 +1,200 @@
+"""What the service accepts and answers; unknown fields and wrong types are refused."""
+
+from __future__ import annotations
+
+import time
+from datetime import UTC, datetime
+from typing import Annotated, Self
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+    model_validator,
+)
+
+from crossfeed.serving.recommender import MAX_K, Recommendations
+
+__all__ = [
+    "Answer",
+    "DomainFacts",
+    "EventsBody",
+    "EventsStored",
+    "Forgotten",
+    "ItemAnswer",
+    "ModelFacts",
+    "PastEvent",
+    "Problem",
+    "RecommendBody",
+    "UserHistory",
+]
+
+_SECONDS_BELOW = 100_000_000_000
+"""Numbers below are seconds (until the year 5138), others milliseconds (from 1973 on)."""
+_EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+_DAY_SECONDS = 86_400
+
+
+def _milliseconds(value: object) -> int:
+    """Return a time given in seconds, milliseconds or ISO 8601 as milliseconds since 1970."""
+    if isinstance(value, str):
+        try:
+            moment = datetime.fromisoformat(value)
+        except ValueError:
+            raise ValueError("text must be ISO 8601, such as 2026-03-01T12:00:00Z") from None
+        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+        milliseconds = round(moment.timestamp() * 1000)
+    elif isinstance(value, bool) or not isinstance(value, int | float):
+        raise ValueError("must be seconds or milliseconds since 1970, or ISO 8601 text")
+    elif value != value or abs(value) >= 10**15:
+        raise ValueError("must be a finite time")
+    else:
+        milliseconds = round(value * 1000) if abs(value) < _SECONDS_BELOW else round(value)
+    if not _EARLIEST.timestamp() <= milliseconds / 1000 <= time.time() + _DAY_SECONDS:
+        raise ValueError("must be between 1990 and a day from now")
+    return milliseconds
+
+
+Id = Annotated[StrictStr, Field(min_length=1, max_length=1024)] | StrictInt
+Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+Time = Annotated[int, BeforeValidator(_milliseconds)]
+Ids = Annotated[list[Id], Field(max_length=10_000)]
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class PastEvent(_Body):
+    """Something that a user did."""
+
+    item_id: Id
+    domain: Name
+    timestamp: Time = Field(description="Seconds or milliseconds since 1970, or ISO 8601.")
+
+
+class RecommendBody(_Body):
+    """A request for recommendations: exactly one of `user_id` and `history`."""
+
+    domain: Name
+    user_id: Id | None = None
+    history: Annotated[list[PastEvent], Field(max_length=10_000)] | None = None
+    k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
+    exclude_seen: bool = True
+    include: Ids | None = Field(default=None, description="Recommend these items alone.")
+    exclude: Ids | None = Field(default=None, description="Never recommend these items.")
+    candidates: Ids | None = Field(default=None, description="Rank these instead of the pool.")
+
+    @model_validator(mode="after")
+    def _one_of(self) -> Self:
+        if (self.user_id is None) == (self.history is None):
+            raise ValueError("give either user_id or history, and not both")
+        return self
+
+
+class _NewEventBody(PastEvent):
+    event_id: Name
+    user_id: Id
+
+
+class EventsBody(_Body):
+    """Events to store."""
+
+    events: Annotated[list[_NewEventBody], Field(min_length=1, max_length=1000)]
+
+
+class EventsStored(BaseModel):
+    """How many events are now on disk for the first time, and how many were before."""
+
+    accepted: int
+    duplicates: int
+
+
+class ItemAnswer(BaseModel):
+    """One recommended item."""
+
+    item_id: str | int
+    domain: str
+    score: float
+    source: str
+
+
+class Answer(BaseModel):
+    """Recommended items, best first."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    items: list[ItemAnswer]
+    model_version: str
+    fallback: str | None
+    reason: str | None
+    took_ms: float
+
+    @classmethod
+    def of(cls, found: Recommendations, *, took_ms: float) -> Answer:
+        """Return recommendations as an answer."""
+        items = [
+            ItemAnswer(
+                item_id=item.item_id, domain=item.domain, score=item.score, source=item.source
+            )
+            for item in found.items
+        ]
+        return cls(
+            items=items,
+            model_version=found.model_version,
+            fallback=found.fallback,
+            reason=found.reason,
+            took_ms=round(took_ms, 3),
+        )
+
+
+class UserHistory(BaseModel):
+    """What is stored of a user, oldest first; times in milliseconds since 1970."""
+
+    user_id: str | int
+    events: list[_StoredEvent]
+
+
+class _StoredEvent(BaseModel):
+    item_id: str | int
+    domain: str
+    timestamp: int
+
+
+class Forgotten(BaseModel):
+    """How many events of a user were erased."""
+
+    user_id: str | int
+    forgotten: int
+
+
+class DomainFacts(BaseModel):
+    """One domain that can be asked for."""
+
+    domain: str
+    items: int
+
+
+class ModelFacts(BaseModel):
+    """What is known of the model in service."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str
+    crossfeed: str
+    card: dict[str, object]
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457)."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+    field: str | None = None
+    value: str | int | float | bool | None = None
+    allowed: str | None = None

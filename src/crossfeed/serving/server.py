@@ -1,0 +1,72 @@
+"""From a bundle's folder to a listening service."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from pathlib import Path
+
+from crossfeed.bundle import Bundle
+from crossfeed.errors import ConfigError, MissingExtraError
+
+__all__ = ["default_store_url", "serve"]
+
+
+def serve(
+    bundle: Path | str,
+    *,
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    history_store: str | None = None,
+) -> None:
+    """Serve a bundle over HTTP until the process is told to stop.
+
+    Args:
+        bundle: the bundle's folder; it is only read.
+        host: the address to listen on; beyond loopback an API key must be set in the environment
+            variable CROSSFEED_API_KEYS.
+        port: the port to listen on.
+        history_store: URL of the store of what users do; by default a file beside the bundle.
+
+    Raises:
+        MissingExtraError: the extra `serve` is not installed.
+        ConfigError: the host needs a key, or the port cannot be listened on.
+        BundleError: the bundle is missing or damaged.
+        HistoryStoreError: the store cannot be opened.
+    """
+    for package in ("fastapi", "uvicorn", "prometheus_client", "structlog"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package=package, extra="serve")
+    import uvicorn
+
+    from crossfeed.serving.app import create_app
+    from crossfeed.serving.security import keys_from_environment, require_keys_beyond
+    from crossfeed.serving.sqlite_store import open_store
+
+    keys = keys_from_environment()
+    require_keys_beyond(host, keys)
+    loaded = Bundle.load(bundle)
+    with _listen(host, port) as listening:
+        store = open_store(history_store or default_store_url(Path(bundle)))
+        app = create_app(loaded, store=store, keys=keys)
+        config = uvicorn.Config(app, log_level="warning", access_log=False)
+        uvicorn.Server(config).run(sockets=[listening])
+
+
+def default_store_url(bundle: Path) -> str:
+    """Return the store beside a bundle: never inside, where every file is verified by its hash."""
+    folder = bundle.resolve()
+    return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
+
+
+def _listen(host: str, port: int) -> socket.socket:
+    try:
+        family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        listening = socket.socket(family)
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(address)
+    except (OSError, OverflowError) as error:
+        raise ConfigError(
+            f"cannot listen on {host}:{port}: {error}", hint="choose another --port or --host"
+        ) from None
+    return listening
