@@ -19,6 +19,7 @@ from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.export import export
 from crossfeed.run import Run
 from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.server import serve as serve_bundle
 from crossfeed.training.trainer import train
 
 __all__ = ["run_demo"]
@@ -141,12 +142,29 @@ def _recommend(demo: _Demo, dataset: Dataset, bundle: Path, *, truth: Truth) -> 
 
 
 def _serve(demo: _Demo, bundle: Path, port: int) -> None:
-    from crossfeed.cli.serving import serve
-
     demo.step(
         7,
         "Serve over HTTP",
         "try the commands below in another terminal; Ctrl-C ends",
         f"serve {bundle} --port {port}",
     )
-    serve(bundle, port=port)
+
+    def announce(url: str) -> None:
+        demo.console.print(Text(_CURL.format(url=url)))
+
+    # The store of a former demonstration knows users of another log.
+    store = demo.folder / "histories.sqlite"
+    for file in demo.folder.glob(f"{store.name}*"):
+        file.unlink()
+    serve_bundle(bundle, port=port, history_store=f"sqlite:///{store}", announce=announce)
+
+
+_CURL = """\
+   curl -s '{url}/v1/users/user-0000/recommendations?domain=music&k=3'
+   curl -s {url}/v1/events -H 'content-type: application/json' -d '{{"events": [
+     {{"event_id": "e1", "user_id": "user-0000", "item_id": "music-010", "domain": "music",
+      "timestamp": 1767225600}}]}}'
+   curl -s '{url}/v1/users/user-0000/history'
+   curl -s -X DELETE '{url}/v1/users/user-0000'
+   {url}/docs in a browser shows the rest
+"""

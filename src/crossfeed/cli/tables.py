@@ -16,8 +16,16 @@ if TYPE_CHECKING:
     from crossfeed.data.quality import LogReport
     from crossfeed.data.sources import Source
     from crossfeed.evaluation.evaluate import Results
+    from crossfeed.serving.recommender import Recommendations
 
-__all__ = ["dataset_summary", "log_report", "print_results", "source_facts", "source_text"]
+__all__ = [
+    "dataset_summary",
+    "log_report",
+    "print_results",
+    "recommendations",
+    "source_facts",
+    "source_text",
+]
 
 _METRICS = ("ndcg@10", "recall@10", "auc")
 """What the table shows; results.json holds all metrics."""
@@ -134,3 +142,11 @@ def source_text(source: Source) -> Text:
         text.append(f"  - {rule}\n")
     text.append(f"  terms: {source.licence}\n  {source.home_page}")
     return text
+
+
+def recommendations(found: Recommendations) -> Table:
+    """Return recommended items, best first."""
+    table = make_table("item", "score", "source")
+    for item in found.items:
+        table.add_row(str(item.item_id), f"{item.score:.4f}", item.source)
+    return table

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from crossfeed.bundle import Bundle
@@ -18,6 +19,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     history_store: str | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
 
@@ -27,6 +29,7 @@ def serve(
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
+        announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
@@ -49,6 +52,8 @@ def serve(
     with _listen(host, port) as listening:
         store = open_store(history_store or default_store_url(Path(bundle)))
         app = create_app(loaded, store=store, keys=keys)
+        if announce:
+            announce(_url(listening))
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -57,6 +62,11 @@ def default_store_url(bundle: Path) -> str:
     """Return the store beside a bundle: never inside, where every file is verified by its hash."""
     folder = bundle.resolve()
     return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
+
+
+def _url(listening: socket.socket) -> str:
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
