@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from crossfeed.bundle import Bundle
@@ -19,6 +20,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     history_store: str | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
 
@@ -28,6 +30,7 @@ def serve(
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
+        announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
@@ -51,6 +54,8 @@ def serve(
     with _listen(host, port) as listening:
         store = open_store(history_store or default_store_url(Path(bundle)))
         app = create_app(loaded, store=store, keys=keys)
+        if announce:
+            announce(_url(listening))
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -69,6 +74,11 @@ def _log_requests() -> None:
     log.propagate = False
     log.setLevel(logging.INFO)
     log.handlers = [logging.StreamHandler()]
+
+
+def _url(listening: socket.socket) -> str:
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
