@@ -23,7 +23,8 @@ Settings come from four places, each above the one before:
 2. `--preset NAME`: named settings (at the end of this page);
 3. `--config FILE`: a TOML file with the sections `[data]`, `[model]` and `[train]`, each optional.
    `prepare` uses `[data]`, `train` the other two, so that one file serves both;
-4. `--set section.key=value`, repeatable; the value is written as in TOML, and bare words are strings.
+4. `--set section.key=value`, repeatable; the value is written as in TOML, and bare words are
+   strings.
 
 ```toml
 [data]
@@ -85,7 +86,8 @@ def _type_words(kind: Any) -> str:  # Any: what an annotation may be
 
 def _bound(bound: Any) -> str:  # Any: annotated-types' Ge, Gt, Le, Lt
     signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
-    return next(f"{words} {getattr(bound, key)}" for key, words in signs.items() if hasattr(bound, key))
+    (key,) = (key for key in signs if hasattr(bound, key))
+    return f"{signs[key]} {getattr(bound, key)}"
 
 
 def _toml(value: object) -> str:

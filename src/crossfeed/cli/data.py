@@ -10,6 +10,7 @@ import typer
 from crossfeed.cli import output, tables
 from crossfeed.cli.options import ConfigFile, Json, Overwrite, Seed, Settings, SourceName
 from crossfeed.cli.options import read_settings as _read_settings
+from crossfeed.config import DataConfig
 
 __all__ = ["prepare", "simulate", "sources", "validate"]
 
@@ -53,6 +54,7 @@ def sources(*, as_json: Json = False) -> None:
     """List the public data sets that `prepare --source` reads, with the rules it applies.
 
     \b
+    crossfeed sources
     crossfeed prepare ml-100k/ --source movielens-100k --out DATASET
     """
     from crossfeed.data.sources import SOURCES
@@ -80,25 +82,15 @@ def validate(
     crossfeed validate DATASET
     """
     if (path / "manifest.json").is_file():
-        from crossfeed.data.dataset import Dataset
-
-        dataset = Dataset.load(path)
-        dataset.verify()
-        output.say(f"the dataset '{path}' is whole: every hash is as its manifest says")
+        _validate_dataset(path)
     elif (path / "bundle.json").is_file():
-        from crossfeed.bundle import Bundle
-
-        Bundle.load(path)
-        output.say(f"the bundle '{path}' is whole: every hash is as bundle.json says")
+        _validate_bundle(path)
     else:
-        from crossfeed.data.quality import validate_log
-
         read = _read_settings(config, settings, sections=["data"])
-        report = validate_log(str(path), config=read.data, source=source)
-        if as_json:
-            output.print_json(report.to_json())
-        else:
-            output.stdout().print(tables.log_report(report))
+        _validate_log(path, read.data, source, as_json=as_json)
+        return
+    if as_json:
+        output.print_json({"path": str(path), "valid": True})
 
 
 def prepare(
@@ -132,6 +124,29 @@ def prepare(
     if as_json:
         output.print_json(dataset.manifest)
     else:
-        for part in tables.dataset_summary(dataset.manifest):
-            output.stdout().print(part)
+        output.stdout().print(*tables.dataset_summary(dataset.manifest), sep="\n")
         output.say(f"next: crossfeed train {out} --out RUN")
+
+
+def _validate_dataset(path: Path) -> None:
+    from crossfeed.data.dataset import Dataset
+
+    Dataset.load(path).verify()
+    output.say(f"the dataset '{path}' is whole: every hash is as its manifest says")
+
+
+def _validate_bundle(path: Path) -> None:
+    from crossfeed.bundle import Bundle
+
+    Bundle.load(path)
+    output.say(f"the bundle '{path}' is whole: every hash is as bundle.json says")
+
+
+def _validate_log(path: Path, config: DataConfig, source: str | None, *, as_json: bool) -> None:
+    from crossfeed.data.quality import validate_log
+
+    report = validate_log(str(path), config=config, source=source)
+    if as_json:
+        output.print_json(report.to_json())
+    else:
+        output.stdout().print(*tables.log_report(report), sep="\n")

@@ -9,10 +9,11 @@ import sys
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from crossfeed.errors import CrossfeedError
 
-__all__ = ["log_to_stderr", "make_table", "print_error", "print_json", "say", "stdout"]
+__all__ = ["log_to_stderr", "make_table", "print_error", "print_json", "say", "stdout", "title"]
 
 _FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nothing has to be folded."""
@@ -25,12 +26,17 @@ def stdout() -> Console:
     return Console(width=_FILE_WIDTH, no_color=True, highlight=False)
 
 
-def make_table(title: str, *columns: str, left: int = 1) -> Table:
-    """Return an empty table: the first `left` columns hold words, the others figures."""
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+def make_table(*columns: str) -> Table:
+    """Return an empty table: the first column holds words, the others figures."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
-        table.add_column(column, justify="left" if number < left else "right")
+        table.add_column(column, justify="right" if number else "left")
     return table
+
+
+def title(text: str) -> Text:
+    """Return the line above a table; a table's own title would be folded at its width."""
+    return Text(text, "bold")
 
 
 def print_json(value: object) -> None:

@@ -2,34 +2,176 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from crossfeed.cli import output
+from crossfeed.cli import output, tables
+from crossfeed.cli.history_file import read_history
 from crossfeed.cli.options import Json, Overwrite
+
+if TYPE_CHECKING:
+    from crossfeed.bundle import Bundle
+    from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
 __all__ = ["export_histories", "forget_user", "load_histories", "recommend", "serve"]
 
-BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder of export.")]
+BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that export wrote.")]
+StoreUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--history-store",
+        metavar="URL",
+        help="sqlite:///FILE; by default BUNDLE.histories.sqlite beside the bundle.",
+    ),
+]
 
 
-def recommend(bundle: BundleFolder) -> None:
-    pass
+def recommend(
+    bundle: BundleFolder,
+    *,
+    domain: Annotated[str | None, typer.Option(metavar="D", help="The target domain.")] = None,
+    user: Annotated[str | None, typer.Option(metavar="ID", help="A user of the bundle.")] = None,
+    history: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="What anybody did, as a JSON array; - is stdin."),
+    ] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    all_users: Annotated[bool, typer.Option("--all", help="For every user, to a file.")] = False,
+    out: Annotated[Path | None, typer.Option(metavar="FILE", help="With --all: Parquet.")] = None,
+    overwrite: Overwrite = False,
+    as_json: Json = False,
+) -> None:
+    """Recommend items of a domain to one user, or of every domain to all users.
+
+    A history is a JSON array of {"item_id", "domain", "timestamp"}.
+
+    \b
+    crossfeed recommend BUNDLE --domain books --user ann
+    crossfeed recommend BUNDLE --domain books --history history.json -k 5 --json
+    crossfeed recommend BUNDLE --all --out recommendations.parquet
+    """
+    if all_users:
+        if out is None or user is not None or history is not None:
+            raise typer.BadParameter("--all needs --out FILE, and neither --user nor --history")
+        _recommend_all(bundle, domain=domain, k=k, out=out, overwrite=overwrite)
+        return
+    if domain is None or (user is None) == (history is None):
+        raise typer.BadParameter("give --domain and either --user or --history, or --all")
+    from crossfeed.serving.recommender import Recommender
+
+    events = None if history is None else read_history(history)
+    recommender = Recommender.load(bundle)
+    found = recommender.recommend(domain=domain, user_id=user, history=events, k=k)
+    if as_json:
+        output.print_json(dataclasses.asdict(found))
+    else:
+        output.stdout().print(tables.recommendations(found))
+    if found.fallback:
+        output.say("nothing is known of this user: these are the domain's popular items")
+    if found.reason:
+        output.say(found.reason)
 
 
-def serve(bundle: BundleFolder) -> None:
-    pass
+def serve(
+    bundle: BundleFolder,
+    *,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
+    history_store: StoreUrl = None,
+) -> None:
+    """Serve a bundle over HTTP, with a store of what users do.
+
+    Beyond this machine it asks for an API key: set CROSSFEED_API_KEYS.
+
+    \b
+    crossfeed serve BUNDLE
+    crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite
+    """
+    from crossfeed.serving.server import serve
+
+    serve(bundle, host=host, port=port, history_store=history_store, announce=_announce)
 
 
-def load_histories(bundle: BundleFolder) -> None:
-    pass
+def load_histories(
+    bundle: BundleFolder,
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, as export writes it.")],
+    *,
+    history_store: StoreUrl = None,
+) -> None:
+    """Add events of a file to a history store; events known by their id are left as they are.
+
+    \b
+    crossfeed histories load BUNDLE events.parquet
+    """
+    with _open_store(bundle, history_store) as (_, store):
+        new, known = store.load(file)
+    output.say(f"{new:,} events are new, {known:,} were stored already")
 
 
-def export_histories(bundle: BundleFolder) -> None:
-    pass
+def export_histories(
+    bundle: BundleFolder,
+    *,
+    out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    history_store: StoreUrl = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write all events of a history store as Parquet: a log to train on again.
+
+    \b
+    crossfeed histories export BUNDLE --out events.parquet
+    """
+    with _open_store(bundle, history_store) as (_, store):
+        written = store.export(out, overwrite=overwrite)
+    output.say(f"wrote {written:,} events to {out}")
 
 
-def forget_user(bundle: BundleFolder) -> None:
-    pass
+def forget_user(
+    bundle: BundleFolder,
+    user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
+    *,
+    history_store: StoreUrl = None,
+) -> None:
+    """Erase all events of a user from a history store.
+
+    The bundle itself keeps what it was exported with; export it anew, or --without-histories.
+
+    \b
+    crossfeed histories forget BUNDLE ann
+    """
+    from crossfeed.serving.history import restore_id
+
+    with _open_store(bundle, history_store) as (loaded, store):
+        erased = store.forget(restore_id(user, loaded.user_id_type, field="USER"))
+    output.say(f"erased {erased:,} events of '{user}'")
+
+
+def _recommend_all(bundle: Path, *, domain: str | None, k: int, out: Path, overwrite: bool) -> None:
+    from crossfeed.serving.recommender import Recommender
+
+    Recommender.load(bundle).recommend_all(out, domain=domain, k=k, overwrite=overwrite)
+    output.say(f"wrote recommendations to {out}")
+
+
+def _announce(url: str) -> None:
+    output.say(f"serving on {url}, OpenAPI at {url}/docs; Ctrl-C ends")
+
+
+@contextmanager
+def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, SqliteHistoryStore]]:
+    """Open the store of a bundle, filled as the service would fill it."""
+    from crossfeed.bundle import Bundle
+    from crossfeed.serving.server import default_store_url
+    from crossfeed.serving.sqlite_store import open_store
+
+    loaded = Bundle.load(bundle)
+    store = open_store(url or default_store_url(bundle))
+    try:
+        store.fill(loaded.histories(), origin=loaded.version)
+        yield loaded, store
+    finally:
+        store.close()

@@ -10,13 +10,22 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from crossfeed.cli.output import make_table
+from crossfeed.cli.output import make_table, title
 
 if TYPE_CHECKING:
+    from crossfeed.data.quality import LogReport
     from crossfeed.data.sources import Source
     from crossfeed.evaluation.evaluate import Results
+    from crossfeed.serving.recommender import Recommendations
 
-__all__ = ["dataset_summary", "log_report", "print_results", "source_facts", "source_text"]
+__all__ = [
+    "dataset_summary",
+    "log_report",
+    "print_results",
+    "recommendations",
+    "source_facts",
+    "source_text",
+]
 
 _METRICS = ("ndcg@10", "recall@10", "auc")
 """What the table shows; results.json holds all metrics."""
@@ -27,8 +36,10 @@ def print_results(console: Console, results: Results) -> None:
 
     One table where the console is wide enough for all metrics, else one per metric.
     """
+    console.print(title(f"{results.part} part, ranked among all items of the domain"))
     whole = _results_table(results, _METRICS)
-    if Measurement.get(console, console.options, whole).maximum <= console.width:
+    unbounded = console.options.update(width=10_000)
+    if Measurement.get(console, unbounded, whole).maximum <= console.width:
         console.print(whole)
         return
     for metric in _METRICS:
@@ -38,9 +49,8 @@ def print_results(console: Console, results: Results) -> None:
 def _results_table(results: Results, metrics: Sequence[str]) -> Table:
     scorers = [results, *results.baselines.values()]
     names = [scorer.scorer for scorer in scorers]
-    title = f"{results.part} part, ranked among all items of the domain"
     columns = [f"{metric}\n{name}" for metric in metrics for name in names]
-    table = make_table(title, "domain", "clicks", *columns)
+    table = make_table("domain", "clicks", *columns)
     for domain, own in results.domains.items():
         rows = [scorer.domains[domain] for scorer in scorers]
         table.add_row(domain, f"{own['events']:,.0f}", *_figures(rows, metrics))
@@ -64,12 +74,12 @@ def _figures(scorers: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> 
 def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any: JSON
     """Return what a dataset holds, domain by domain, and what was dropped on the way."""
     counts, log = manifest["counts"], manifest["log"]
-    title = (
+    total = (
         f"{counts['events']:,} clicks of {counts['users']:,} users on {counts['items']:,} items, "
         f"split {manifest['split']['name']}"
     )
     table = make_table(
-        title, "domain", "users", "items", "training", "validation", "test", "unknown items"
+        "domain", "users", "items", "training", "validation", "test", "unknown items"
     )
     for domain in manifest["domains"]:
         parts = domain["events"]
@@ -86,7 +96,31 @@ def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any
     }
     reasons = [f"{reason} {rows:,}" for reason, rows in dropped.items() if rows]
     told = f"{log['rows']:,} rows read; left out: {', '.join(reasons) or 'none'}"
-    return [table, Text(told)]
+    return [title(total), table, Text(told)]
+
+
+def log_report(report: LogReport) -> list[RenderableType]:
+    """Return what a log holds, domain by domain, and what is worth a look."""
+    total = (
+        f"{report.clicks:,} clicks of {report.users:,} users on {report.items:,} items, "
+        f"from {report.first_time or 'the first row'} to {report.last_time or 'the last'}"
+    )
+    table = make_table("domain", "clicks", "users", "items")
+    for domain in report.domains:
+        counts = (domain.clicks, domain.users, domain.items)
+        table.add_row(domain.domain, *(f"{count:,}" for count in counts))
+    lines = [
+        f"{report.rows:,} rows in {len(report.files)} file(s); clicks are the rows with "
+        f"{report.positive}; times are {report.time_unit}",
+        f"{report.users_of_several_domains:,} users in several domains, {report.repeats:,} repeats",
+    ]
+    lines += [
+        f"quarantined, {reason}: {rows:,} (first: {report.examples[reason]})"
+        for reason, rows in report.quarantined.items()
+        if rows
+    ]
+    lines += [f"look: {warning}" for warning in report.warnings]
+    return [title(total), table, Text("\n".join(lines))]
 
 
 def source_facts(source: Source) -> dict[str, object]:
@@ -108,3 +142,11 @@ def source_text(source: Source) -> Text:
         text.append(f"  - {rule}\n")
     text.append(f"  terms: {source.licence}\n  {source.home_page}")
     return text
+
+
+def recommendations(found: Recommendations) -> Table:
+    """Return recommended items, best first."""
+    table = make_table("item", "score", "source")
+    for item in found.items:
+        table.add_row(str(item.item_id), f"{item.score:.4f}", item.source)
+    return table

@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crossfeed.config import DataConfig
+from crossfeed.data.hashing import EVENT_ARRAYS, combined_hash, content_hashes
 from crossfeed.errors import DatasetError
 from crossfeed.scorer import Catalogue, Histories, Ints
 
@@ -88,13 +89,10 @@ class Dataset:
             clicks = pq.read_table(path / "items.parquet", columns=["clicks"])["clicks"]
             arrays = {
                 name: np.load(path / "events" / f"{name}.npy", mmap_mode="r")
-                for name in ("user_offsets", "item", "domain", "time", "part")
+                for name in EVENT_ARRAYS
             }
         except (OSError, ValueError, pa.ArrowException) as error:
-            raise DatasetError(
-                f"the dataset '{path}' is damaged: {error}",
-                hint="prepare it again with --overwrite",
-            ) from error
+            raise _damaged(path, str(error)) from error
         offsets = np.concatenate([[0], np.cumsum(domains["items"].to_numpy())]).astype(np.int64)
         return cls(
             path=path,
@@ -111,6 +109,25 @@ class Dataset:
             event_time=arrays["time"],
             event_part=arrays["part"],
         )
+
+    def verify(self) -> None:
+        """Compare the files with the hashes that the manifest states.
+
+        Raises:
+            DatasetError: naming every column and array that is not as it was written.
+        """
+        stated = self.manifest["hashes"]
+        try:
+            found = content_hashes(self.path)
+        except (OSError, ValueError, KeyError, pa.ArrowException) as error:
+            raise _damaged(self.path, str(error)) from error
+        changed = sorted(
+            name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name)
+        )
+        if changed:
+            raise _damaged(self.path, f"not as its manifest says: {', '.join(changed)}")
+        if combined_hash(found) != self.manifest["content_hash"]:
+            raise _damaged(self.path, "the manifest's content_hash is not that of its hashes")
 
     @property
     def users(self) -> int:
@@ -201,10 +218,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:  # Any: JSON
             hint="make one with: crossfeed prepare LOG --out DATASET",
         ) from None
     except (ValueError, KeyError, TypeError):
-        raise DatasetError(
-            f"the dataset '{path}' is damaged: manifest.json cannot be read",
-            hint="prepare it again with --overwrite",
-        ) from None
+        raise _damaged(path, "manifest.json cannot be read") from None
     if version != FORMAT_VERSION:
         raise DatasetError(
             f"the dataset '{path}' has format version {version}; this crossfeed reads "
@@ -212,3 +226,9 @@ def _read_manifest(path: Path) -> dict[str, Any]:  # Any: JSON
             hint="prepare it again with --overwrite",
         )
     return dict(manifest)
+
+
+def _damaged(path: Path, problem: str) -> DatasetError:
+    return DatasetError(
+        f"the dataset '{path}' is damaged: {problem}", hint="prepare it again with --overwrite"
+    )

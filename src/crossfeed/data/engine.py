@@ -42,7 +42,8 @@ class Engine:
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
         """Return the connection, for the parsers."""
-        return self._backend.con
+        connection: duckdb.DuckDBPyConnection = self._backend.con
+        return connection
 
     def table(self, name: str) -> ir.Table:
         """Return a table that a parser made."""
@@ -76,7 +77,7 @@ class Engine:
 
     def _sql(self, table: ir.Table) -> str:
         # ibis 12 itself cannot fetch from DuckDB 2.0, whose connections lost `fetch_record_batch`.
-        return self._backend.compile(table)
+        return str(self._backend.compile(table))
 
     def close(self) -> None:
         """Release the files in the scratch folder."""

@@ -12,8 +12,8 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import FORMAT_VERSION, Part
 from crossfeed.data.engine import Engine
 from crossfeed.data.hashing import combined_hash, content_hashes
-from crossfeed.data.log_rows import LogRows
-from crossfeed.data.logs import Log
+from crossfeed.data.logs import Log, LogRows
+from crossfeed.data.logs.times import ROW_ORDER
 from crossfeed.data.split import Split
 from crossfeed.data.tables import Coded, Tables
 
@@ -21,11 +21,14 @@ __all__ = ["make_manifest"]
 
 _RULES = (
     "An item is the pair (domain, item_id): an id seen in two domains is two items.",
-    "A user's events are in the order of time; equal times in the order of the first 12 hexadecimal "
-    "digits of md5('user_id|domain|item_id'), whatever the order of the log's rows.",
     "A row for which data.positive yields neither true nor false is not a click.",
     "Times without an offset are UTC.",
 )
+_TIMED_RULE = (
+    "A user's events are in the order of time; equal times in the order of the first 12 digits of "
+    "md5('user_id|domain|item_id') in hexadecimal, whatever the order of the log's rows."
+)
+_UNTIMED_RULE = "The log has no times: the order of its files and rows stands for time."
 _SPLIT_RULES = {
     "temporal": (
         "One cut in time for all domains; events with the time of a cut lie behind it.",
@@ -88,10 +91,14 @@ def make_manifest(
         },
         "dropped": {"not a click": not_clicked, **split.dropped},
         "domains": domains,
-        "rules": [*_RULES, *_SPLIT_RULES[config.split]],
+        "rules": [*_RULES, _order_rule(rows), *_SPLIT_RULES[config.split]],
         "hashes": hashes,
         "content_hash": combined_hash(hashes),
     }
+
+
+def _order_rule(rows: LogRows) -> str:
+    return _UNTIMED_RULE if rows.time_unit == ROW_ORDER else _TIMED_RULE
 
 
 def _domains(engine: Engine, tables: Tables) -> list[dict[str, Any]]:  # Any: JSON

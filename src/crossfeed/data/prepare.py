@@ -1,30 +1,37 @@
 """From a behaviour log to a prepared dataset.
 
-log -> rows (log_rows) -> codes (tables.encode) -> parts (split) -> indices (tables.index) -> folder
+log -> rows (logs) -> codes (tables.encode) -> parts (split) -> indices (tables.index) -> folder
 """
 
 from __future__ import annotations
 
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import ibis.expr.types as ir
+from rich.console import Console
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engine import Engine, open_engine
-from crossfeed.data.log_rows import LogRows, read_log
-from crossfeed.data.logs import Log, Logs, open_log
+from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
-from crossfeed.data.stages import Stage, stages
-from crossfeed.data.tables import encode, index
-from crossfeed.data.writing import write_parquet, write_tables
-from crossfeed.errors import LogError, QuarantineError
+from crossfeed.data.tables import encode, index, write_parquet, write_tables
+from crossfeed.errors import LogError
 from crossfeed.files import atomic_folder, require_free, write_json
 
 __all__ = ["prepare"]
 
 _SCRATCH = ".scratch"
+
+_Stage = Callable[[str], None]
+"""Call it with what begins now; what ran before is done."""
+
+_log = logging.getLogger(__name__)
 
 
 def prepare(
@@ -54,7 +61,7 @@ def prepare(
     config = config or DataConfig()
     out = Path(out)
     require_free(out, overwrite=overwrite)
-    with stages("prepare") as stage:
+    with _stages("prepare") as stage:
         stage("checking the log")
         log = open_log(logs, config=config, source=source)
         with (
@@ -66,11 +73,11 @@ def prepare(
 
 
 def _prepare_into(
-    folder: Path, engine: Engine, log: Log, config: DataConfig, source: str | None, stage: Stage
+    folder: Path, engine: Engine, log: Log, config: DataConfig, source: str | None, stage: _Stage
 ) -> None:
     stage("reading rows")
     rows = read_log(engine, log, config)
-    _require_readable(rows, config)
+    require_readable(rows, config)
     clicks = rows.rows.filter(rows.rows["clicked"]).drop("clicked")
     not_clicked = rows.total - sum(rows.quarantined.values()) - engine.count(clicks)
     coded = encode(engine, clicks)
@@ -96,23 +103,6 @@ def _prepare_into(
         source=source,
     )
     write_json(folder / "manifest.json", manifest)
-
-
-def _require_readable(rows: LogRows, config: DataConfig) -> None:
-    if rows.total == 0:
-        raise LogError("the log has no rows")
-    bad = sum(rows.quarantined.values())
-    if bad / rows.total <= config.max_quarantine_share:
-        return
-    reasons = "\n".join(
-        f"  {reason}: {count} (first: {rows.examples[reason]})"
-        for reason, count in rows.quarantined.items()
-    )
-    raise QuarantineError(
-        f"{bad} of {rows.total} rows cannot be read, more than data.max_quarantine_share = "
-        f"{config.max_quarantine_share:g} allows:\n{reasons}",
-        hint="mend the log, map other columns with data.columns, or raise the share",
-    )
 
 
 def _require_parts(
@@ -147,3 +137,17 @@ def _hint(dropped: dict[str, int], config: DataConfig) -> str:
     if dropped[reason] and reason == "not a click":
         return "look at data.positive: it yields true for too few rows"
     return f"the log is too small or too uniform in time for data.split = {config.split!r}"
+
+
+@contextmanager
+def _stages(title: str) -> Iterator[_Stage]:
+    """Yield a function that announces the next stage; on a terminal a spinner shows it."""
+    console = Console(stderr=True)
+    began = time.monotonic()
+    with console.status(title) as status:
+
+        def begin(stage: str) -> None:
+            _log.info("%s: %s", title, stage)
+            status.update(f"{title}: {stage} ({time.monotonic() - began:.0f} s so far)")
+
+        yield begin

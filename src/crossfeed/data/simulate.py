@@ -148,12 +148,10 @@ def _item_counts(items: int, domains: int) -> NDArray[np.int64]:
     weights = np.geomspace(1, 1 / 5, domains)
     sizes = np.maximum(10, np.floor(items * weights / weights.sum())).astype(np.int64)
     sizes[0] += items - sizes.sum()
-    return sizes
+    return np.asarray(sizes)
 
 
-def _rates(
-    rng: np.random.Generator, truth: Truth, users: int, events: int
-) -> NDArray[np.float32]:
+def _rates(rng: np.random.Generator, truth: Truth, users: int, events: int) -> NDArray[np.float32]:
     """Return (U, D) expected events: power-law activity, and users missing from domains."""
     domains = len(truth.domains)
     activity = 1 + rng.pareto(_ACTIVITY_POWER, users)
@@ -166,7 +164,7 @@ def _rates(
     scale = events / rates.sum()
     for _ in range(20):  # What the cap takes away is given to the others.
         scale *= events / np.minimum(rates * scale, most).sum()
-    return np.minimum(rates * scale, most).astype(np.float32)
+    return np.asarray(np.minimum(rates * scale, most), np.float32)
 
 
 def _chunks(
@@ -199,7 +197,7 @@ def _draw_domain(
     free = np.zeros((len(users), size), np.float32)  # -inf where clicked already
     columns = []
     for phase in range(_PHASES):
-        rows, ranks = _cells(counts[:, phase])
+        rows = np.repeat(np.arange(len(users)), counts[:, phase])
         if not len(rows):
             continue
         active = np.flatnonzero(counts[:, phase])
@@ -226,13 +224,6 @@ def _draw_without_repeats(
     order = np.argsort(-np.take_along_axis(keys, top, axis=1), axis=1)
     ranked = np.take_along_axis(top, order, axis=1)
     return ranked[np.arange(most) < counts[:, None]]
-
-
-def _cells(counts: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return the row of each of `counts` draws and its rank within the row."""
-    rows = np.repeat(np.arange(len(counts)), counts)
-    firsts = np.cumsum(counts) - counts
-    return rows, np.arange(len(rows)) - firsts[rows]
 
 
 def _ordered_times(

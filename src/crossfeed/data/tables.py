@@ -1,19 +1,33 @@
-"""The index tables of a dataset, and its events with indices, as expressions."""
+"""The index tables of a dataset and its events with indices: as expressions, then as files."""
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
 
 import ibis
 import ibis.expr.types as ir
+import numpy as np
+import pyarrow.parquet as pq
 
 from crossfeed.data.dataset import Part
 from crossfeed.data.engine import Engine
 from crossfeed.data.filters import ORDER
 
-__all__ = ["Coded", "Tables", "encode", "index"]
+__all__ = ["Coded", "Tables", "encode", "index", "write_parquet", "write_tables"]
 
 _TIE_DIGITS = 12
+"""Hexadecimal digits of the hash that orders clicks of one time: 48 bits, which DuckDB sorts in
+place; should two of them be equal, the item decides."""
+_EVENT_TYPES: Mapping[str, type[np.generic]] = {
+    "item": np.int32,
+    "domain": np.int32,
+    "time": np.int64,
+    "part": np.uint8,
+}
 
 
 @dataclass(frozen=True)
@@ -112,6 +126,24 @@ def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: in
     )
 
 
+def write_tables(engine: Engine, tables: Tables, folder: Path) -> None:
+    """Write index tables and event arrays; streamed, so that memory does not grow with the log."""
+    write_parquet(engine, tables.users.drop("events"), folder / "users.parquet")
+    write_parquet(engine, tables.items, folder / "items.parquet")
+    write_parquet(engine, tables.domains, folder / "domains.parquet")
+    events = folder / "events"
+    events.mkdir()
+    total = _write_offsets(engine, tables.users, events / "user_offsets.npy")
+    _write_events(engine, tables.events, events, total)
+
+
+def write_parquet(engine: Engine, table: ir.Table, path: Path) -> None:
+    """Stream a table into a Parquet file."""
+    with pq.ParquetWriter(path, table.schema().to_pyarrow()) as writer:
+        for batch in engine.batches(table):
+            writer.write_batch(batch)
+
+
 def _named_items(items: ir.Table, domains: ir.Table) -> ir.Table:
     named = items.join(domains.select("domain", "domain_name"), "domain")
     return named.order_by("index").select("item_id", "clicks", "clicks_all", domain="domain_name")
@@ -137,9 +169,7 @@ def _index_items(coded: Coded, events: ir.Table, min_item_events: int) -> ir.Tab
         clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
         clicks_all=lambda table: table.count(),
     )
-    enough = counts.filter(
-        (counts["clicks"] > 0) | (counts["clicks_all"] >= min_item_events)
-    )
+    enough = counts.filter((counts["clicks"] > 0) | (counts["clicks_all"] >= min_item_events))
     named = enough.join(coded.items, "item")
     order = [named["domain"], named["clicks"].desc(), named["item_id"]]
     return named.mutate(index=ibis.row_number().over(order_by=order))
@@ -158,3 +188,35 @@ def _tie(clicks: ir.Table) -> ir.Value:
     """
     text = clicks["user_id"].cast("string") + "|" + clicks["domain_name"] + "|"
     return (text + clicks["item_id"].cast("string")).hexdigest("md5").left(_TIE_DIGITS)
+
+
+def _write_offsets(engine: Engine, users: ir.Table, path: Path) -> int:
+    total = np.zeros(1, np.int64)
+    with _array_file(path, np.int64, engine.count(users) + 1) as file:
+        file.write(total.tobytes())
+        for batch in engine.batches(users.select("events")):
+            offsets = total[-1] + np.cumsum(batch["events"].to_numpy(), dtype=np.int64)
+            file.write(offsets.tobytes())
+            total = offsets
+    return int(total[-1])
+
+
+def _write_events(engine: Engine, events: ir.Table, folder: Path, total: int) -> None:
+    with contextlib.ExitStack() as stack:
+        files = {
+            name: stack.enter_context(_array_file(folder / f"{name}.npy", dtype, total))
+            for name, dtype in _EVENT_TYPES.items()
+        }
+        for batch in engine.batches(events.select(*_EVENT_TYPES)):
+            for name, dtype in _EVENT_TYPES.items():
+                files[name].write(batch[name].to_numpy().astype(dtype).tobytes())
+
+
+@contextlib.contextmanager
+def _array_file(path: Path, dtype: type[np.generic], length: int) -> Iterator[BinaryIO]:
+    """Yield a .npy file behind its header; unlike a memory map it survives a full disk."""
+    with path.open("wb") as file:
+        descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
+        header = {"descr": descr, "fortran_order": False, "shape": (length,)}
+        np.lib.format.write_array_header_1_0(file, header)
+        yield file

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +61,7 @@ class Truth:
         try:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+                arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise DatasetError(f"cannot read the truth '{path}': {error}") from error
         if metadata.get("format_version") != _FORMAT:
@@ -99,7 +99,15 @@ class Truth:
             rows = np.flatnonzero(phases == phase)
             logits[rows] = self.logits(users[rows], number, int(phase))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-        return powers / powers.sum(axis=1, keepdims=True)
+        return np.asarray(powers / powers.sum(axis=1, keepdims=True))
+
+    def shared_only(self) -> Truth:
+        """Return the truth of users who have no taste of their own in any domain.
+
+        What it predicts in a domain can be learnt from the others: it bounds what transfer can
+        reach where a user is new.
+        """
+        return replace(self, own=np.zeros_like(self.own))
 
     def domain_items(self, domain: str) -> list[str]:
         """Return the ids of a domain's items, in the order of `probabilities`."""
@@ -112,7 +120,7 @@ class Truth:
         shared = np.cos(angle) * self.shared_first[users] + np.sin(angle) * self.shared_last[users]
         items = slice(self.item_offsets[domain], self.item_offsets[domain + 1])
         taste = shared + self.own[users, domain]  # (B, E)
-        return taste @ self.item_vectors[items].T + self.popularity[items]
+        return np.asarray(taste @ self.item_vectors[items].T + self.popularity[items])
 
     def user_ids(self, users: Ints) -> pa.Array:
         """Return the ids of users given by number."""
@@ -122,7 +130,9 @@ class Truth:
         """Return the ids of items given by number: the domain and a number within it."""
         domains = self.domain_of(items)
         names = pa.array([f"{name}-" for name in self.domains]).take(pa.array(domains))
-        return _ids(names, items - self.item_offsets[domains], int(np.diff(self.item_offsets).max()))
+        return _ids(
+            names, items - self.item_offsets[domains], int(np.diff(self.item_offsets).max())
+        )
 
     def domain_of(self, items: Ints) -> Ints:
         """Return the domain of each item, by number."""

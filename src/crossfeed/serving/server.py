@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 from crossfeed.bundle import Bundle
@@ -18,6 +20,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     history_store: str | None = None,
+    announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
 
@@ -27,6 +30,7 @@ def serve(
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
+        announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
@@ -34,7 +38,7 @@ def serve(
         BundleError: the bundle is missing or damaged.
         HistoryStoreError: the store cannot be opened.
     """
-    for package in ("fastapi", "uvicorn", "prometheus_client", "structlog"):
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     import uvicorn
@@ -46,9 +50,12 @@ def serve(
     keys = keys_from_environment()
     require_keys_beyond(host, keys)
     loaded = Bundle.load(bundle)
+    _log_requests()
     with _listen(host, port) as listening:
         store = open_store(history_store or default_store_url(Path(bundle)))
         app = create_app(loaded, store=store, keys=keys)
+        if announce:
+            announce(_url(listening))
         config = uvicorn.Config(app, log_level="warning", access_log=False)
         uvicorn.Server(config).run(sockets=[listening])
 
@@ -59,13 +66,31 @@ def default_store_url(bundle: Path) -> str:
     return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
 
 
+def _log_requests() -> None:
+    """Send the request log to stderr as it is, one line of JSON each."""
+    from crossfeed.serving.monitoring import REQUEST_LOG
+
+    log = logging.getLogger(REQUEST_LOG)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler()]
+
+
+def _url(listening: socket.socket) -> str:
+    host, port, *_ = listening.getsockname()
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def _listen(host: str, port: int) -> socket.socket:
+    listening = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except (OSError, OverflowError) as error:
+        if listening is not None:
+            listening.close()
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}", hint="choose another --port or --host"
         ) from None

@@ -25,7 +25,9 @@ def _read(folder: Path) -> pa.Table:
     films = _read_films(folder, genres)
     unknown = set(pc.unique(ratings["item_id"]).to_pylist()) - set(films["item_id"].to_pylist())
     if unknown:
-        raise LogError(f"'{folder / 'u.data'}' rates films that u.item lacks: {sorted(unknown)[:5]}")
+        raise LogError(
+            f"'{folder / 'u.data'}' rates films that u.item lacks: {sorted(unknown)[:5]}"
+        )
     position = pc.index_in(ratings["item_id"], films["item_id"])
     return ratings.append_column("domain", films["domain"].take(position))
 

@@ -8,15 +8,23 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.sql import quoted_name
+from crossfeed.data.logs.sql import quoted_name
 from crossfeed.errors import ConfigError, LogError
 
-__all__ = ["ROW_ORDER", "TimeRange", "TimeRule", "is_time_type", "time_range", "time_rule"]
+__all__ = [
+    "ROW_ORDER",
+    "TimeRange",
+    "TimeRule",
+    "is_time_type",
+    "iso_time",
+    "time_range",
+    "time_rule",
+]
 
 ROW_ORDER = "row order"
 """The unit of a log without times: the rows themselves count."""
@@ -38,8 +46,7 @@ class TimeRange:
     last: int
 
     def __str__(self) -> str:
-        first, last = (datetime.fromtimestamp(ms / 1000, UTC) for ms in (self.first, self.last))
-        return f"{first:%Y-%m-%d} to {last:%Y-%m-%d}"
+        return f"{iso_time(self.first)[:10]} to {iso_time(self.last)[:10]}"
 
 
 @dataclass(frozen=True)
@@ -75,6 +82,12 @@ def time_range(config: DataConfig) -> TimeRange:
     return TimeRange(first, last)
 
 
+def iso_time(milliseconds: int) -> str:
+    """Return milliseconds since 1970 as ISO 8601."""
+    moment = datetime(1970, 1, 1, tzinfo=UTC) + timedelta(milliseconds=milliseconds)
+    return moment.isoformat(timespec="milliseconds")
+
+
 def is_time_type(type_: str) -> bool:
     """Return whether a column of this SQL type can hold times."""
     return type_ in _NUMBERS | {"VARCHAR", "DATE"} or type_.startswith(("TIMESTAMP", "DECIMAL"))
@@ -104,9 +117,14 @@ def time_rule(
     }
     counts = _count_possible(connection, table, rules, possible)
     best = max(rules, key=counts.__getitem__)
-    if counts[best] == 0:
+    if counts[best] == 0 and _any_value(connection, name, table):
         raise _no_unit(connection, column, table, list(rules), possible)
     return rules[best]
+
+
+def _any_value(connection: duckdb.DuckDBPyConnection, name: str, table: str) -> bool:
+    [count] = connection.execute(f"SELECT count({name}) FROM {table}").fetchall()[0]
+    return int(count) > 0
 
 
 def _expressions(name: str, staged_type: str) -> dict[str, str]:

@@ -9,15 +9,15 @@ import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
 from crossfeed.data.engine import Engine
-from crossfeed.data.ids import IdRule, id_rule
-from crossfeed.data.log_readers import UNTYPED, Rejects
-from crossfeed.data.logs import Log
-from crossfeed.data.positive import check_positive, columns_in, typed_columns
-from crossfeed.data.sql import names, quoted_name, quoted_text
-from crossfeed.data.times import ROW_ORDER, TimeRule, time_rule
-from crossfeed.errors import ConfigError, LogError
+from crossfeed.data.logs.clicks import check_positive, columns_in, typed_columns
+from crossfeed.data.logs.formats import UNTYPED, Input, Rejects
+from crossfeed.data.logs.ids import IdRule, id_rule
+from crossfeed.data.logs.opening import Log
+from crossfeed.data.logs.sql import names, quoted_name, quoted_text
+from crossfeed.data.logs.times import ROW_ORDER, TimeRule, time_rule
+from crossfeed.errors import ConfigError, LogError, QuarantineError
 
-__all__ = ["LogRows", "read_log"]
+__all__ = ["LogRows", "read_log", "require_readable"]
 
 _STAGED = "staged_log"
 _PARSED = "parsed_log"
@@ -81,6 +81,29 @@ def read_log(engine: Engine, log: Log, config: DataConfig) -> LogRows:
     )
 
 
+def require_readable(rows: LogRows, config: DataConfig) -> None:
+    """Check that a log has rows, and that enough of them can be read.
+
+    Raises:
+        LogError: there is no row.
+        QuarantineError: more rows than `data.max_quarantine_share` allows cannot be read.
+    """
+    if rows.total == 0:
+        raise LogError("the log has no rows")
+    bad = sum(rows.quarantined.values())
+    if bad / rows.total <= config.max_quarantine_share:
+        return
+    reasons = "\n".join(
+        f"  {reason}: {count} (first: {rows.examples[reason]})"
+        for reason, count in rows.quarantined.items()
+    )
+    raise QuarantineError(
+        f"{bad} of {rows.total} rows cannot be read, more than data.max_quarantine_share = "
+        f"{config.max_quarantine_share:g} allows:\n{reasons}",
+        hint="mend the log, map other columns with data.columns, or raise the share",
+    )
+
+
 def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
     """Copy the needed columns of all files into one table, in the order of files and rows."""
     columns = "".join(f", {quoted_name(name)} {type_}" for name, type_ in log.staged.items())
@@ -97,10 +120,21 @@ def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
         into = f"{_STAGED} (crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
         try:
             connection.execute(f"INSERT INTO {into} SELECT {number}, * FROM ({select})")
-        except (duckdb.ConversionException, duckdb.InvalidInputException) as error:
-            raise LogError(f"'{input_.name}' cannot be read: {error}") from error
+        except duckdb.Error as error:
+            if _is_of_scratch(error, input_):
+                raise
+            raise LogError(
+                f"'{input_.name}' cannot be read: {str(error).splitlines()[0]}",
+                hint="write the file anew; a CSV with one kind of line ending and closed quotes",
+            ) from error
         all_rejects.append(rejects)
     return all_rejects if log.format == "CSV" else []
+
+
+def _is_of_scratch(error: duckdb.Error, input_: Input) -> bool:
+    """Return whether disk or memory failed, not the log."""
+    failed = isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException)
+    return failed and input_.name not in str(error)
 
 
 def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConfig) -> TimeRule:
@@ -139,7 +173,8 @@ def _parse(
         )
     except duckdb.ConversionException as error:
         raise ConfigError(
-            f"data.positive = {log.positive!r} fails on the log's values: {error}"
+            f"data.positive = {log.positive!r} fails on the log's values: {error}",
+            hint="let it skip what is no number: try_cast(rating AS DOUBLE) >= 4",
         ) from error
     connection.execute(f"DROP TABLE {_STAGED}")
 
@@ -192,6 +227,7 @@ def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Re
         "CREATE TABLE malformed (log_file INTEGER, log_row BIGINT, accepted_before BIGINT)"
     )
     for number, reject in enumerate(rejects):
+        _require_closed_quotes(connection, log.inputs[number], reject)
         connection.execute(
             f"INSERT INTO malformed SELECT {number}, line - 1, "
             "line - 1 - row_number() OVER (ORDER BY line) "
@@ -211,6 +247,23 @@ def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Re
         "SELECT log_file, log_row, 'malformed row' FROM malformed) "
         f"JOIN (VALUES {files}) files (number, name) ON number = log_file"
     )
+
+
+def _require_closed_quotes(
+    connection: duckdb.DuckDBPyConnection, input_: Input, reject: Rejects
+) -> None:
+    """Refuse a CSV in which a quote swallows the rows behind it: nobody knows how many are lost."""
+    query = (
+        f"SELECT min(line) FROM {reject.table} WHERE error_type = 'UNQUOTED VALUE' "
+        "AND contains(trim(csv_line, chr(13) || chr(10)), chr(10))"
+    )
+    [line] = connection.execute(query).fetchall()[0]
+    if line is not None:
+        raise LogError(
+            f"'{input_.name}' has a quote that is not closed in row {line - 1}; what stands behind "
+            "it cannot be told apart",
+            hint='close the quote; a quote within a value is written twice: "a ""good"" one"',
+        )
 
 
 def _count_quarantine(

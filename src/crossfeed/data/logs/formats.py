@@ -1,6 +1,7 @@
 """How each format of a log is read by DuckDB: its columns, and the SELECT that yields its rows.
 
-Rows are numbered from 1 within their file; a CSV's header and blank lines do not count.
+Rows are numbered from 1 within their file, a CSV's header apart. A value of several lines is in one
+row; where a CSV has blank lines the numbers behind them may be off by so many.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
-from crossfeed.data.log_files import LogFile, read_head
-from crossfeed.data.sql import names, quoted_name, quoted_text
+from crossfeed.data.logs.files import LogFile, read_head
+from crossfeed.data.logs.sql import names, quoted_name, quoted_text
 from crossfeed.errors import LogError
 
 __all__ = ["UNTYPED", "ArrowTable", "Input", "Rejects", "arrow_input", "file_input"]
@@ -80,13 +81,15 @@ class Input:
             source = f"read_parquet({path}, file_row_number = true, hive_partitioning = false)"
             return f"SELECT file_row_number + 1, false, {names(columns)} FROM {source}"
         if self.file.format == "CSV":
-            return _numbered(names(columns), self._csv_source(path, rejects))
+            return _numbered(names(columns), self._csv_source(self.file, path, rejects))
         fields = ", ".join(_json_field(column, as_json=column in ids) for column in columns)
-        objects = f"read_ndjson_objects({path}, ignore_errors = true)"
+        compression = quoted_text(self.file.compression or "uncompressed")
+        options = f"ignore_errors = true, compression = {compression}"
+        objects = f"read_ndjson_objects({path}, {options})"
         malformed = "json IS NULL OR json_type(json) <> 'OBJECT'"
         return f"SELECT row_number() OVER (), {malformed}, {fields} FROM {objects}"
 
-    def _csv_source(self, path: str, rejects: Rejects) -> str:
+    def _csv_source(self, file: LogFile, path: str, rejects: Rejects) -> str:
         types = ", ".join(f"{quoted_text(column)}: '{UNTYPED}'" for column in self.columns)
         options = {
             "columns": f"{{{types}}}",
@@ -95,12 +98,13 @@ class Input:
             "delim": quoted_text(self.delimiter),
             "quote": "'\"'",
             "escape": "'\"'",
+            "compression": quoted_text(file.compression or "none"),
             "ignore_errors": "true",
             "store_rejects": "true",
             "rejects_table": quoted_text(rejects.table),
             "rejects_scan": quoted_text(rejects.scans),
         }
-        return f"read_csv({path}, {', '.join(f'{k} = {v}' for k, v in options.items())})"
+        return f"read_csv({path}, {', '.join(f'{name} = {v}' for name, v in options.items())})"
 
 
 def file_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
@@ -113,7 +117,7 @@ def file_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
     head = read_head(file)
     if file.format == "JSONL":
         return Input(file.name, size, dict.fromkeys(_json_keys(head), UNTYPED), file=file)
-    header = head.splitlines()[0]
+    header = head.lstrip("\r\n").partition("\n")[0].partition("\r")[0]
     delimiter = max(_DELIMITERS, key=header.count)
     columns = next(csv.reader([header], delimiter=delimiter))
     twice = sorted({column for column in columns if columns.count(column) > 1})

@@ -11,14 +11,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
+import pyarrow as pa
 
 from crossfeed.config import DataConfig
-from crossfeed.data.ids import staged_id_type
-from crossfeed.data.log_files import Format, check_content, find_files
-from crossfeed.data.log_readers import UNTYPED, ArrowTable, Input, arrow_input, file_input
-from crossfeed.data.positive import check_positive, columns_in
+from crossfeed.data.logs.clicks import check_positive, columns_in
+from crossfeed.data.logs.files import Format, check_content, find_files
+from crossfeed.data.logs.formats import UNTYPED, ArrowTable, Input, arrow_input, file_input
+from crossfeed.data.logs.ids import staged_id_type
+from crossfeed.data.logs.times import TimeRange, is_time_type, time_range
 from crossfeed.data.sources import SOURCES
-from crossfeed.data.times import TimeRange, is_time_type, time_range
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = ["Log", "Logs", "open_log"]
@@ -66,7 +67,7 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
         if "timestamp" not in roles and config.split not in _SPLITS_WITHOUT_TIME:
             raise ConfigError(
                 f"data.split = {config.split!r} needs times, and the log has no "
-                f"'{config.columns.get('timestamp', 'timestamp')}' column",
+                f"'{_column(config, 'timestamp')}' column",
                 hint='map one with data.columns.timestamp, or set data.split = "last-out"',
             )
         positive = _positive(roles, config, source)
@@ -94,7 +95,7 @@ def _inputs(
     return inputs, files[0].format
 
 
-def _read_source(logs: Logs, source: str) -> ArrowTable:
+def _read_source(logs: Logs, source: str) -> pa.Table:
     if source not in SOURCES:
         raise ConfigError(f"source '{source}' is unknown; it is one of: {', '.join(SOURCES)}")
     if not isinstance(logs, str | Path) and not (isinstance(logs, Sequence) and len(logs) == 1):
@@ -103,11 +104,13 @@ def _read_source(logs: Logs, source: str) -> ArrowTable:
 
 
 def _roles(inputs: Sequence[Input], config: DataConfig) -> dict[str, str]:
-    names = {role: config.columns.get(role, role) for role in (*_REQUIRED, *_OPTIONAL)}
+    names = {role: _column(config, role) for role in (*_REQUIRED, *_OPTIONAL)}
     wanted = [role for role in names if role in _REQUIRED or role in config.columns]
     problems = []
     for input_ in inputs:
-        missing = [_shown(role, names[role]) for role in wanted if names[role] not in input_.columns]
+        missing = [
+            _shown(role, names[role]) for role in wanted if names[role] not in input_.columns
+        ]
         if missing:
             problems.append(
                 f"'{input_.name}' has no column {', '.join(missing)}; it has: "
@@ -129,6 +132,10 @@ def _roles(inputs: Sequence[Input], config: DataConfig) -> dict[str, str]:
             'names with data.columns, such as data.columns.user_id = "uid"',
         )
     return present
+
+
+def _column(config: DataConfig, role: str) -> str:
+    return next((theirs for ours, theirs in config.columns.items() if ours == role), role)
 
 
 def _shown(role: str, name: str) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 import duckdb
 
-from crossfeed.data.sql import quoted_name
+from crossfeed.data.logs.sql import quoted_name
 from crossfeed.errors import ConfigError
 
 __all__ = ["check_positive", "columns_in", "typed_columns"]
@@ -37,7 +37,9 @@ def check_positive(
             false.
     """
     columns = ", ".join(
-        f"CAST(NULL AS {type_}) AS {quoted_name(column)}" if type_ else f"NULL AS {quoted_name(column)}"
+        f"CAST(NULL AS {type_}) AS {quoted_name(column)}"
+        if type_
+        else f"NULL AS {quoted_name(column)}"
         for column, type_ in types.items()
     )
     source = f"(SELECT {columns or 'NULL'})"

@@ -110,9 +110,10 @@ def _resolve(log: str | Path) -> list[LogFile]:
         return [_log_file(path)]
     if glob.has_magic(str(log)):
         matches = [Path(match) for match in sorted(glob.glob(str(log), recursive=True))]
-        if not matches:
+        files = [match for match in matches if match.is_file() and not _hidden(match)]
+        if not files:
             raise LogError(f"no file matches '{log}'")
-        return [_log_file(match) for match in matches if match.is_file() and not _hidden(match)]
+        return [_log_file(file) for file in files]
     raise LogError(f"there is no file '{log}'")
 
 

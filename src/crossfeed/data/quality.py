@@ -1,0 +1,158 @@
+"""Look at a log before it is prepared: what would be read, and what would not."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ibis.expr.types as ir
+
+from crossfeed.config import DataConfig
+from crossfeed.data.engine import Engine, open_engine
+from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
+from crossfeed.data.logs.times import ROW_ORDER, iso_time
+
+__all__ = ["DomainReport", "LogReport", "validate_log"]
+
+_FEW_SHARED = 0.1
+"""Share of users in several domains below which transfer has little to work with."""
+
+
+@dataclass(frozen=True)
+class DomainReport:
+    """What a log holds of one domain."""
+
+    domain: str
+    clicks: int
+    users: int
+    items: int
+
+
+@dataclass(frozen=True)
+class LogReport:
+    """What a log holds, before repeats and filters."""
+
+    files: tuple[str, ...]
+    columns: dict[str, str]
+    """The log's own name of each column that is read."""
+    positive: str
+    """Which rows are clicks."""
+    time_unit: str
+    first_time: str | None
+    """The earliest click, ISO 8601; None for a log without times."""
+    last_time: str | None
+    user_ids: str
+    item_ids: str
+    rows: int
+    clicks: int
+    repeats: int
+    """Clicks on an item that the user has clicked before."""
+    users: int
+    users_of_several_domains: int
+    """Users through whom the domains can learn from each other."""
+    items: int
+    quarantined: dict[str, int]
+    """How many rows cannot be read, by reason."""
+    examples: dict[str, str]
+    """The first row of each of those reasons."""
+    domains: tuple[DomainReport, ...]
+    """From the most clicks to the fewest."""
+    warnings: tuple[str, ...]
+    """What is worth a look before the log is prepared."""
+
+    def to_json(self) -> dict[str, Any]:  # Any: JSON
+        """Return the report as JSON has it."""
+        return asdict(self)
+
+
+def validate_log(
+    logs: Logs, *, config: DataConfig | None = None, source: str | None = None
+) -> LogReport:
+    """Read a log as `prepare` would, and say what is in it.
+
+    Args:
+        logs: as for `prepare`.
+        config: the settings that `prepare` would get; the defaults if None.
+        source: a key of `crossfeed.data.sources.SOURCES`.
+
+    Raises:
+        LogError: the log cannot be used.
+        QuarantineError: too many of its rows cannot be read.
+        ConfigError: a setting does not fit the log.
+    """
+    config = config or DataConfig()
+    log = open_log(logs, config=config, source=source)
+    with tempfile.TemporaryDirectory() as folder, open_engine(Path(folder) / "scratch") as engine:
+        rows = read_log(engine, log, config)
+        require_readable(rows, config)
+        return _report(engine, log, rows, config)
+
+
+def _report(engine: Engine, log: Log, rows: LogRows, config: DataConfig) -> LogReport:
+    clicks = engine.keep(rows.rows.filter(rows.rows["clicked"]))
+    domains = _domains(engine, clicks)
+    per_user = clicks.group_by("user_id").agg(domains=lambda table: table["domain"].nunique())
+    total = sum(domain.clicks for domain in domains)
+    first, last = _time_range(engine, clicks, rows)
+    report = LogReport(
+        files=tuple(input_.name for input_ in log.inputs),
+        columns=log.roles,
+        positive=log.positive,
+        time_unit=rows.time_unit,
+        first_time=first,
+        last_time=last,
+        user_ids=rows.user_ids,
+        item_ids=rows.item_ids,
+        rows=rows.total,
+        clicks=total,
+        repeats=total - engine.count(clicks.select("user_id", "domain", "item_id").distinct()),
+        users=engine.count(per_user),
+        users_of_several_domains=engine.count(per_user.filter(per_user["domains"] > 1)),
+        items=sum(domain.items for domain in domains),
+        quarantined=rows.quarantined,
+        examples=rows.examples,
+        domains=domains,
+        warnings=(),
+    )
+    return replace(report, warnings=tuple(_warnings(report, config)))
+
+
+def _domains(engine: Engine, clicks: ir.Table) -> tuple[DomainReport, ...]:
+    counted = clicks.group_by("domain").agg(
+        clicks=lambda table: table.count(),
+        users=lambda table: table["user_id"].nunique(),
+        items=lambda table: table["item_id"].nunique(),
+    )
+    ordered = counted.order_by([counted["clicks"].desc(), "domain"])
+    return tuple(DomainReport(**record) for record in engine.records(ordered))
+
+
+def _time_range(engine: Engine, clicks: ir.Table, rows: LogRows) -> tuple[str | None, str | None]:
+    [times] = engine.records(clicks.agg(first=clicks["time"].min(), last=clicks["time"].max()))
+    if rows.time_unit == ROW_ORDER or times["first"] is None:
+        return None, None
+    return iso_time(times["first"]), iso_time(times["last"])
+
+
+def _warnings(report: LogReport, config: DataConfig) -> Iterator[str]:
+    domains = report.domains
+    if not domains:
+        yield "no row is a click: look at data.positive"
+    small = [domain.domain for domain in domains if domain.clicks < config.min_domain_events]
+    if small:
+        yield (
+            f"{len(small)} of {len(domains)} domains have fewer than data.min_domain_events = "
+            f"{config.min_domain_events} clicks and would be dropped: {', '.join(small[:10])}"
+        )
+    if len(domains) == 1:
+        yield "there is one domain only: no other can learn from it"
+    elif report.users_of_several_domains < report.users * _FEW_SHARED:
+        yield (
+            f"only {report.users_of_several_domains} of {report.users} users have clicks in more "
+            "than one domain"
+        )
+    if report.first_time is not None and report.first_time == report.last_time:
+        yield "all clicks have the same time: the temporal split cannot be used"

@@ -1,0 +1,115 @@
+"""README and pages say what is so: commands parse, links lead somewhere, named files exist."""
+
+from __future__ import annotations
+
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from crossfeed.cli import app
+from crossfeed.config import load_config, parse_config
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """Return the fenced blocks of one language."""
+    return re.findall(rf"^```{language}\n(.*?)^```", page.read_text("utf-8"), re.M | re.S)
+
+
+def commands(page: Path, name: str) -> list[list[str]]:
+    """Return the words of each command of that name in a page's shell blocks."""
+    lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
+    split = [shlex.split(line, comments=True) for line in lines if line.startswith(f"{name} ")]
+    return [words[1:] for words in split]
+
+
+CROSSFEED = [(page.name, words) for page in PAGES for words in commands(page, "crossfeed")]
+
+
+def test_the_readme_shows_the_whole_line() -> None:
+    shown = {words[0] for name, words in CROSSFEED if name == "README.md"}
+    assert {"prepare", "train", "evaluate", "export", "recommend", "serve"} <= shown
+
+
+@pytest.mark.parametrize(("page", "words"), CROSSFEED, ids=lambda value: str(value))
+def test_every_command_parses(page: str, words: list[str]) -> None:
+    command = typer.main.get_command(app)
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
+    assert command.make_context("crossfeed", list(words)).params
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_make_target_exists(page: Path) -> None:
+    named = {words[0] for words in commands(page, "make")}
+    named |= set(re.findall(r"`make ([a-z][a-z-]*)`", page.read_text("utf-8")))
+    assert named <= TARGETS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path) -> None:
+    links = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text("utf-8"))
+    local = [link for link in links if "://" not in link]
+    assert [link for link in local if not (page.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_source_file_that_is_named_exists(page: Path) -> None:
+    named = set(re.findall(r"`((?:[a-z_]+/)*[a-z_]+\.py)`", page.read_text("utf-8")))
+    roots = (ROOT, ROOT / "src" / "crossfeed")
+    assert [name for name in named if not any((root / name).exists() for root in roots)] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_setting_that_is_named_exists(page: Path) -> None:
+    known = {f"{name}.{key}" for name, one in load_config() for key in type(one).model_fields}
+    named = set(
+        re.findall(r"`((?:data|model|train)\.[a-z_]+)(?: = [^`]*)?`", page.read_text("utf-8"))
+    )
+    files = {name for name in named if name.endswith((".py", ".parquet"))}
+    assert named - files <= known
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_toml_block_is_a_configuration(page: Path) -> None:
+    for block in blocks(page, "toml"):
+        parse_config(tomllib.loads(block))
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "examples").glob("*.toml")), ids=lambda f: f.name)
+def test_every_example_is_a_configuration(file: Path) -> None:
+    assert load_config(file) != load_config()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_python_block_compiles(page: Path) -> None:
+    for block in blocks(page, "python"):
+        compile(block, page.name, "exec")
+
+
+def test_the_settings_page_is_up_to_date() -> None:
+    script = ROOT / "scripts" / "write_settings_page.py"
+    done = subprocess.run([sys.executable, script, "--check"], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_the_settings_page_explains_every_setting() -> None:
+    rows = re.findall(r"^\| `.*\|$", (ROOT / "docs/configuration.md").read_text("utf-8"), re.M)
+    unexplained = [row for row in rows if row.split("|")[-2].strip() == ""]
+    count = sum(len(type(section).model_fields) for _, section in load_config())
+    assert (len(rows), unexplained) == (count, [])
+
+
+def test_the_version_is_the_same_everywhere() -> None:
+    script = ROOT / "scripts" / "check_version.py"
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
