@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Dataset
 from crossfeed.export import export
 from crossfeed.run import Run
+from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
 from crossfeed.training.trainer import train
 
 
@@ -28,3 +30,15 @@ def bundle_path(run: Run) -> Path:
 @pytest.fixture(scope="session")
 def bundle(bundle_path: Path) -> Bundle:
     return Bundle.load(bundle_path)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "histories.sqlite"
+
+
+@pytest.fixture(params=["file", "memory"])
+def store(request: pytest.FixtureRequest, file: Path) -> Iterator[SqliteHistoryStore]:
+    opened = open_store(f"sqlite:///{file}" if request.param == "file" else "sqlite://")
+    yield opened
+    opened.close()

@@ -3,260 +3,311 @@
 from __future__ import annotations
 
 import os
+import random
 import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from stores import click, count, items
 
-from crossfeed.errors import HistoryStoreError, OutputError, RequestError
-from crossfeed.serving.history import Event, NewEvent, restore_id
-from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
+from crossfeed.errors import HistoryStoreError, RequestError
+from crossfeed.serving.history import Event, Id, restore_id
+from crossfeed.serving.sqlite_store import SqliteHistoryStore as Store
+from crossfeed.serving.sqlite_store import open_store
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[SqliteHistoryStore]:
-    store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    yield store
+def test_what_was_appended_is_read(store: Store) -> None:
+    assert store.append([click("e1"), click("e2", user="bob")]) == (2, 0)
+    assert store.read("ann") == [Event("b1", "books", 1_000)]
+    assert store.read("nobody") == []
+
+
+def test_late_events_take_their_place_and_ties_keep_the_order_of_arrival(store: Store) -> None:
+    store.append([click("e1", item="b1", time=300), click("e2", item="b2", time=100)])
+    store.append([click("e3", item="b3", time=200), click("e4", item="b4", time=100)])
+    assert items(store) == ["b2", "b4", "b3", "b1"]
+
+
+def test_an_event_id_counts_once_and_its_first_delivery_stays(store: Store) -> None:
+    assert store.append([click("e1"), click("e1", item="b2"), click("e2", item="b3")]) == (2, 1)
+    assert store.append([click("e1", user="bob")]) == (0, 1)
+    assert items(store) == ["b1", "b3"]
+    assert items(store, "bob") == []
+
+
+def test_ids_keep_their_type(store: Store) -> None:
+    texts = ["007", "7", "7.0", "1e3", "O'Neil; --", "ユーザー", "a\0b"]
+    ids: list[Id] = [*texts, 7, -(2**63), 2**63 - 1]
+    store.append([click(f"e{place}", user=id_, item=id_) for place, id_ in enumerate(ids)])
+    for id_ in ids:
+        (item,) = items(store, id_)
+        assert item == id_
+        assert type(item) is type(id_)
+
+
+@pytest.mark.parametrize("bad", [2**63, 1.5, None, b"x"])
+def test_what_cannot_be_an_id_is_refused(store: Store, bad: Id) -> None:
+    with pytest.raises(HistoryStoreError, match="cannot write the history store"):
+        store.append([click("e1"), click("e2", item=bad)])
+    assert count(store) == 0
+
+
+def test_forget_removes_one_user(store: Store) -> None:
+    store.append([click("e1"), click("e2"), click("e3", user="bob")])
+    assert store.forget("ann") == 2
+    assert store.forget("ann") == 0
+    assert store.read("ann") == []
+    assert items(store, "bob") == ["b1"]
+
+
+def test_forget_leaves_no_byte_of_the_user_in_the_files(file: Path) -> None:
+    rng = random.Random(0)
+    users = [f"user-{rng.getrandbits(64):016x}" for _ in range(50)]
+    store = open_store(f"sqlite:///{file}")
+    for part in range(10):  # many pages, split and filled again, and a reader in between
+        names = [f"e{part}-{number}" for number in range(300)]
+        store.append([click(name, rng.choice(users), time=rng.randrange(10**9)) for name in names])
+        store.read(users[part])
+    for user in users[:30]:
+        assert traces(file, user) > 0
+        assert store.forget(user) > 0
+        assert traces(file, user) == 0
+    assert traces(file, users[30]) > 0
     store.close()
 
 
-def event(name: str, *, user: str | int = "ann", item: str | int = "i", at: int = 0) -> NewEvent:
-    return NewEvent(name, user, item, "books", at)
+def traces(file: Path, user: str) -> int:
+    files = list(file.parent.glob(f"{file.name}*"))
+    assert file in files
+    return sum(path.read_bytes().count(user.encode()) for path in files)
 
 
-def test_events_come_back_in_the_order_of_time_even_when_late(store: SqliteHistoryStore) -> None:
-    store.append([event("1", item="late", at=300), event("2", item="early", at=100)])
-    store.append([event("3", item="between", at=200), event("4", item="tie", at=200)])
-    assert [one.item_id for one in store.read("ann")] == ["early", "between", "tie", "late"]
-    assert store.read("ann")[0] == Event("early", "books", 100)
-    assert list(store.read("bob")) == []
+def test_forget_says_when_a_reader_keeps_old_pages(file: Path) -> None:
+    store = Store(file, busy_seconds=0.05)
+    store.append([click("e1")])
+    reader = sqlite3.connect(file)
+    reader.execute("BEGIN")
+    reader.execute("SELECT * FROM events").fetchone()
+    with pytest.raises(HistoryStoreError, match="a reader keeps old pages"):
+        store.forget("ann")
+    reader.close()
+    assert store.read("ann") == []
+    assert store.forget("ann") == 0
+    assert traces(file, "ann") == 0
+    store.close()
 
 
-def test_an_event_id_is_stored_once(store: SqliteHistoryStore) -> None:
-    assert store.append([event("1"), event("2"), event("1", item="other")]) == (2, 1)
-    assert store.append([event("2"), event("3")]) == (1, 1)
-    assert len(store.read("ann")) == 3
+def test_concurrent_writers_and_readers(file: Path) -> None:
+    store = open_store(f"sqlite:///{file}")
+
+    def write(writer: int) -> int:
+        accepted = 0
+        for number in range(20):
+            event = click(f"{writer % 4}-{number}", user=f"u{writer}", time=number)
+            accepted += store.append([event])[0]
+            store.read(f"u{writer}")
+        return accepted
+
+    with ThreadPoolExecutor(16) as pool:
+        accepted = sum(pool.map(write, range(16)))
+    assert accepted == count(store) == 4 * 20
+    store.close()
 
 
-def test_ids_keep_their_type(store: SqliteHistoryStore) -> None:
-    store.append([event("1", user=7, item=7), event("2", user="7", item="007")])
-    assert [one.item_id for one in store.read(7)] == [7]
-    assert [one.item_id for one in store.read("7")] == ["007"]
-
-
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=25)
-@given(st.one_of(st.text(min_size=1).filter(str.isprintable), st.integers(-(2**63), 2**63 - 1)))
-def test_any_id_makes_the_round_trip(store: SqliteHistoryStore, name: str | int) -> None:
-    store.forget(name)
-    store.append([event(os.urandom(8).hex(), user=name, item=name)])
-    assert [one.item_id for one in store.read(name)] == [name]
-
-
-def test_what_was_stored_is_there_after_opening_again(tmp_path: Path) -> None:
-    first = open_store(f"sqlite:///{tmp_path}/deep/store.sqlite")
-    first.append([event("1")])
-    first.close()
-    again = open_store(f"sqlite:///{tmp_path}/deep/store.sqlite")
-    assert len(again.read("ann")) == 1
-    again.close()
+def test_a_closed_store_says_so(store: Store) -> None:
+    store.close()
+    store.close()
     with pytest.raises(HistoryStoreError, match="is closed"):
-        again.append([event("2")])
+        store.append([click("e1")])
+    with pytest.raises(HistoryStoreError, match="is closed"):
+        store.read("ann")
+    with pytest.raises(HistoryStoreError, match="is closed"):
+        store.ping()
 
 
-WRITER = """
-import sys, threading
+def test_it_is_there_after_closing_and_opening(file: Path) -> None:
+    first = open_store(f"sqlite:///{file}")
+    first.append([click("e1")])
+    first.close()
+    again = open_store(f"sqlite:///{file}")
+    assert items(again) == ["b1"]
+    assert again.append([click("e1")]) == (0, 1)
+    again.close()
+
+
+def test_only_the_owner_can_read_the_file(file: Path) -> None:
+    open_store(f"sqlite:///{file}").close()
+    assert file.stat().st_mode & 0o777 == 0o600
+
+
+_APPEND_FOR_EVER = """
+import sys
+from concurrent.futures import ThreadPoolExecutor
 from crossfeed.serving.history import NewEvent
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-store = SqliteHistoryStore(sys.argv[1])
-out = threading.Lock()
-def write(name):
-    for number in range(100_000):
-        key = f"{name}-{number}"
-        store.append([NewEvent(key, "ann", key, "books", number)])
-        with out:
-            print(key, flush=True)
-for name in "abcd":
-    threading.Thread(target=write, args=(name,)).start()
+from crossfeed.serving.sqlite_store import open_store
+
+store = open_store("sqlite:///" + sys.argv[1])
+
+def write(writer):
+    for number in range(10**9):
+        name = f"{writer}-{number}"
+        store.append([NewEvent(name, f"u{writer}", "b1", "books", number)])
+        sys.stdout.write(name + "\\n")
+        sys.stdout.flush()
+
+with ThreadPoolExecutor(8) as pool:
+    list(pool.map(write, range(8)))
 """
 
 
-def test_no_acknowledged_event_is_lost_when_the_process_is_killed(tmp_path: Path) -> None:
-    path = tmp_path / "store.sqlite"
-    with subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        acknowledged = [process.stdout.readline().strip() for _ in range(400)]
-        process.send_signal(signal.SIGKILL)
-        acknowledged += [line.strip() for line in process.stdout if line.endswith("\n")]
-    store = SqliteHistoryStore(path)
-    stored = {one.item_id for one in store.read("ann")}
+def test_kill_loses_nothing_that_was_acknowledged(file: Path) -> None:
+    child = subprocess.Popen(
+        [sys.executable, "-c", _APPEND_FOR_EVER, str(file)], stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    acknowledged = [child.stdout.readline() for _ in range(300)]
+    os.kill(child.pid, signal.SIGKILL)
+    acknowledged += child.stdout.read().splitlines(keepends=True)
+    child.stdout.close()
+    assert child.wait() == -signal.SIGKILL
+    whole = {line.strip() for line in acknowledged if line.endswith("\n")}
+    store = open_store(f"sqlite:///{file}")
+    kept = {
+        f"{writer}-{event.timestamp}" for writer in range(8) for event in store.read(f"u{writer}")
+    }
+    assert len(whole) >= 300
+    assert whole <= kept
+    assert store.append([click("after")]) == (1, 0)
     store.close()
-    assert len(acknowledged) >= 400
-    assert set(acknowledged) <= stored
 
 
-def test_many_writers_at_once_lose_nothing(store: SqliteHistoryStore) -> None:
-    def write(name: int) -> None:
-        for number in range(20):
-            store.append([event(f"{name}-{number}", item=f"{name}-{number}")])
-            assert f"{name}-{number}" in {one.item_id for one in store.read("ann")}
+def test_a_full_disk_is_said_and_loses_nothing(file: Path) -> None:
+    store = Store(file)
+    store.append([click("e1")])
+    store._writer.run(lambda c: c.execute("PRAGMA max_page_count = 12").fetchone())
+    with pytest.raises(HistoryStoreError, match=r"disk is full\nhint: free some space"):
+        for number in range(100):
+            store.append([click(f"f{number}", item="x" * 1000)])
+    store._writer.run(lambda c: c.execute("PRAGMA max_page_count = 100000").fetchone())
+    assert store.append([click("e1"), click("e2")]) == (1, 1)
+    store.close()
 
-    with ThreadPoolExecutor(16) as pool:
-        list(pool.map(write, range(16)))
-    assert len(store.read("ann")) == 320
+
+def test_a_locked_file_is_said(file: Path) -> None:
+    store = Store(file, busy_seconds=0.05)
+    other = sqlite3.connect(file, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(HistoryStoreError, match=r"is locked\nhint: another process holds it"):
+        store.append([click("e1")])
+    with pytest.raises(HistoryStoreError, match="is locked"):
+        store.ping()
+    other.close()
+    store.ping()
+    assert store.append([click("e1")]) == (1, 0)
+    store.close()
+
+
+def test_a_file_that_is_no_database_is_refused(file: Path) -> None:
+    file.write_bytes(b"user_id,item_id\n" * 100)
+    with pytest.raises(HistoryStoreError, match=r"not a database\nhint: choose another file"):
+        open_store(f"sqlite:///{file}")
+    assert file.read_bytes().startswith(b"user_id")
+
+
+def test_a_database_of_something_else_is_refused(file: Path) -> None:
+    other = sqlite3.connect(file)
+    other.execute("CREATE TABLE events (name TEXT)")
+    other.close()
+    with pytest.raises(HistoryStoreError, match="no history store of crossfeed"):
+        open_store(f"sqlite:///{file}")
+
+
+def test_another_format_version_is_refused(file: Path) -> None:
+    open_store(f"sqlite:///{file}").close()
+    later = sqlite3.connect(file)
+    later.execute("PRAGMA user_version = 2")
+    later.close()
+    with pytest.raises(HistoryStoreError, match="has format version 2; this crossfeed reads 1"):
+        open_store(f"sqlite:///{file}")
+
+
+def test_a_damaged_file_is_said(file: Path) -> None:
+    store = open_store(f"sqlite:///{file}")
+    store.append([click(f"e{number}", item="x" * 100) for number in range(2_000)])
+    store.close()
+    content = bytearray(file.read_bytes())
+    content[4096 * 2 :] = b"\xff" * (len(content) - 4096 * 2)
+    file.write_bytes(content)
+    damaged = open_store(f"sqlite:///{file}")
+    with pytest.raises(HistoryStoreError, match=r"malformed\nhint: put a backup in its place"):
+        damaged.read("ann")
+    damaged.close()
+
+
+def test_a_missing_folder_is_made(tmp_path: Path) -> None:
+    open_store(f"sqlite:///{tmp_path}/new/folder/store.sqlite").close()
+    assert (tmp_path / "new/folder/store.sqlite").is_file()
+
+
+def test_a_folder_is_no_store(tmp_path: Path) -> None:
+    with pytest.raises(
+        HistoryStoreError, match=r"cannot open .*directory\nhint: it must be a file"
+    ):
+        open_store(f"sqlite:///{tmp_path}")
+    (tmp_path / "file").touch()
+    with pytest.raises(HistoryStoreError, match=r"cannot open .*\nhint: it must be a file"):
+        open_store(f"sqlite:///{tmp_path}/file/store.sqlite")
+
+
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("redis://me:secret@host:6379/0", "a history store in Redis is no kind .* this version"),
+        ("postgresql://me:secret@host/db", "'postgresql' is no kind of history store"),
+        ("histories.sqlite", r"\nhint: name a file: sqlite:///histories"),
+        ("sqlite:///", "hint: name a file"),
+        ("sqlite://host/file", "hint: name a file"),
+        ("", "hint: name a file"),
+    ],
+)
+def test_other_stores_are_refused(url: str, message: str) -> None:
+    with pytest.raises(HistoryStoreError, match=message) as caught:
+        open_store(url)
+    assert "secret" not in str(caught.value)
+
+
+def test_a_path_is_relative_to_the_present_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    open_store("sqlite:///here.sqlite").close()
+    assert (tmp_path / "here.sqlite").is_file()
+
+
+@settings(max_examples=25)
+@given(st.one_of(st.text(min_size=1).filter(str.isprintable), st.integers(-(2**63), 2**63 - 1)))
+def test_any_id_makes_the_round_trip(name: str | int) -> None:
+    store = open_store("sqlite://")
+    store.append([click("e1", user=name, item=name)])
+    assert items(store, name) == [name]
+    store.close()
 
 
 def test_two_stores_on_one_file_see_each_other(tmp_path: Path) -> None:
-    one, other = (SqliteHistoryStore(tmp_path / "store.sqlite") for _ in range(2))
-    one.append([event("1")])
+    one, other = (Store(tmp_path / "store.sqlite") for _ in range(2))
+    one.append([click("1")])
     assert len(other.read("ann")) == 1
-    other.append([event("2")])
+    other.append([click("2")])
     assert len(one.read("ann")) == 2
     one.close()
     other.close()
-
-
-def test_forgetting_leaves_no_trace_in_the_files(tmp_path: Path) -> None:
-    store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    secret = "a-user-name-to-be-forgotten"
-    store.append([event(str(n), user=secret, item=f"item-{n}") for n in range(500)])
-    store.append([event("keep", user="bob")])
-    assert store.forget(secret) == 500
-    assert store.forget(secret) == 0
-    assert list(store.read(secret)) == []
-    assert len(store.read("bob")) == 1
-    traces = [file.name for file in tmp_path.iterdir() if secret.encode() in file.read_bytes()]
-    assert traces == []
-    store.close()
-
-
-def batches(*users: str) -> list[pa.RecordBatch]:
-    columns = {
-        "user_id": list(users),
-        "item_id": [f"item-{place}" for place in range(len(users))],
-        "domain": ["books"] * len(users),
-        "timestamp": list(range(len(users))),
-    }
-    return pa.table(columns).to_batches()
-
-
-def test_a_store_is_filled_once_so_that_the_forgotten_stay_forgotten(tmp_path: Path) -> None:
-    store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    assert store.fill(batches("ann", "bob", "ann"), origin="bundle") == 3
-    store.forget("ann")
-    store.forget("bob")
-    store.close()
-    again = SqliteHistoryStore(tmp_path / "store.sqlite")
-    assert again.fill(batches("ann"), origin="bundle") == 0
-    assert list(again.read("ann")) == []
-    again.close()
-
-
-def test_a_fill_that_fails_leaves_nothing(store: SqliteHistoryStore) -> None:
-    def broken() -> Iterator[pa.RecordBatch]:
-        yield from batches("ann")
-        raise OSError("the disk went away")
-
-    with pytest.raises(OSError, match="the disk went away"):
-        store.fill(broken(), origin="bundle")
-    assert list(store.read("ann")) == []
-    assert store.fill(batches("ann"), origin="bundle") == 1
-
-
-def test_a_failing_job_does_not_harm_those_beside_it(store: SqliteHistoryStore) -> None:
-    def write(name: int) -> str:
-        bad = NewEvent(f"bad-{name}", "ann", None, "books", 0)  # type: ignore[arg-type]
-        try:
-            store.append([bad if name % 2 else event(f"good-{name}")])
-        except HistoryStoreError:
-            return "refused"
-        return "stored"
-
-    with ThreadPoolExecutor(8) as pool:
-        outcomes = list(pool.map(write, range(40)))
-    assert outcomes == ["stored", "refused"] * 20
-    assert len(store.read("ann")) == 20
-
-
-def test_export_and_load_are_a_round_trip(store: SqliteHistoryStore, tmp_path: Path) -> None:
-    store.append([event("1", user=2, item=20, at=5), event("2", user=1, item=10, at=9)])
-    out = tmp_path / "events.parquet"
-    assert store.export(out) == 2
-    table = pq.read_table(out)
-    assert table["user_id"].to_pylist() == [1, 2]
-    assert table.schema.field("user_id").type == pa.int64()
-    with pytest.raises(OutputError, match="exists already"):
-        store.export(out)
-    other = SqliteHistoryStore(tmp_path / "other.sqlite")
-    assert other.load(out) == (2, 0)
-    assert other.load(out) == (0, 2)
-    assert list(other.read(1)) == [Event(10, "books", 9)]
-    other.close()
-
-
-def test_a_file_that_is_no_export_is_refused(store: SqliteHistoryStore, tmp_path: Path) -> None:
-    text = tmp_path / "events.txt"
-    text.write_text("user_id,item_id")
-    with pytest.raises(HistoryStoreError, match=r"cannot load .*\nhint: it must be Parquet with"):
-        store.load(text)
-    pq.write_table(pa.table({"user_id": ["ann"]}), tmp_path / "few.parquet")
-    with pytest.raises(HistoryStoreError, match="item_id"):
-        store.load(tmp_path / "few.parquet")
-    assert store.append([event("1")]) == (1, 0)
-
-
-@pytest.mark.parametrize("url", ["redis://localhost", "sqlite:///", "histories.sqlite", ""])
-def test_another_kind_of_store_is_refused(url: str) -> None:
-    with pytest.raises(HistoryStoreError, match=r"no kind of .*\nhint: name a file: sqlite:///"):
-        open_store(url)
-
-
-def test_a_file_that_is_no_store_is_named(tmp_path: Path) -> None:
-    (tmp_path / "text").write_text("this is no database, and long enough to be looked at" * 50)
-    with pytest.raises(HistoryStoreError, match=r"cannot open .*text': file is not a database"):
-        SqliteHistoryStore(tmp_path / "text")
-    connection = sqlite3.connect(tmp_path / "later.sqlite")
-    connection.execute("CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT")
-    connection.execute("INSERT INTO facts VALUES ('format_version', '9')")
-    connection.commit()
-    connection.close()
-    with pytest.raises(HistoryStoreError, match="format version 9; this crossfeed reads 1"):
-        SqliteHistoryStore(tmp_path / "later.sqlite")
-
-
-def test_a_full_disk_is_an_error_and_loses_nothing(tmp_path: Path) -> None:
-    """The database may not grow any more, which is what SQLite meets on a full disk."""
-    store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    store.append([event("before")])
-
-    def forbid_growth(connection: sqlite3.Connection) -> int:
-        [pages] = connection.execute("PRAGMA page_count").fetchone()
-        connection.execute(f"PRAGMA max_page_count = {pages}")
-        return 0
-
-    store._write(forbid_growth)
-    large = [event(f"e{n}", item="x" * 1000) for n in range(1000)]
-    with pytest.raises(HistoryStoreError, match=r"database or disk is full\nhint: .*free space"):
-        store.append(large)
-    assert [one.item_id for one in store.read("ann")] == ["i"]
-
-    def allow_growth(connection: sqlite3.Connection) -> int:
-        connection.execute("PRAGMA max_page_count = 1000000")
-        return 0
-
-    store._write(allow_growth)
-    assert store.append(large) == (1000, 0)
-    store.close()
 
 
 @pytest.mark.parametrize(

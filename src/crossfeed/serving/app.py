@@ -7,20 +7,22 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request
+from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, PlainTextResponse, Response
+from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
-from crossfeed.errors import HistoryStoreError, RequestError
-from crossfeed.serving.history import HistoryStore, NewEvent, restore_id
+from crossfeed.errors import HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.serving.history import HistoryStore, Id, NewEvent, restore_id
 from crossfeed.serving.monitoring import Monitoring, RequestLog
-from crossfeed.serving.recommender import MAX_K, Recommender
+from crossfeed.serving.problems import http_problem, problem, request_problem, validation_problem
+from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.schemas import (
     Answer,
     DomainFacts,
+    EventBody,
     EventsBody,
     EventsStored,
     Forgotten,
@@ -28,11 +30,14 @@ from crossfeed.serving.schemas import (
     Problem,
     RecommendBody,
     UserHistory,
+    WantedBody,
 )
-from crossfeed.serving.security import BodyLimit, has_key
+from crossfeed.serving.security import BodyLimit, RequireKey
 
-__all__ = ["create_app"]
+__all__ = ["MOST_BODY_BYTES", "OPEN_PATHS", "create_app"]
 
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+"""What never needs a key."""
 MOST_BODY_BYTES = 1_048_576
 
 
@@ -45,14 +50,16 @@ def create_app(bundle: Bundle, *, store: HistoryStore, keys: Sequence[str] = ())
             closed with the application.
         keys: API keys of which a request must bring one; none means that everybody may ask.
     """
-    service = _Service(bundle, store, keys)
+    service = _Service(bundle, store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        store.fill(bundle.histories(), origin=bundle.version)
-        _ = bundle.scorer  # loaded before the first request
-        yield
-        store.close()
+        try:
+            store.fill(bundle.histories(), origin=bundle.version)
+            _ = bundle.scorer  # loaded before the first request
+            yield
+        finally:
+            store.close()
 
     app = FastAPI(
         title="crossfeed",
@@ -60,43 +67,46 @@ def create_app(bundle: Bundle, *, store: HistoryStore, keys: Sequence[str] = ())
         lifespan=lifespan,
         responses={422: {"model": Problem}, 503: {"model": Problem}},
     )
-    app.include_router(service.private_routes())
-    app.include_router(service.open_routes())
+    app.include_router(service.routes())
     app.add_exception_handler(RequestError, _request_problem)
     app.add_exception_handler(RequestValidationError, _validation_problem)
-    app.add_exception_handler(HistoryStoreError, _store_problem)
+    app.add_exception_handler(HistoryStoreError, service.store_problem)
     app.add_exception_handler(HTTPException, _http_problem)
-    app.add_exception_handler(Exception, _unexpected_problem)
-    refusal = _problem(413, "The body is too large", f"at most {MOST_BODY_BYTES} bytes are read")
-    app.add_middleware(BodyLimit, most_bytes=MOST_BODY_BYTES, refusal=refusal)
-    app.add_middleware(RequestLog, monitoring=service.monitoring)
+    _add_guards(app, service.monitoring, keys)
     return app
+
+
+def _add_guards(app: FastAPI, monitoring: Monitoring, keys: Sequence[str]) -> None:
+    """Put around the routes what every request passes; the last one added is the outermost."""
+    too_large = problem(413, "The body is too large", f"at most {MOST_BODY_BYTES} bytes are read")
+    app.add_middleware(BodyLimit, most_bytes=MOST_BODY_BYTES, refusal=too_large)
+    if keys:
+        no_key = problem(401, "No valid key", "send a key as X-API-Key or as a bearer token")
+        no_key.headers["www-authenticate"] = "Bearer"
+        app.add_middleware(RequireKey, keys=keys, open_paths=OPEN_PATHS, refusal=no_key)
+    failure = problem(500, "Something went wrong", "the service's log tells more")
+    app.add_middleware(RequestLog, monitoring=monitoring, failure=failure)
 
 
 class _Service:
     """The handlers. They are plain functions, which FastAPI runs in threads off the event loop."""
 
-    def __init__(self, bundle: Bundle, store: HistoryStore, keys: Sequence[str]) -> None:
-        self.bundle, self.store, self.keys = bundle, store, keys
+    def __init__(self, bundle: Bundle, store: HistoryStore) -> None:
+        self.bundle, self.store = bundle, store
         self.recommender = Recommender(bundle, histories=store)
         self.monitoring = Monitoring(model_version=bundle.version)
 
-    def private_routes(self) -> APIRouter:
-        """Return the routes that need a key where keys are set."""
-        router = APIRouter(dependencies=[Depends(self._check_key)])
+    def routes(self) -> APIRouter:
+        """Return the routes; an id in a URL may hold slashes."""
+        router = APIRouter()
         router.post("/v1/recommend")(self.recommend)
-        router.get("/v1/users/{user_id}/recommendations")(self.recommend_to_user)
-        router.get("/v1/users/{user_id}/history")(self.history)
+        router.get("/v1/users/{user_id:path}/recommendations")(self.recommend_to_user)
+        router.get("/v1/users/{user_id:path}/history")(self.history)
         router.post("/v1/events")(self.store_events)
-        router.delete("/v1/users/{user_id}")(self.forget)
+        router.delete("/v1/users/{user_id:path}")(self.forget)
         router.get("/v1/domains")(self.domains)
         router.get("/v1/model")(self.model)
         router.get("/metrics", response_class=PlainTextResponse)(self.metrics)
-        return router
-
-    def open_routes(self) -> APIRouter:
-        """Return the routes that never need a key."""
-        router = APIRouter()
         router.get("/health/live")(self.live)
         router.get("/health/ready")(self.ready)
         return router
@@ -118,15 +128,14 @@ class _Service:
         self.monitoring.recommended(body.domain, found)
         return Answer.of(found, took_ms=(time.perf_counter() - began) * 1000)
 
-    def recommend_to_user(
-        self, user_id: str, domain: str, k: Annotated[int, Query(ge=1, le=MAX_K)] = 10
-    ) -> Answer:
+    def recommend_to_user(self, user_id: str, wanted: Annotated[WantedBody, Query()]) -> Answer:
         """Recommend items of a domain to a known user."""
-        return self.recommend(RecommendBody(domain=domain, user_id=user_id, k=k))
+        restored = self._user(user_id)
+        return self.recommend(RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k))
 
     def history(self, user_id: str) -> UserHistory:
         """Return what is stored of a user."""
-        restored = restore_id(user_id, self.bundle.user_id_type, field="user_id")
+        restored = self._user(user_id)
         events = [
             {"item_id": event.item_id, "domain": event.domain, "timestamp": event.timestamp}
             for event in self.store.read(restored)
@@ -135,20 +144,16 @@ class _Service:
 
     def store_events(self, body: EventsBody) -> EventsStored:
         """Store events; they are on disk before the answer, and the next answer knows them."""
-        new = []
-        for place, event in enumerate(body.events):
-            name = f"events[{place}]"
-            self.bundle.catalogue.domain_index(event.domain)
-            user_id = restore_id(event.user_id, self.bundle.user_id_type, field=f"{name}.user_id")
-            item_id = restore_id(event.item_id, self.bundle.item_id_type, field=f"{name}.item_id")
-            new.append(NewEvent(event.event_id, user_id, item_id, event.domain, event.timestamp))
+        new = [
+            self._new_event(event, f"events[{place}]") for place, event in enumerate(body.events)
+        ]
         accepted, duplicates = self.store.append(new)
         self.monitoring.stored(accepted=accepted, duplicates=duplicates)
         return EventsStored(accepted=accepted, duplicates=duplicates)
 
     def forget(self, user_id: str) -> Forgotten:
         """Erase all that is stored of a user."""
-        restored = restore_id(user_id, self.bundle.user_id_type, field="user_id")
+        restored = self._user(user_id)
         return Forgotten(user_id=restored, forgotten=self.store.forget(restored))
 
     def domains(self) -> list[DomainFacts]:
@@ -180,71 +185,36 @@ class _Service:
         self.store.ping()
         return {"status": "ready"}
 
-    def _check_key(self, request: Request) -> None:
-        if self.keys and not has_key(request, self.keys):
-            raise HTTPException(401, "send a valid key as X-API-Key or as a bearer token")
+    def store_problem(self, request: Request, error: Exception) -> Response:
+        """Answer that the store fails; what of it, the log tells and not the answer."""
+        self.monitoring.failed(error, request_id=request.state.request_id)
+        return problem(503, "The history store does not answer", "try again later")
 
+    def _user(self, text: str) -> Id:
+        return restore_id(text, self.bundle.user_id_type, field="user_id")
 
-def _problem(
-    status: int,
-    title: str,
-    detail: str,
-    *,
-    field: str | None = None,
-    value: object = None,
-    allowed: str | None = None,
-) -> JSONResponse:
-    # Plain values are shown as they came; others as short text, because NaN is no JSON.
-    shown = value if isinstance(value, str | int | None) else repr(value)
-    problem = Problem(
-        title=title,
-        status=status,
-        detail=detail,
-        field=field,
-        value=shown[:200] if isinstance(shown, str) else shown,
-        allowed=allowed,
-    )
-    return JSONResponse(
-        problem.model_dump(exclude_none=True), status, media_type="application/problem+json"
-    )
+    def _new_event(self, event: EventBody, name: str) -> NewEvent:
+        domains = self.bundle.catalogue.domains
+        if event.domain not in domains:
+            unknown = UnknownDomainError(event.domain, domains)
+            raise RequestError(
+                unknown.message, field=f"{name}.domain", value=event.domain, allowed=unknown.allowed
+            )
+        user_id = restore_id(event.user_id, self.bundle.user_id_type, field=f"{name}.user_id")
+        item_id = restore_id(event.item_id, self.bundle.item_id_type, field=f"{name}.item_id")
+        return NewEvent(event.event_id, user_id, item_id, event.domain, event.timestamp)
 
 
 def _request_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestError)
-    return _problem(
-        422,
-        "The request is not valid",
-        error.message,
-        field=error.field,
-        value=error.value,
-        allowed=error.allowed,
-    )
+    return request_problem(error)
 
 
 def _validation_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    details = error.errors()
-    first = details[0]
-    named = [".".join(str(part) for part in one["loc"][1:]) or "body" for one in details]
-    sentences = [f"{name}: {one['msg']}" for name, one in zip(named, details, strict=True)]
-    return _problem(
-        422,
-        "The request is not valid",
-        "; ".join(sentences[:10]),
-        field=named[0],
-        value=first.get("input"),
-        allowed=first["msg"],
-    )
-
-
-def _store_problem(request: Request, error: Exception) -> Response:
-    return _problem(503, "The history store does not answer", "try again later")
+    return validation_problem(error)
 
 
 def _http_problem(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return _problem(error.status_code, "The request cannot be answered", str(error.detail))
-
-
-def _unexpected_problem(request: Request, error: Exception) -> Response:
-    return _problem(500, "Something went wrong", "the service's log tells more")
+    return http_problem(error)

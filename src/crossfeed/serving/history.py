@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
 import numpy as np
 import pyarrow as pa
@@ -15,16 +16,24 @@ from crossfeed.errors import RequestError
 from crossfeed.scorer import Histories, Ints
 
 __all__ = [
+    "ANY_ID",
     "BundleHistories",
     "Event",
     "HistoryReader",
     "HistoryStore",
     "Id",
     "NewEvent",
+    "is_id",
     "restore_id",
 ]
 
 Id = str | int
+
+_LONGEST_ID = 1024
+_INT64 = range(-(2**63), 2**63)
+
+ANY_ID = f"a string of 1 to {_LONGEST_ID} characters or an integer of 64 bits"
+"""What `is_id` allows, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +76,7 @@ class HistoryStore(HistoryReader, Protocol):
         """Erase all events of a user; return how many."""
 
     def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
-        """Store a bundle's histories, once in the life of the store; return how many events."""
+        """Store a bundle's histories if the store never held an event; return how many events."""
 
     def ping(self) -> None:
         """Check that the store answers."""
@@ -133,6 +142,13 @@ class BundleHistories:
         return found
 
 
+def is_id(value: object) -> TypeGuard[Id]:
+    """Return whether a value can be an id, so that it can be stored and comes back unchanged."""
+    if isinstance(value, str):
+        return 0 < len(value) <= _LONGEST_ID and _is_unicode(value)
+    return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
+
+
 def restore_id(value: object, type_: pa.DataType, *, field: str) -> Id:
     """Return an id as the log has it; in URLs an id is text, and JSON knows both kinds.
 
@@ -144,22 +160,38 @@ def restore_id(value: object, type_: pa.DataType, *, field: str) -> Id:
     Raises:
         RequestError: it is neither, or the log's ids are integers and it is none.
     """
-    allowed = "an integer" if type_ == pa.int64() else "a string"
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        raise RequestError(
-            f"{field} must be {allowed}; it is {value!r}", field=field, value=value, allowed=allowed
-        )
-    if type_ != pa.int64():
-        return str(value)
+    if type_ == pa.int64():
+        number = _integer(value) if is_id(value) else None
+        if number is None:
+            raise _not_an_id(value, field, "an integer of 64 bits, like the ids of the log")
+        return number
+    if not is_id(value):
+        raise _not_an_id(value, field, ANY_ID)
+    return str(value)
+
+
+def _integer(value: Id) -> int | None:
+    """Return the integer that an id is or is the plain text of, if any."""
     try:
         number = int(value)
     except ValueError:
-        number = None
-    if number is None or str(number) != str(value) or not -(2**63) <= number < 2**63:
-        raise RequestError(
-            f"{field} must be an integer like the ids of the log; it is {value!r}",
-            field=field,
-            value=value,
-            allowed="an integer of 64 bits",
-        )
-    return number
+        return None
+    return number if str(number) == str(value) and number in _INT64 else None
+
+
+def _is_unicode(text: str) -> bool:
+    """Return whether a text has no lone surrogates, which JSON can write and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _not_an_id(value: object, field: str, allowed: str) -> RequestError:
+    return RequestError(
+        f"{field} must be {allowed}; it is {reprlib.repr(value)}",
+        field=field,
+        value=value,
+        allowed=allowed,
+    )

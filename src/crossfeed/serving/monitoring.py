@@ -6,11 +6,14 @@ import json
 import logging
 import secrets
 import time
+import traceback
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.recommender import Recommendations
 
 __all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
@@ -70,7 +73,7 @@ class Monitoring:
         self._requests.labels(route=route, status=status).inc()
         self._seconds.labels(route=route).observe(seconds)
         line = {
-            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "time": _now(),
             "event": "request",
             "request_id": request_id,
             "method": method,
@@ -80,20 +83,35 @@ class Monitoring:
         }
         _log.info("%s", json.dumps(line))
 
+    def failed(self, error: Exception, *, request_id: str) -> None:
+        """Log what went wrong inside, without any value: a value may be somebody's id."""
+        frames = traceback.extract_tb(error.__traceback__)
+        line = {
+            "time": _now(),
+            "event": "error",
+            "request_id": request_id,
+            "error": type(error).__name__,
+            "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
+        }
+        if isinstance(error, HistoryStoreError):  # it names the store and never a user
+            line["message"] = error.message
+        _log.error("%s", json.dumps(line))
+
 
 class RequestLog:
     """Times every request, names it, and tells the monitoring."""
 
-    def __init__(self, app: ASGIApp, *, monitoring: Monitoring) -> None:
-        self.app, self.monitoring = app, monitoring
+    def __init__(self, app: ASGIApp, *, monitoring: Monitoring, failure: Response) -> None:
+        self.app, self.monitoring, self.failure = app, monitoring, failure
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on and note how it was answered."""
+        """Pass the request on and note how it was answered; answer `failure` where it was not."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        began, status = time.perf_counter(), 500
+        began, status = time.perf_counter(), 0
         request_id = secrets.token_hex(8)
+        scope.setdefault("state", {})["request_id"] = request_id
 
         async def note(message: Message) -> None:
             nonlocal status
@@ -107,8 +125,13 @@ class RequestLog:
 
         try:
             await self.app(scope, receive, note)
+        except Exception as error:
+            self.monitoring.failed(error, request_id=request_id)
+            if status:
+                raise  # too late to answer anything else
+            await self.failure(scope, receive, note)
         finally:
-            route = getattr(scope.get("route"), "path", "unknown")
+            route = getattr(scope.get("route"), "path_format", "unknown")
             self.monitoring.answered(
                 request_id=request_id,
                 method=scope["method"],
@@ -116,3 +139,7 @@ class RequestLog:
                 status=status,
                 seconds=time.perf_counter() - began,
             )
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

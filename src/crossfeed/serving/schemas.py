@@ -11,16 +11,21 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PlainValidator,
+    StrictBool,
     StrictInt,
     StrictStr,
+    WithJsonSchema,
     model_validator,
 )
 
+from crossfeed.serving.history import ANY_ID, Id, is_id
 from crossfeed.serving.recommender import MAX_K, Recommendations
 
 __all__ = [
     "Answer",
     "DomainFacts",
+    "EventBody",
     "EventsBody",
     "EventsStored",
     "Forgotten",
@@ -30,6 +35,7 @@ __all__ = [
     "Problem",
     "RecommendBody",
     "UserHistory",
+    "WantedBody",
 ]
 
 _SECONDS_BELOW = 100_000_000_000
@@ -58,10 +64,18 @@ def _milliseconds(value: object) -> int:
     return milliseconds
 
 
-Id = Annotated[StrictStr, Field(min_length=1, max_length=1024)] | StrictInt
+def _id(value: object) -> Id:
+    if not is_id(value):
+        raise ValueError(f"must be {ANY_ID}")
+    return value
+
+
+_ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}
+
+AnyId = Annotated[Id, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 Time = Annotated[int, BeforeValidator(_milliseconds)]
-Ids = Annotated[list[Id], Field(max_length=10_000)]
+Ids = Annotated[list[AnyId], Field(max_length=10_000)]
 
 
 class _Body(BaseModel):
@@ -71,7 +85,7 @@ class _Body(BaseModel):
 class PastEvent(_Body):
     """Something that a user did."""
 
-    item_id: Id
+    item_id: AnyId
     domain: Name
     timestamp: Time = Field(description="Seconds or milliseconds since 1970, or ISO 8601.")
 
@@ -80,10 +94,10 @@ class RecommendBody(_Body):
     """A request for recommendations: exactly one of `user_id` and `history`."""
 
     domain: Name
-    user_id: Id | None = None
+    user_id: AnyId | None = None
     history: Annotated[list[PastEvent], Field(max_length=10_000)] | None = None
     k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
-    exclude_seen: bool = True
+    exclude_seen: StrictBool = True
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
     candidates: Ids | None = Field(default=None, description="Rank these instead of the pool.")
@@ -95,15 +109,24 @@ class RecommendBody(_Body):
         return self
 
 
-class _NewEventBody(PastEvent):
+class WantedBody(_Body):
+    """What a user is to be recommended, in the query of a URL."""
+
+    domain: Name
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+
+
+class EventBody(PastEvent):
+    """An event on its way into the history store; `event_id` makes sending it twice harmless."""
+
     event_id: Name
-    user_id: Id
+    user_id: AnyId
 
 
 class EventsBody(_Body):
     """Events to store."""
 
-    events: Annotated[list[_NewEventBody], Field(min_length=1, max_length=1000)]
+    events: Annotated[list[EventBody], Field(min_length=1, max_length=1000)]
 
 
 class EventsStored(BaseModel):

@@ -34,6 +34,7 @@ _TABLES = (
     f"PRAGMA user_version = {FORMAT_VERSION}",
 )
 
+_WRITABLE = "it must be a file, readable and writable, in a folder that is so too"
 _BUSY = "another process holds it: let that one finish, or end it"
 _HINTS = {
     sqlite3.SQLITE_FULL: "free some space on its disk; what was acknowledged before is kept",
@@ -48,13 +49,23 @@ _HINTS = {
 
 
 def create(file: Path) -> None:
-    """Make an empty file where there is none, for its owner's eyes alone, and sync its folder."""
-    os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
-    folder = os.open(file.absolute().parent, os.O_RDONLY)
+    """Make an empty file where there is none, for its owner's eyes alone, and sync its folder.
+
+    Raises:
+        HistoryStoreError: there is no place for it.
+    """
     try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        os.close(os.open(file, os.O_RDWR | os.O_CREAT, 0o600))
+        folder = os.open(file.absolute().parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+    except OSError as error:
+        raise HistoryStoreError(
+            f"cannot open the history store '{file}': {error.strerror}", hint=_WRITABLE
+        ) from error
 
 
 def open_file(file: Path | None, *, busy_seconds: float) -> sqlite3.Connection:
@@ -84,7 +95,7 @@ def open_file(file: Path | None, *, busy_seconds: float) -> sqlite3.Connection:
 def hint_for(error: Exception) -> str:
     """Return what to do about an error of SQLite or of the file system."""
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF  # the low byte tells the kind
-    return _HINTS.get(code, "its folder must exist and be writable")
+    return _HINTS.get(code, _WRITABLE)
 
 
 def _is_store(connection: sqlite3.Connection, file: Path | None) -> bool:

@@ -35,6 +35,13 @@ _INSERT = """
 INSERT INTO events (user_id, item_id, domain, timestamp, event_id) VALUES (?, ?, ?, ?, ?)
 ON CONFLICT (event_id) DO NOTHING
 """
+_ADD = """
+INSERT INTO events (user_id, item_id, domain, timestamp, event_id) SELECT ?1, ?2, ?3, ?4, ?5
+WHERE NOT EXISTS (
+    SELECT 1 FROM events WHERE (user_id, item_id, domain, timestamp) = (?1, ?2, ?3, ?4)
+)
+ON CONFLICT (event_id) DO NOTHING
+"""
 _READ = """
 SELECT item_id, domain, timestamp FROM events WHERE user_id = ? ORDER BY timestamp, sequence
 """
@@ -58,9 +65,9 @@ class SqliteHistoryStore:
         self._busy_seconds = busy_seconds
         self._idle: queue.SimpleQueue[sqlite3.Connection] = queue.SimpleQueue()
         self._closed = threading.Event()
+        if self.path is not None:
+            create(self.path)
         with self._errors("open"):
-            if self.path is not None:
-                create(self.path)
             self._writer = GroupCommit(open_file(self.path, busy_seconds=busy_seconds))
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
@@ -121,24 +128,26 @@ class SqliteHistoryStore:
             if not connection.execute(_IS_NEW).fetchone()[0]:
                 return 0
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('filled_from', ?)", (origin,))
-            return _insert_all(connection, batches)
+            return _insert_all(connection, batches, _INSERT)
 
         return self._write(write)
 
     def load(self, file: Path) -> tuple[int, int]:
         """Store the events of a Parquet file such as `export` writes.
 
+        An event is known by its event id, or by user, item, domain and time together: a bundle's
+        histories have no event ids, and loading what was exported must not double them.
+
         Returns:
-            How many were new, and how many had an event id that is stored already.
+            How many were new, and how many were stored already.
 
         Raises:
-            HistoryStoreError: the file cannot be read, or would store events twice; nothing of it
-                was stored.
+            HistoryStoreError: the file cannot be read; nothing of it was stored.
         """
         try:
             with pq.ParquetFile(file) as source:
                 batches = source.iter_batches(_ROWS_AT_ONCE)
-                stored = self._write(lambda connection: _insert_known(connection, batches))
+                stored = self._write(lambda connection: _insert_all(connection, batches, _ADD))
                 return stored, source.metadata.num_rows - stored
         except (OSError, pa.ArrowException) as error:
             raise HistoryStoreError(
@@ -260,7 +269,7 @@ class SqliteHistoryStore:
     def _errors(self, verb: str) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, OSError, OverflowError) as error:
+        except (sqlite3.Error, OverflowError) as error:
             raise HistoryStoreError(
                 f"cannot {verb} the history store {self}: {error}", hint=hint_for(error)
             ) from error
@@ -285,35 +294,23 @@ def open_store(url: str) -> SqliteHistoryStore:
     what = "a history store in Redis" if scheme in ("redis", "rediss") else f"'{scheme}'"
     raise HistoryStoreError(
         f"{what} is no kind of history store that this version has",
-        hint="name a file, sqlite:///histories.sqlite, or memory, sqlite://",
+        hint="name a file: sqlite:///histories.sqlite; sqlite:// keeps them in memory",
     )
 
 
-def _insert(connection: sqlite3.Connection, rows: Iterable[Sequence[object]]) -> int:
+def _insert(
+    connection: sqlite3.Connection, rows: Iterable[Sequence[object]], statement: str = _INSERT
+) -> int:
     """Insert rows of `_COLUMNS`; return how many were new."""
     before = connection.total_changes
-    connection.executemany(_INSERT, rows)
+    connection.executemany(statement, rows)
     return connection.total_changes - before
 
 
-def _insert_all(connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch]) -> int:
-    return sum(_insert(connection, _rows(batch)) for batch in batches)
-
-
-def _insert_known(connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch]) -> int:
-    """Insert batches; into a store that held events only those that can be told from them."""
-    if not connection.execute(_IS_NEW).fetchone()[0]:
-        batches = map(_with_event_ids, batches)
-    return _insert_all(connection, batches)
-
-
-def _with_event_ids(batch: pa.RecordBatch) -> pa.RecordBatch:
-    if "event_id" in batch.schema.names and not batch["event_id"].null_count:
-        return batch
-    raise HistoryStoreError(
-        "the store holds events already, and events without event_id cannot be told from them",
-        hint="load them into a new store, or give each an event_id",
-    )
+def _insert_all(
+    connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch], statement: str
+) -> int:
+    return sum(_insert(connection, _rows(batch), statement) for batch in batches)
 
 
 def _rows(batch: pa.RecordBatch) -> Iterator[tuple[object, ...]]:

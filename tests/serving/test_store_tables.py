@@ -1,0 +1,155 @@
+"""Whole histories go into a store and come out of it as tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from stores import batch, click, count, items
+
+from crossfeed.errors import HistoryStoreError, OutputError
+from crossfeed.serving.sqlite_store import SqliteHistoryStore as Store
+from crossfeed.serving.sqlite_store import open_store
+
+
+def test_a_new_store_is_filled_once(store: Store) -> None:
+    assert store.is_new()
+    rows = [("ann", "b1", "books", 20), ("ann", "b2", "books", 10), ("bob", "b1", "books", 5)]
+    assert store.fill([batch(*rows[:2]), batch(*rows[2:])], origin="v1") == 3
+    assert items(store) == ["b2", "b1"]
+    assert store.fill([batch(*rows)], origin="v2") == 0
+    assert count(store) == 3
+
+
+def test_who_was_forgotten_does_not_come_back(store: Store) -> None:
+    store.append([click("e1")])
+    store.forget("ann")
+    assert not store.is_new()
+    assert store.fill([batch(("ann", "b1", "books", 1))], origin="v1") == 0
+    assert items(store) == []
+
+
+def test_filling_that_fails_half_way_keeps_nothing(store: Store) -> None:
+    def broken() -> Iterator[pa.RecordBatch]:
+        yield batch(("ann", "b1", "books", 1))
+        raise ValueError("planted")
+
+    with pytest.raises(ValueError, match="planted"):
+        store.fill(broken(), origin="v1")
+    assert store.is_new()
+    assert store.fill([batch(("ann", "b1", "books", 1))], origin="v1") == 1
+
+
+def test_export_and_load_round_trip(store: Store, tmp_path: Path) -> None:
+    store.fill([batch(("ann", "b1", "books", 20), ("ann", "b2", "books", 10))], origin="v1")
+    store.append([click("e1", item="b3", time=15)])
+    assert store.export(tmp_path / "out.parquet") == 3
+    other = open_store("sqlite://")
+    assert other.load(tmp_path / "out.parquet") == (3, 0)
+    assert items(other) == items(store) == ["b2", "b3", "b1"]
+    assert other.append([click("e1")]) == (0, 1)
+    other.close()
+
+
+def test_export_keeps_integers(store: Store, tmp_path: Path) -> None:
+    store.fill([batch((7, 8, "books", 10))], origin="v1")
+    store.export(tmp_path / "out.parquet")
+    expected = {"user_id": 7, "item_id": 8, "domain": "books", "timestamp": 10, "event_id": None}
+    assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [expected]
+
+
+def test_export_of_mixed_ids_is_refused(store: Store, tmp_path: Path) -> None:
+    store.append([click("e1", user=7), click("e2", user="7")])
+    with pytest.raises(HistoryStoreError, match="mixes ids of strings and integers"):
+        store.export(tmp_path / "out.parquet")
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_export_reads_page_by_page(
+    store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossfeed.serving.sqlite_store._ROWS_AT_ONCE", 2)
+    store.append([click(f"e{number}") for number in range(5)])
+    assert store.export(tmp_path / "out.parquet") == 5
+    names = pq.read_table(tmp_path / "out.parquet")["event_id"].to_pylist()
+    assert names == [f"e{number}" for number in range(5)]
+
+
+def test_export_does_not_replace_unasked(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "out.parquet").write_text("mine")
+    with pytest.raises(OutputError, match="exists already"):
+        store.export(tmp_path / "out.parquet")
+    assert (tmp_path / "out.parquet").read_text() == "mine"
+    assert store.export(tmp_path / "out.parquet", overwrite=True) == 0
+    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+
+
+def test_load_takes_times_of_any_arrow_unit(store: Store, tmp_path: Path) -> None:
+    rows = batch(("ann", "b1", "books", 1_500_000_000_000))
+    typed = rows.set_column(3, "timestamp", rows["timestamp"].cast(pa.timestamp("ms")))
+    pq.write_table(pa.Table.from_batches([typed]), tmp_path / "in.parquet")
+    store.load(tmp_path / "in.parquet")
+    assert store.read("ann")[0].timestamp == 1_500_000_000_000
+
+
+def test_load_stores_nothing_twice(store: Store, tmp_path: Path) -> None:
+    rows = batch(("ann", "b1", "books", 1), ("ann", "b1", "books", 2), ("bob", "b1", "books", 1))
+    unnamed, named = tmp_path / "unnamed.parquet", tmp_path / "named.parquet"
+    table = pa.Table.from_batches([rows])
+    pq.write_table(table, unnamed)
+    pq.write_table(table.append_column("event_id", pa.array(["e1", "e2", "e3"])), named)
+    assert store.load(unnamed) == (3, 0)
+    assert store.load(unnamed) == (0, 3)
+    assert store.load(named) == (0, 3)
+    assert store.append([click("e9", time=9)]) == (1, 0)
+    other = open_store("sqlite://")
+    assert other.load(named) == (3, 0)
+    assert other.append([click("e1", time=9)]) == (0, 1)
+    other.close()
+
+
+def test_what_was_exported_is_loaded_without_doubles(store: Store, tmp_path: Path) -> None:
+    store.fill([batch(("ann", "b1", "books", 1))], origin="v1")
+    store.append([click("e1", time=2)])
+    store.export(tmp_path / "out.parquet")
+    assert store.load(tmp_path / "out.parquet") == (0, 2)
+    other = open_store("sqlite://")
+    other.fill([batch(("ann", "b1", "books", 1))], origin="v1")
+    assert other.load(tmp_path / "out.parquet") == (1, 1)
+    assert other.read("ann") == store.read("ann")
+    other.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        (pa.table({"user_id": ["ann"], "item_id": ["b1"]}), "no column domain, timestamp"),
+        (
+            pa.table({"user_id": [1.5], "item_id": ["b1"], "domain": ["d"], "timestamp": [1]}),
+            "ids must be strings or integers",
+        ),
+        (
+            pa.table({"user_id": ["ann"], "item_id": ["b1"], "domain": ["d"], "timestamp": ["x"]}),
+            "it must be Parquet with user_id",
+        ),
+    ],
+    ids=["missing", "float", "text-time"],
+)
+def test_load_refuses_what_is_no_history(
+    store: Store, tmp_path: Path, table: pa.Table, message: str
+) -> None:
+    pq.write_table(table, tmp_path / "in.parquet")
+    with pytest.raises(HistoryStoreError, match=message):
+        store.load(tmp_path / "in.parquet")
+    assert store.is_new()
+
+
+def test_load_refuses_what_is_no_parquet(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "in.parquet").write_text("user_id,item_id")
+    with pytest.raises(HistoryStoreError, match=r"cannot load .*in\.parquet"):
+        store.load(tmp_path / "in.parquet")
+    with pytest.raises(HistoryStoreError, match=r"cannot load .*none\.parquet"):
+        store.load(tmp_path / "none.parquet")

@@ -1,0 +1,28 @@
+"""Events and small questions for the tests of the history store."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from crossfeed.serving.history import Id, NewEvent
+from crossfeed.serving.sqlite_store import SqliteHistoryStore as Store
+
+
+def click(name: str, user: Id = "ann", item: Id = "b1", time: int = 1_000) -> NewEvent:
+    return NewEvent(event_id=name, user_id=user, item_id=item, domain="books", timestamp=time)
+
+
+def items(store: Store, user: Id = "ann") -> list[Id]:
+    return [event.item_id for event in store.read(user)]
+
+
+def count(store: Store) -> int:
+    return store._write(lambda c: int(c.execute("SELECT count(*) FROM events").fetchone()[0]))
+
+
+def batch(*rows: tuple[Id, Id, str, int]) -> pa.RecordBatch:
+    columns = list(zip(*rows, strict=True))
+    return pa.RecordBatch.from_arrays(
+        [pa.array(column) for column in columns],
+        names=["user_id", "item_id", "domain", "timestamp"],
+    )
