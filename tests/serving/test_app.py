@@ -2,28 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
-import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
+import pyarrow as pa
 import pytest
 from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import ConfigError, HistoryStoreError
+from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.app import MOST_BODY_BYTES, create_app
 from crossfeed.serving.history import Event
 from crossfeed.serving.monitoring import REQUEST_LOG
 from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.security import KEYS_VARIABLE
-from crossfeed.serving.server import default_store_url, serve
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-
-KEY = "a-key-of-enough-characters"
+from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
 
 
 @pytest.fixture
@@ -166,14 +164,21 @@ def problem(response: Any) -> dict[str, Any]:
         ({"user_id": "u001", "domain": "videos", "k": 0}, "k", "greater than or equal to 1"),
         ({"user_id": "u001", "domain": "videos", "k": 1001}, "k", "less than or equal to 1000"),
         ({"user_id": "u001", "domain": "videos", "k": "5"}, "k", "valid integer"),
-        ({"user_id": "u001", "domain": "videos", "kk": 5}, "kk", "not permitted"),
+        ({"user_id": "u001", "domain": "videos", "kk": 5}, "kk", "no field of this name"),
+        ({"user_id": "u001", "domain": "videos", "exclude_seen": "yes"}, "exclude_seen", "boolean"),
+        ({"user_id": True, "domain": "videos"}, "user_id", "a string of 1 to 1024"),
+        ({"user_id": "u001", "domain": "videos", "exclude": [None]}, "exclude[0]", "a string of"),
         ({"user_id": "u001"}, "domain", "required"),
         ({"domain": "videos"}, "body", "either user_id or history"),
         ({"user_id": "u001", "history": [], "domain": "videos"}, "body", "and not both"),
-        ({"user_id": 1.5, "domain": "videos"}, "user_id.constrained-str", "valid string"),
+        (
+            {"user_id": 1.5, "domain": "videos"},
+            "user_id",
+            "a string of 1 to 1024 characters or an integer",
+        ),
         (
             {"history": [{"item_id": "a", "domain": "videos"}], "domain": "videos"},
-            "history.0.timestamp",
+            "history[0].timestamp",
             "required",
         ),
         (
@@ -181,7 +186,7 @@ def problem(response: Any) -> dict[str, Any]:
                 "history": [{"item_id": "a", "domain": "videos", "timestamp": "soon"}],
                 "domain": "videos",
             },
-            "history.0.timestamp",
+            "history[0].timestamp",
             "ISO 8601",
         ),
     ],
@@ -200,14 +205,20 @@ def test_a_body_that_is_not_valid_names_field_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("changed", "field", "said"),
     [
-        ({"domain": "films"}, "domain", "articles, shopping, videos"),
-        ({"timestamp": time.time() + 100_000}, "events.0.timestamp", "between 1990 and a day"),
-        ({"timestamp": 1000}, "events.0.timestamp", "between 1990 and a day"),
-        ({"timestamp": None}, "events.0.timestamp", "seconds or milliseconds"),
-        ({"event_id": ""}, "events.0.event_id", "at least 1 character"),
-        ({"user_id": None}, "events.0.user_id.constrained-str", "valid string"),
-        ({"item_id": "x" * 2000}, "events.0.item_id.constrained-str", "at most 1024 characters"),
-        ({"extra": 1}, "events.0.extra", "not permitted"),
+        ({"domain": "films"}, "events[0].domain", "articles, shopping, videos"),
+        ({"timestamp": time.time() + 100_000}, "events[0].timestamp", "between 1990 and a day"),
+        ({"timestamp": 1000}, "events[0].timestamp", "between 1990 and a day"),
+        ({"timestamp": None}, "events[0].timestamp", "seconds or milliseconds"),
+        ({"event_id": ""}, "events[0].event_id", "at least 1 character"),
+        ({"user_id": None}, "events[0].user_id", "a string of 1 to 1024"),
+        ({"item_id": "x" * 2000}, "events[0].item_id", "a string of 1 to 1024"),
+        ({"timestamp": True}, "events[0].timestamp", "seconds or milliseconds"),
+        ({"timestamp": 10**400}, "events[0].timestamp", "finite"),
+        ({"timestamp": "0001-01-01T00:00:00+14:00"}, "events[0].timestamp", "between 1990"),
+        ({"timestamp": "9999-12-31T23:59:59-14:00"}, "events[0].timestamp", "between 1990"),
+        ({"event_id": 7}, "events[0].event_id", "valid string"),
+        ({"user_id": 2**63}, "events[0].user_id", "an integer of 64 bits"),
+        ({"extra": 1}, "events[0].extra", "no field of this name"),
     ],
 )
 def test_an_event_that_is_not_valid_is_refused_and_none_is_stored(
@@ -242,6 +253,11 @@ def test_the_number_of_events_is_limited(events: list[object], client: TestClien
         b'{"domain": "videos", "user_id": NaN}',
         b'{"events": [{"timestamp": Infinity}]}',
         b'{"domain": "videos", "user_id": 1e999}',
+        b'{"domain": "videos", "user_id": 1' + b"0" * 5000 + b"}",
+        b'{"domain": "videos", "user_id": "\\ud800"}',
+        b'{"domain": "\\ud800", "user_id": "ann"}',
+        b'{"\\ud800": 1}',
+        b'{"events": [{"event_id": "\\udfff"}]}',
         b"null",
         b"[]",
     ],
@@ -253,15 +269,124 @@ def test_a_strange_body_is_refused(content: bytes, route: str, client: TestClien
     problem(response)
 
 
-def test_a_large_body_is_refused_before_it_is_read(client: TestClient) -> None:
-    response = client.post("/v1/events", content=b" " * (MOST_BODY_BYTES + 1))
+@pytest.mark.parametrize(
+    "content",
+    [b" " * (MOST_BODY_BYTES + 1), [b" " * 1000] * (MOST_BODY_BYTES // 1000 + 1)],
+    ids=["at once", "in pieces"],
+)
+def test_a_large_body_is_refused_before_it_is_read(
+    content: bytes | list[bytes], client: TestClient
+) -> None:
+    sent = content if isinstance(content, bytes) else iter(content)
+    response = client.post("/v1/events", content=sent)
     assert response.status_code == 413
     assert problem(response)["detail"] == f"at most {MOST_BODY_BYTES} bytes are read"
 
 
+def test_all_problems_of_a_body_are_named_at_once(client: TestClient) -> None:
+    body = {"user_id": 1.5, "domain": 7, "k": "many", "kk": 1}
+    found = problem(client.post("/v1/recommend", json=body))
+    for name in ("user_id", "domain", "k:", "kk"):
+        assert name in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "field"),
+    [
+        ("", "domain"),
+        ("domain=", "domain"),
+        ("domain=films", "domain"),
+        ("domain=videos&k=0", "k"),
+        ("domain=videos&k=NaN", "k"),
+        ("domain=videos&kk=5", "kk"),
+    ],
+)
+def test_a_query_that_is_not_valid_names_its_field(
+    query: str, field: str, client: TestClient
+) -> None:
+    response = client.get(f"/v1/users/u001/recommendations?{query}")
+    assert response.status_code == 422
+    assert problem(response)["field"] == field
+
+
+@pytest.mark.parametrize("route", ["/recommendations?domain=videos", "/history"])
+def test_a_user_id_in_a_url_is_checked(route: str, client: TestClient) -> None:
+    for user_id in ("", "x" * 1025):
+        response = client.get(f"/v1/users/{user_id}{route}")
+        assert response.status_code == 422
+        assert problem(response)["field"] == "user_id"
+
+
+@pytest.mark.parametrize(
+    "user_id", ["a/b", "7", "007", "a b?c=d#e", "ユーザー", "x/history", "50%"]
+)
+def test_any_id_can_be_in_a_url(user_id: str, client: TestClient) -> None:
+    url = f"/v1/users/{quote(user_id, safe='')}"
+    body = {"events": [event(user_id=user_id)]}
+    assert client.post("/v1/events", json=body).status_code == 200
+    assert client.get(f"{url}/history").json()["user_id"] == user_id
+    assert len(client.get(f"{url}/history").json()["events"]) == 1
+    answer = client.get(f"{url}/recommendations?domain=articles&k=20").json()
+    assert "a03" not in {one["item_id"] for one in answer["items"]}
+    assert client.delete(url).json() == {"user_id": user_id, "forgotten": 1}
+
+
+def test_ids_are_restored_to_a_log_of_integers(bundle: Bundle) -> None:
+    facts = {**bundle.about, "user_id_type": "int64", "files": {}}
+    item_ids = pa.array(range(len(bundle.item_ids)), pa.int64())
+    integers = dataclasses.replace(bundle, about=facts, item_ids=item_ids)
+    with TestClient(create_app(integers, store=open_store("sqlite://"))) as client:
+        events = [event(event_id=f"e{id_}", user_id=id_, item_id=id_) for id_ in ("3", 4)]
+        assert client.post("/v1/events", json={"events": events}).status_code == 200
+        history = client.get("/v1/users/3/history").json()
+        assert (history["user_id"], history["events"][0]["item_id"]) == (3, 3)
+        answer = client.get("/v1/users/4/recommendations?domain=articles&k=20").json()
+        assert {one["item_id"] for one in answer["items"]} == set(range(20)) - {4}
+        for wrong in ("ann", "03", "3.0", str(2**63)):
+            response = client.post("/v1/events", json={"events": [event(user_id=wrong)]})
+            assert response.status_code == 422
+            assert problem(response)["field"] == "events[0].user_id"
+            assert "an integer of 64 bits" in problem(response)["allowed"]
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        *(1_700_000_000, 1_700_000_000_000, 1_700_000_000.0),
+        *("2023-11-14T22:13:20Z", "2023-11-14T22:13:20", "2023-11-15T00:13:20+02:00"),
+    ],
+)
+def test_times_of_any_form_come_back_in_milliseconds(timestamp: object, client: TestClient) -> None:
+    client.post("/v1/events", json={"events": [event(user_id="timed", timestamp=timestamp)]})
+    [stored] = client.get("/v1/users/timed/history").json()["events"]
+    assert stored["timestamp"] == 1_700_000_000_000
+
+
+def test_what_fails_inside_is_told_to_the_log_and_not_outside(
+    client: TestClient, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise KeyError("u001")
+
+    monkeypatch.setattr(Recommender, "recommend", fail)
+    with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
+        response = client.get("/v1/users/u001/recommendations?domain=videos")
+    assert response.status_code == 500
+    assert problem(response)["detail"] == "the service's log tells more"
+    logged = [json.loads(record.getMessage()) for record in caplog.records]
+    failure, request = [line for line in logged if "request_id" in line]
+    assert failure["error"] == "KeyError"
+    assert "fail" in failure["at"][-1]
+    assert request["status"] == 500
+    assert failure["request_id"] == request["request_id"] == response.headers["x-request-id"]
+    assert "u001" not in caplog.text
+    page = client.get("/metrics").text
+    assert 'route="/v1/users/{user_id}/recommendations",status="500"} 1.0' in page
+
+
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", "/v1/events", 405), ("GET", "/v1/users/../../etc", 404)],
+    [("GET", "/nowhere", 404), ("GET", "/v1/events", 405), ("PUT", "/v1/users/u001/history", 405)],
 )
 def test_other_paths_are_problems_too(
     method: str, path: str, status: int, client: TestClient
@@ -271,64 +396,42 @@ def test_other_paths_are_problems_too(
     problem(response)
 
 
-def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: Path) -> None:
-    store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    with TestClient(create_app(bundle, store=store, keys=["another-key-entirely", KEY])) as client:
-        assert client.get("/health/live").status_code == 200
-        assert client.get("/health/ready").status_code == 200
-        for path in ("/v1/domains", "/v1/users/u001/history", "/metrics"):
-            assert client.get(path).status_code == 401
-            assert client.get(path, headers={"x-api-key": KEY[:-1]}).status_code == 401
-            assert client.get(path, headers={"x-api-key": KEY}).status_code == 200
-            bearer = {"authorization": f"Bearer {KEY}"}
-            assert client.get(path, headers=bearer).status_code == 200
-        response = client.post("/v1/events", json={"events": [event()]})
-        assert response.status_code == 401
-        assert "x-api-key" in problem(response)["detail"].lower()
-
-
 def test_a_store_that_fails_is_503_and_not_ready(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     store = SqliteHistoryStore(tmp_path / "store.sqlite")
 
     def fail(*_: object) -> None:
         raise HistoryStoreError("cannot read the history store '/secret/path'")
 
-    with TestClient(create_app(bundle, store=store)) as client:
+    with TestClient(create_app(bundle, store=store)) as client, caplog.at_level(logging.INFO):
         monkeypatch.setattr(store, "read", fail)
         monkeypatch.setattr(store, "ping", fail)
         for path in ("/v1/users/u001/recommendations?domain=videos", "/health/ready"):
             response = client.get(path)
             assert response.status_code == 503
             assert "secret" not in response.text
+            assert "cannot read the history store '/secret/path'" in caplog.text
+            caplog.clear()
         history = [{"item_id": "v01", "domain": "videos", "timestamp": 1_700_000_000}]
         body = {"history": history, "domain": "articles"}
         assert client.post("/v1/recommend", json=body).status_code == 200
 
 
-def test_beyond_loopback_a_key_is_needed(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_cannot_be_filled_is_closed(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
-    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
-        with pytest.raises(ConfigError, match=rf"and no API key is set\nhint: set {KEYS_VARIABLE}"):
-            serve(bundle_path, host=host)
-    monkeypatch.setenv(KEYS_VARIABLE, "short-secret")
-    with pytest.raises(ConfigError, match="is shorter than 16 characters") as caught:
-        serve(bundle_path, host="0.0.0.0")
-    assert "short-secret" not in str(caught.value)
+    store = SqliteHistoryStore(tmp_path / "store.sqlite")
 
+    def fail(*_: object, **__: object) -> None:
+        raise HistoryStoreError("the disk is full")
 
-def test_a_port_in_use_is_a_clear_error(bundle_path: Path) -> None:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: .*in use"):
-            serve(bundle_path, port=port)
-
-
-def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
-    url = default_store_url(tmp_path / "bundle")
-    assert url == f"sqlite:///{tmp_path.resolve()}/bundle.histories.sqlite"
+    monkeypatch.setattr(store, "fill", fail)
+    with pytest.raises(HistoryStoreError, match="the disk is full"):
+        with TestClient(create_app(bundle, store=store)):
+            pass
+    with pytest.raises(HistoryStoreError, match="is closed"):
+        store.ping()

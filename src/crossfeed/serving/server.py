@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import logging
 import socket
@@ -51,9 +52,12 @@ def serve(
     require_keys_beyond(host, keys)
     loaded = Bundle.load(bundle)
     _log_requests()
-    with _listen(host, port) as listening:
-        store = open_store(history_store or default_store_url(Path(bundle)))
+    url = history_store or default_store_url(Path(bundle))
+    with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
+        # Here, because an error in the application's own start would not reach the caller.
+        store.fill(loaded.histories(), origin=loaded.version)
         app = create_app(loaded, store=store, keys=keys)
+        listening.listen()  # from now on who connects is answered, if after a moment
         if announce:
             announce(_url(listening))
         config = uvicorn.Config(app, log_level="warning", access_log=False)
@@ -81,7 +85,7 @@ def _url(listening: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def _bind(host: str, port: int) -> socket.socket:
     listening = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]

@@ -1,0 +1,216 @@
+"""Who may ask: keys, hosts and ports."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+from starlette.testclient import TestClient
+from stores import items
+
+from crossfeed.bundle import Bundle
+from crossfeed.errors import ConfigError, HistoryStoreError
+from crossfeed.serving.app import MOST_BODY_BYTES, create_app
+from crossfeed.serving.security import KEYS_VARIABLE, keys_from_environment, require_keys_beyond
+from crossfeed.serving.server import default_store_url, serve
+from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
+
+KEY = "a-key-of-enough-characters"
+
+
+def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: Path) -> None:
+    store = SqliteHistoryStore(tmp_path / "store.sqlite")
+    with TestClient(create_app(bundle, store=store, keys=["another-key-entirely", KEY])) as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 200
+        for path in ("/v1/domains", "/v1/users/u001/history", "/metrics"):
+            assert client.get(path).status_code == 401
+            assert client.get(path, headers={"x-api-key": KEY[:-1]}).status_code == 401
+            assert client.get(path, headers={"x-api-key": KEY}).status_code == 200
+            bearer = {"authorization": f"Bearer {KEY}"}
+            assert client.get(path, headers=bearer).status_code == 200
+
+
+@pytest.fixture
+def guarded(bundle: Bundle) -> Iterator[TestClient]:
+    app = create_app(bundle, store=open_store("sqlite://"), keys=["another-key-entirely", KEY])
+    with TestClient(app) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        *(("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nowhere"), ("GET", "/health")),
+        *(("POST", "/v1/recommend"), ("POST", "/v1/events"), ("DELETE", "/v1/users/u001")),
+        ("GET", "/health/live/../../v1/domains"),
+    ],
+)
+def test_without_a_key_nothing_is_told(method: str, path: str, guarded: TestClient) -> None:
+    response = guarded.request(method, path, content=b"{" * 2 * MOST_BODY_BYTES)
+    assert response.status_code == 401
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert "X-API-Key" in response.json()["detail"]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"x-api-key": ""},
+        {"x-api-key": KEY[:-1]},
+        {"x-api-key": KEY + "x"},
+        {"x-api-key": KEY.upper()},
+        {"x-api-key": f"another-key-entirely,{KEY}"},
+        {"x-api-key": b"\xff\xfe"},
+        {"authorization": KEY},
+        {"authorization": f"Basic {KEY}"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer "},
+    ],
+)
+def test_another_key_is_refused(headers: dict[str, str], guarded: TestClient) -> None:
+    assert guarded.get("/v1/domains", headers=headers).status_code == 401
+
+
+def test_beyond_loopback_a_key_is_needed(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        with pytest.raises(ConfigError, match=rf"and no API key is set\nhint: set {KEYS_VARIABLE}"):
+            serve(bundle_path, host=host)
+    monkeypatch.setenv(KEYS_VARIABLE, "short-secret")
+    with pytest.raises(ConfigError, match="is shorter than 16 characters") as caught:
+        serve(bundle_path, host="0.0.0.0")
+    assert "short-secret" not in str(caught.value)
+
+
+def test_a_port_in_use_is_a_clear_error(bundle_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: .*in use"):
+            serve(bundle_path, port=port)
+
+
+def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
+    url = default_store_url(tmp_path / "bundle")
+    assert url == f"sqlite:///{tmp_path.resolve()}/bundle.histories.sqlite"
+
+
+def test_keys_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(KEYS_VARIABLE, f" {KEY} ,, another-key-entirely\n")
+    assert keys_from_environment() == (KEY, "another-key-entirely")
+    monkeypatch.delenv(KEYS_VARIABLE)
+    assert keys_from_environment() == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (" , ", "is set, but holds no key"),
+        (f"{KEY},planted", "is shorter than 16 characters"),
+        ("planted-clé-de-seize-lettres", "beyond ASCII"),
+        ("planted key with spaces", "holds a space"),
+        ("planted-key-with-\x07-bell", "holds a space or"),
+    ],
+)
+def test_keys_that_cannot_work_are_refused_and_not_shown(
+    value: str, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEYS_VARIABLE, value)
+    with pytest.raises(ConfigError, match=rf"{message}.*\nhint: make one with") as caught:
+        keys_from_environment()
+    assert "planted" not in str(caught.value)
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "127.9.9.9", "::1", "localhost"])
+def test_this_machine_needs_no_key(host: str) -> None:
+    require_keys_beyond(host, ())
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "localhost.example.org"])
+def test_other_hosts_do(host: str) -> None:
+    require_keys_beyond(host, (KEY,))
+    with pytest.raises(ConfigError, match="can be reached from other machines"):
+        require_keys_beyond(host, ())
+
+
+_SERVE = """
+import sys
+from crossfeed.serving.server import serve
+
+serve(sys.argv[1], port=0, history_store=sys.argv[2], announce=lambda url: print(url, flush=True))
+"""
+
+
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
+def test_a_service_that_is_ended_keeps_what_it_acknowledged(
+    end: signal.Signals, bundle_path: Path, tmp_path: Path
+) -> None:
+    url = f"sqlite:///{tmp_path}/store.sqlite"
+    command = [sys.executable, "-c", _SERVE, str(bundle_path), url]
+    environment = {**os.environ, KEYS_VARIABLE: KEY}
+    log = tmp_path / "log"
+    with (
+        log.open("w") as stderr,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        ) as process,
+    ):
+        assert process.stdout is not None
+        address = process.stdout.readline().strip()
+        with httpx.Client(base_url=address, timeout=30) as client:
+            event = {"event_id": "e1", "user_id": "new-user", "item_id": "a03"}
+            event |= {"domain": "articles", "timestamp": 1_700_000_000}
+            client.headers["x-api-key"] = KEY
+            answer = client.post("/v1/events", json={"events": [event]})
+            assert answer.json() == {"accepted": 1, "duplicates": 0}
+            client.get("/v1/users/new-user/history?secret=query")
+        process.send_signal(end)
+    assert process.returncode == -end
+    store = open_store(url)
+    assert items(store, "new-user") == ["a03"]
+    assert items(store, "u001") != []
+    store.close()
+    logged = log.read_text()
+    assert '"route": "/v1/events", "status": 200' in logged
+    for private in (KEY, "new-user", "query"):
+        assert private not in logged
+
+
+def test_a_store_that_fails_stops_the_service_before_it_is_announced(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "store.sqlite").write_text("no database" * 100)
+    announced: list[str] = []
+    with pytest.raises(HistoryStoreError, match="file is not a database"):
+        serve(
+            bundle_path,
+            port=0,
+            history_store=f"sqlite:///{tmp_path}/store.sqlite",
+            announce=announced.append,
+        )
+    assert announced == []
+
+
+def test_a_fill_that_fails_stops_the_service_before_it_is_announced(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise HistoryStoreError("database or disk is full")
+
+    monkeypatch.setattr(SqliteHistoryStore, "fill", fail)
+    announced: list[str] = []
+    with pytest.raises(HistoryStoreError, match="disk is full"):
+        serve(bundle_path, port=0, history_store="sqlite://", announce=announced.append)
+    assert announced == []
