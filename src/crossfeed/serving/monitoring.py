@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import logging
 import secrets
-import sys
 import time
+from datetime import UTC, datetime
 
-import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.serving.recommender import Recommendations
 
-__all__ = ["Monitoring"]
+__all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
+
+REQUEST_LOG = "crossfeed.requests"
+"""Name of the logger that gets one line of JSON per request."""
+
+_log = logging.getLogger(REQUEST_LOG)
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -43,13 +49,6 @@ class Monitoring:
         )
         model = Gauge("crossfeed_model", "The model in service.", ["version"], registry=registry)
         model.labels(version=model_version).set(1)
-        self._log = structlog.wrap_logger(
-            structlog.PrintLogger(sys.stderr),
-            processors=[
-                structlog.processors.TimeStamper(fmt="iso"),
-                structlog.processors.JSONRenderer(),
-            ],
-        )
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -70,14 +69,16 @@ class Monitoring:
         """Count and log one answer; the route is a template, so that no id is in it."""
         self._requests.labels(route=route, status=status).inc()
         self._seconds.labels(route=route).observe(seconds)
-        self._log.msg(
-            "request",
-            request_id=request_id,
-            method=method,
-            route=route,
-            status=status,
-            took_ms=round(seconds * 1000, 2),
-        )
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": "request",
+            "request_id": request_id,
+            "method": method,
+            "route": route,
+            "status": status,
+            "took_ms": round(seconds * 1000, 2),
+        }
+        _log.info("%s", json.dumps(line))
 
 
 class RequestLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -37,7 +38,7 @@ def serve(
         BundleError: the bundle is missing or damaged.
         HistoryStoreError: the store cannot be opened.
     """
-    for package in ("fastapi", "uvicorn", "prometheus_client", "structlog"):
+    for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     import uvicorn
@@ -49,6 +50,7 @@ def serve(
     keys = keys_from_environment()
     require_keys_beyond(host, keys)
     loaded = Bundle.load(bundle)
+    _log_requests()
     with _listen(host, port) as listening:
         store = open_store(history_store or default_store_url(Path(bundle)))
         app = create_app(loaded, store=store, keys=keys)
@@ -64,18 +66,31 @@ def default_store_url(bundle: Path) -> str:
     return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
 
 
+def _log_requests() -> None:
+    """Send the request log to stderr as it is, one line of JSON each."""
+    from crossfeed.serving.monitoring import REQUEST_LOG
+
+    log = logging.getLogger(REQUEST_LOG)
+    log.propagate = False
+    log.setLevel(logging.INFO)
+    log.handlers = [logging.StreamHandler()]
+
+
 def _url(listening: socket.socket) -> str:
     host, port, *_ = listening.getsockname()
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _listen(host: str, port: int) -> socket.socket:
+    listening = None
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
     except (OSError, OverflowError) as error:
+        if listening is not None:
+            listening.close()
         raise ConfigError(
             f"cannot listen on {host}:{port}: {error}", hint="choose another --port or --host"
         ) from None

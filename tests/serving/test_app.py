@@ -1,0 +1,334 @@
+"""The HTTP service: every route, and every guard fed what it forbids."""
+
+from __future__ import annotations
+
+import json
+import logging
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from crossfeed.bundle import Bundle
+from crossfeed.errors import ConfigError, HistoryStoreError
+from crossfeed.serving.app import MOST_BODY_BYTES, create_app
+from crossfeed.serving.history import Event
+from crossfeed.serving.monitoring import REQUEST_LOG
+from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.security import KEYS_VARIABLE
+from crossfeed.serving.server import default_store_url, serve
+from crossfeed.serving.sqlite_store import SqliteHistoryStore
+
+KEY = "a-key-of-enough-characters"
+
+
+@pytest.fixture
+def client(bundle: Bundle, tmp_path: Path) -> Iterator[TestClient]:
+    app = create_app(bundle, store=SqliteHistoryStore(tmp_path / "store.sqlite"))
+    with TestClient(app, raise_server_exceptions=False) as client:
+        yield client
+
+
+def event(**changed: object) -> dict[str, object]:
+    return {
+        "event_id": "e1",
+        "user_id": "u001",
+        "item_id": "a03",
+        "domain": "articles",
+        "timestamp": 1_700_000_000,
+        **changed,
+    }
+
+
+def test_a_known_user_gets_what_the_recommender_says(client: TestClient, bundle: Bundle) -> None:
+    expected = Recommender(bundle).recommend(user_id="u001", domain="videos", k=3)
+    for response in (
+        client.get("/v1/users/u001/recommendations", params={"domain": "videos", "k": 3}),
+        client.post("/v1/recommend", json={"user_id": "u001", "domain": "videos", "k": 3}),
+    ):
+        assert response.status_code == 200
+        answer = response.json()
+        assert [one["item_id"] for one in answer["items"]] == [
+            item.item_id for item in expected.items
+        ]
+        assert answer["items"][0].keys() == {"item_id", "domain", "score", "source"}
+        assert answer["model_version"] == bundle.version
+        assert answer["fallback"] is None
+        assert answer["took_ms"] > 0
+
+
+def test_a_history_in_the_request_is_enough(client: TestClient, bundle: Bundle) -> None:
+    history = [{"item_id": "v01", "domain": "videos", "timestamp": "2024-01-01T00:00:00Z"}]
+    answer = client.post("/v1/recommend", json={"history": history, "domain": "articles"}).json()
+    expected = Recommender(bundle).recommend(history=[Event("v01", "videos", 0)], domain="articles")
+    assert [one["item_id"] for one in answer["items"]] == [item.item_id for item in expected.items]
+
+
+def test_a_user_without_history_gets_popular_items_marked_as_such(client: TestClient) -> None:
+    answer = client.get("/v1/users/nobody/recommendations?domain=videos").json()
+    assert answer["fallback"] == "popular"
+    assert {one["source"] for one in answer["items"]} == {"popular"}
+
+
+def test_the_next_answer_knows_a_new_event(client: TestClient) -> None:
+    url = "/v1/users/brand-new/recommendations?domain=articles&k=5"
+    before = client.get(url).json()
+    first = before["items"][0]["item_id"]
+    body = {"events": [event(user_id="brand-new", item_id=first)]}
+    assert client.post("/v1/events", json=body).json() == {"accepted": 1, "duplicates": 0}
+    after = client.get(url).json()
+    assert after["fallback"] is None
+    assert first not in {one["item_id"] for one in after["items"]}
+    assert client.post("/v1/events", json=body).json() == {"accepted": 0, "duplicates": 1}
+
+
+def test_what_was_seen_is_never_forgotten_by_trimming(client: TestClient, bundle: Bundle) -> None:
+    """More events than the model reads, the one in question the oldest of all."""
+    limit = bundle.scorer.config.history_total
+    events = [event(event_id="old", user_id="fan", item_id="a03", timestamp=1_000_000_000)]
+    events += [
+        event(event_id=str(n), user_id="fan", item_id=f"v{n % 20:02}", domain="videos")
+        for n in range(limit + 50)
+    ]
+    assert client.post("/v1/events", json={"events": events}).status_code == 200
+    answer = client.get("/v1/users/fan/recommendations?domain=articles&k=20").json()
+    assert len(answer["items"]) == 19
+    assert "a03" not in {one["item_id"] for one in answer["items"]}
+    assert answer["reason"] == "19 of 20 items: 'articles' has 20, 1 of them seen by the user"
+
+
+def test_an_item_unknown_to_the_model_is_kept_and_ignored(client: TestClient) -> None:
+    url = "/v1/users/u001/recommendations?domain=videos"
+    before = client.get(url).json()["items"]
+    client.post("/v1/events", json={"events": [event(item_id="brand-new")]})
+    assert client.get(url).json()["items"] == before
+    stored = client.get("/v1/users/u001/history").json()["events"]
+    assert "brand-new" in {one["item_id"] for one in stored}
+
+
+def test_a_history_is_shown_and_forgotten(client: TestClient) -> None:
+    shown = client.get("/v1/users/u001/history").json()
+    assert shown["user_id"] == "u001"
+    assert len(shown["events"]) == 18
+    times = [one["timestamp"] for one in shown["events"]]
+    assert times == sorted(times)
+    assert client.delete("/v1/users/u001").json() == {"user_id": "u001", "forgotten": 18}
+    assert client.get("/v1/users/u001/history").json()["events"] == []
+    answer = client.get("/v1/users/u001/recommendations?domain=videos").json()
+    assert answer["fallback"] == "popular"
+
+
+def test_domains_model_health_and_metrics(client: TestClient, bundle: Bundle) -> None:
+    assert client.get("/v1/domains").json() == [
+        {"domain": "articles", "items": 20},
+        {"domain": "shopping", "items": 20},
+        {"domain": "videos", "items": 20},
+    ]
+    model = client.get("/v1/model").json()
+    assert model["model_version"] == bundle.version
+    assert model["card"]["split"] == "last-out"
+    assert client.get("/health/live").json() == {"status": "live"}
+    assert client.get("/health/ready").json() == {"status": "ready"}
+    client.get("/v1/users/u001/recommendations?domain=videos")
+    client.get("/v1/users/nobody/recommendations?domain=videos")
+    page = client.get("/metrics").text
+    assert 'crossfeed_recommendations_total{domain="videos",fallback="none"} 1.0' in page
+    assert 'crossfeed_recommendations_total{domain="videos",fallback="popular"} 1.0' in page
+    assert 'route="/v1/users/{user_id}/recommendations",status="200"} 2.0' in page
+    assert f'crossfeed_model{{version="{bundle.version}"}} 1.0' in page
+
+
+def test_the_log_names_no_user(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
+        response = client.get("/v1/users/u001/recommendations?domain=videos")
+    [line] = [record.getMessage() for record in caplog.records if record.name == REQUEST_LOG]
+    logged = json.loads(line)
+    assert logged["route"] == "/v1/users/{user_id}/recommendations"
+    assert logged["status"] == 200
+    assert logged["request_id"] == response.headers["x-request-id"]
+    assert "u001" not in line
+
+
+def problem(response: Any) -> dict[str, Any]:
+    assert response.headers["content-type"] == "application/problem+json"
+    assert "Traceback" not in response.text
+    return dict(response.json())
+
+
+@pytest.mark.parametrize(
+    ("body", "field", "said"),
+    [
+        ({"user_id": "u001", "domain": "films"}, "domain", "articles, shopping, videos"),
+        ({"user_id": "u001", "domain": "videos", "k": 0}, "k", "greater than or equal to 1"),
+        ({"user_id": "u001", "domain": "videos", "k": 1001}, "k", "less than or equal to 1000"),
+        ({"user_id": "u001", "domain": "videos", "k": "5"}, "k", "valid integer"),
+        ({"user_id": "u001", "domain": "videos", "kk": 5}, "kk", "not permitted"),
+        ({"user_id": "u001"}, "domain", "required"),
+        ({"domain": "videos"}, "body", "either user_id or history"),
+        ({"user_id": "u001", "history": [], "domain": "videos"}, "body", "and not both"),
+        ({"user_id": 1.5, "domain": "videos"}, "user_id.constrained-str", "valid string"),
+        (
+            {"history": [{"item_id": "a", "domain": "videos"}], "domain": "videos"},
+            "history.0.timestamp",
+            "required",
+        ),
+        (
+            {
+                "history": [{"item_id": "a", "domain": "videos", "timestamp": "soon"}],
+                "domain": "videos",
+            },
+            "history.0.timestamp",
+            "ISO 8601",
+        ),
+    ],
+)
+def test_a_body_that_is_not_valid_names_field_value_and_what_is_allowed(
+    body: dict[str, object], field: str, said: str, client: TestClient
+) -> None:
+    response = client.post("/v1/recommend", json=body)
+    assert response.status_code == 422
+    found = problem(response)
+    assert found["field"] == field
+    assert said in found["allowed"]
+    assert found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "field", "said"),
+    [
+        ({"domain": "films"}, "domain", "articles, shopping, videos"),
+        ({"timestamp": time.time() + 100_000}, "events.0.timestamp", "between 1990 and a day"),
+        ({"timestamp": 1000}, "events.0.timestamp", "between 1990 and a day"),
+        ({"timestamp": None}, "events.0.timestamp", "seconds or milliseconds"),
+        ({"event_id": ""}, "events.0.event_id", "at least 1 character"),
+        ({"user_id": None}, "events.0.user_id.constrained-str", "valid string"),
+        ({"item_id": "x" * 2000}, "events.0.item_id.constrained-str", "at most 1024 characters"),
+        ({"extra": 1}, "events.0.extra", "not permitted"),
+    ],
+)
+def test_an_event_that_is_not_valid_is_refused_and_none_is_stored(
+    changed: dict[str, object], field: str, said: str, client: TestClient
+) -> None:
+    events = [event(event_id="good", user_id="fresh"), event(**changed)]
+    response = client.post("/v1/events", json={"events": events[::-1]})
+    assert response.status_code == 422
+    found = problem(response)
+    assert found["field"] == field
+    assert said in found["allowed"]
+    assert client.get("/v1/users/fresh/history").json()["events"] == []
+
+
+def test_a_day_ahead_of_the_clock_is_accepted(client: TestClient) -> None:
+    body = {"events": [event(timestamp=time.time() + 80_000)]}
+    assert client.post("/v1/events", json=body).status_code == 200
+
+
+@pytest.mark.parametrize("events", [[], [event(event_id=str(n)) for n in range(1001)]])
+def test_the_number_of_events_is_limited(events: list[object], client: TestClient) -> None:
+    assert client.post("/v1/events", json={"events": events}).status_code == 422
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"{",
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+        b'{"domain": "videos", "user_id": NaN}',
+        b'{"events": [{"timestamp": Infinity}]}',
+        b'{"domain": "videos", "user_id": 1e999}',
+        b"null",
+        b"[]",
+    ],
+)
+@pytest.mark.parametrize("route", ["/v1/recommend", "/v1/events"])
+def test_a_strange_body_is_refused(content: bytes, route: str, client: TestClient) -> None:
+    response = client.post(route, content=content, headers={"content-type": "application/json"})
+    assert 400 <= response.status_code < 500
+    problem(response)
+
+
+def test_a_large_body_is_refused_before_it_is_read(client: TestClient) -> None:
+    response = client.post("/v1/events", content=b" " * (MOST_BODY_BYTES + 1))
+    assert response.status_code == 413
+    assert problem(response)["detail"] == f"at most {MOST_BODY_BYTES} bytes are read"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("GET", "/v1/events", 405), ("GET", "/v1/users/../../etc", 404)],
+)
+def test_other_paths_are_problems_too(
+    method: str, path: str, status: int, client: TestClient
+) -> None:
+    response = client.request(method, path)
+    assert response.status_code == status
+    problem(response)
+
+
+def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: Path) -> None:
+    store = SqliteHistoryStore(tmp_path / "store.sqlite")
+    with TestClient(create_app(bundle, store=store, keys=["another-key-entirely", KEY])) as client:
+        assert client.get("/health/live").status_code == 200
+        assert client.get("/health/ready").status_code == 200
+        for path in ("/v1/domains", "/v1/users/u001/history", "/metrics"):
+            assert client.get(path).status_code == 401
+            assert client.get(path, headers={"x-api-key": KEY[:-1]}).status_code == 401
+            assert client.get(path, headers={"x-api-key": KEY}).status_code == 200
+            bearer = {"authorization": f"Bearer {KEY}"}
+            assert client.get(path, headers=bearer).status_code == 200
+        response = client.post("/v1/events", json={"events": [event()]})
+        assert response.status_code == 401
+        assert "x-api-key" in problem(response)["detail"].lower()
+
+
+def test_a_store_that_fails_is_503_and_not_ready(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = SqliteHistoryStore(tmp_path / "store.sqlite")
+
+    def fail(*_: object) -> None:
+        raise HistoryStoreError("cannot read the history store '/secret/path'")
+
+    with TestClient(create_app(bundle, store=store)) as client:
+        monkeypatch.setattr(store, "read", fail)
+        monkeypatch.setattr(store, "ping", fail)
+        for path in ("/v1/users/u001/recommendations?domain=videos", "/health/ready"):
+            response = client.get(path)
+            assert response.status_code == 503
+            assert "secret" not in response.text
+        history = [{"item_id": "v01", "domain": "videos", "timestamp": 1_700_000_000}]
+        body = {"history": history, "domain": "articles"}
+        assert client.post("/v1/recommend", json=body).status_code == 200
+
+
+def test_beyond_loopback_a_key_is_needed(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(KEYS_VARIABLE, raising=False)
+    for host in ("0.0.0.0", "::", "192.0.2.1", "example.org"):
+        with pytest.raises(ConfigError, match=rf"and no API key is set\nhint: set {KEYS_VARIABLE}"):
+            serve(bundle_path, host=host)
+    monkeypatch.setenv(KEYS_VARIABLE, "short-secret")
+    with pytest.raises(ConfigError, match="is shorter than 16 characters") as caught:
+        serve(bundle_path, host="0.0.0.0")
+    assert "short-secret" not in str(caught.value)
+
+
+def test_a_port_in_use_is_a_clear_error(bundle_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError, match=rf"cannot listen on 127.0.0.1:{port}: .*in use"):
+            serve(bundle_path, port=port)
+
+
+def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
+    url = default_store_url(tmp_path / "bundle")
+    assert url == f"sqlite:///{tmp_path.resolve()}/bundle.histories.sqlite"

@@ -1,0 +1,142 @@
+"""A bundle gives back what went in, and refuses whatever was done to it since."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from crossfeed.bundle import Bundle
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import BundleError, OutputError, RunError
+from crossfeed.export import export
+from crossfeed.run import Run
+from crossfeed.training.trainer import train
+
+
+def test_the_loaded_bundle_scores_as_the_run(run: Run, bundle: Bundle, last_out: Dataset) -> None:
+    histories = last_out.histories(last_out.events(Part.TEST), Part.TEST)
+    for domain in range(len(last_out.catalogue.domains)):
+        expected = run.scorer().score(histories, domain)
+        np.testing.assert_allclose(bundle.scorer.score(histories, domain), expected, atol=1e-5)
+
+
+def test_ids_and_clicks_come_back(bundle: Bundle, last_out: Dataset) -> None:
+    assert bundle.item_ids.to_pylist() == last_out.item_ids.to_pylist()
+    assert bundle.clicks.tolist() == last_out.item_clicks.tolist()
+    assert bundle.catalogue.domains == last_out.catalogue.domains
+    for index in (0, 7, last_out.catalogue.items - 1):
+        domain = int(last_out.catalogue.domain_of(np.array([index]))[0])
+        item_id = bundle.item_ids[index].as_py()
+        assert bundle.item_index(item_id, bundle.catalogue.domains[domain]) == index
+        assert bundle.item_indices(pa.array([item_id, "none"]), domain).tolist() == [index, -1]
+    assert bundle.item_index("none", "articles") == -1
+    assert bundle.item_index("a00", "films") == -1
+
+
+def test_histories_are_all_that_users_did(bundle: Bundle, last_out: Dataset) -> None:
+    events = pa.Table.from_batches(bundle.histories())
+    assert events.num_rows == len(last_out.event_item)  # held-out parts too
+    users = last_out.users_of(np.arange(len(last_out.event_item)))
+    assert events["user_id"].to_pylist() == last_out.user_ids.take(pa.array(users)).to_pylist()
+    assert events["timestamp"].to_pylist() == last_out.event_time.tolist()
+
+
+def test_histories_can_be_left_out(run: Run, tmp_path: Path) -> None:
+    bundle = Bundle.load(export(run, out=tmp_path / "bundle", histories=False))
+    assert not bundle.has_histories
+    assert list(bundle.histories()) == []
+    assert not (tmp_path / "bundle" / "histories.parquet").exists()
+
+
+def test_the_same_run_gives_the_same_version(run: Run, bundle: Bundle, tmp_path: Path) -> None:
+    again = Bundle.load(export(run, out=tmp_path / "bundle"))
+    assert again.version == bundle.version
+
+
+def test_a_refitted_run_exports_the_refit(
+    run: Run, last_out: Dataset, bundle: Bundle, tmp_path: Path
+) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    refitted = train(last_out, out=copy, resume=True, refit=True)
+    exported = Bundle.load(export(refitted, out=tmp_path / "bundle"))
+    assert exported.version != bundle.version
+    assert exported.card["refitted"] is True
+    assert exported.clicks.sum() == len(last_out.event_item)
+    expected = refitted.scorer(refitted=True).item_vectors
+    np.testing.assert_array_equal(exported.scorer.item_vectors, expected)
+
+
+def test_a_run_without_weights_is_not_exported(run: Run, tmp_path: Path) -> None:
+    copy = tmp_path / "run"
+    shutil.copytree(run.path, copy)
+    (copy / "checkpoints" / "best.pt").unlink()
+    with pytest.raises(RunError, match="no best checkpoint yet"):
+        export(Run.open(copy), out=tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
+
+
+def test_an_existing_bundle_is_refused_or_replaced(run: Run, tmp_path: Path) -> None:
+    export(run, out=tmp_path / "bundle")
+    with pytest.raises(OutputError, match="exists already"):
+        export(run, out=tmp_path / "bundle")
+    export(run, out=tmp_path / "bundle", overwrite=True)
+
+
+@pytest.fixture
+def copied(bundle_path: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+
+
+def test_a_folder_without_bundle_json_is_no_bundle(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"is not a bundle: .*\nhint: .*crossfeed export"):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["weights.safetensors", "items.parquet", "domains.parquet", "histories.parquet"]
+)
+def test_a_missing_truncated_or_changed_file_is_named(name: str, copied: Path) -> None:
+    file = copied / name
+    data = file.read_bytes()
+    file.write_bytes(data[:-1])
+    with pytest.raises(BundleError, match=f"{name} has {len(data) - 1} bytes instead of"):
+        Bundle.load(copied)
+    middle = len(data) // 2
+    file.write_bytes(data[:middle] + bytes([data[middle] ^ 1]) + data[middle + 1 :])
+    with pytest.raises(BundleError, match=f"{name} was changed after it was written"):
+        Bundle.load(copied)
+    file.unlink()
+    with pytest.raises(BundleError, match=f"{name} is missing"):
+        Bundle.load(copied)
+
+
+def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
+    file = copied / "bundle.json"
+    about = json.loads(file.read_text())
+    file.write_text(json.dumps({**about, "user_id_type": "int64"}))
+    with pytest.raises(BundleError, match=r"bundle\.json was changed after it was written"):
+        Bundle.load(copied)
+    file.write_text(json.dumps({**about, "format_version": 9}))
+    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 1"):
+        Bundle.load(copied)
+    file.write_text("{")
+    with pytest.raises(BundleError, match=r"bundle\.json cannot be read"):
+        Bundle.load(copied)
+
+
+def test_a_file_outside_the_folder_is_never_read(copied: Path) -> None:
+    from crossfeed.bundle import _version
+
+    file = copied / "bundle.json"
+    about = json.loads(file.read_text())
+    about["files"]["../secret"] = {"bytes": 0, "sha256": ""}
+    about["version"] = _version({key: about[key] for key in about if key != "version"})
+    file.write_text(json.dumps(about))
+    with pytest.raises(BundleError, match=r"\.\./secret is missing"):
+        Bundle.load(copied)
