@@ -54,10 +54,16 @@ def serve(
     with _listen(host, port) as listening:
         store = open_store(history_store or default_store_url(Path(bundle)))
         app = create_app(loaded, store=store, keys=keys)
-        if announce:
-            announce(_url(listening))
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listening])
+
+        class Server(uvicorn.Server):
+            """Tells when it begins to answer: after the store is filled and the model loaded."""
+
+            async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+                await super().startup(sockets)
+                if announce and self.started:
+                    announce(_url(listening))
+
+        Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
 
 
 def default_store_url(bundle: Path) -> str:
