@@ -12,6 +12,18 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.data.prepare import prepare
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs CUDA where there is none."""
+    needing = [item for item in items if "gpu" in item.keywords]
+    if not needing:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in needing:
+            item.add_marker(pytest.mark.skip(reason="needs CUDA, and there is none"))
+
+
 @pytest.fixture(scope="session")
 def last_out(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     """Return the planted log under the last-out split."""

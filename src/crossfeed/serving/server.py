@@ -8,9 +8,13 @@ import logging
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, MissingExtraError
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 __all__ = ["default_store_url", "serve"]
 
@@ -42,8 +46,6 @@ def serve(
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
-    import uvicorn
-
     from crossfeed.serving.app import create_app
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
     from crossfeed.serving.sqlite_store import open_store
@@ -54,14 +56,24 @@ def serve(
     _log_requests()
     url = history_store or default_store_url(Path(bundle))
     with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
-        # Here, because an error in the application's own start would not reach the caller.
+        # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
-        app = create_app(loaded, store=store, keys=keys)
-        listening.listen()  # from now on who connects is answered, if after a moment
-        if announce:
-            announce(_url(listening))
-        config = uvicorn.Config(app, log_level="warning", access_log=False)
-        uvicorn.Server(config).run(sockets=[listening])
+        _ = loaded.scorer
+        _run(create_app(loaded, store=store, keys=keys), listening, announce)
+
+
+def _run(app: FastAPI, listening: socket.socket, announce: Callable[[str], None] | None) -> None:
+    import uvicorn
+
+    class Server(uvicorn.Server):
+        """Tells when it begins to answer."""
+
+        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+            await super().startup(sockets)
+            if announce and self.started:
+                announce(_url(listening))
+
+    Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
 
 
 def default_store_url(bundle: Path) -> str:
