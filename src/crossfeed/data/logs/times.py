@@ -132,7 +132,7 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
     # Decimals keep nanoseconds exact, which a double does not.
     number = f"try_cast({name} AS DECIMAL(25, 6))"
     expressions = {
-        unit: f"CAST(floor({number} * {factor}) AS BIGINT)" for unit, factor in _FACTORS.items()
+        unit: f"try_cast(floor({number} * {factor}) AS BIGINT)" for unit, factor in _FACTORS.items()
     }
     if staged_type == "VARCHAR":
         parsed = f"epoch_ms(try_cast({name} AS TIMESTAMPTZ))"

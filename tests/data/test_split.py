@@ -1,0 +1,218 @@
+"""Each split cuts hand-made logs where its rule says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import LogError
+
+START = 1_600_000_000
+
+Event = tuple[str, str, str, int]
+"""User, domain, item, minutes after START."""
+
+
+def log_of(*events: Event) -> pd.DataFrame:
+    log = pd.DataFrame(events, columns=["user_id", "domain", "item_id", "timestamp"])
+    log["timestamp"] = START + 60 * log["timestamp"]
+    return log
+
+
+def parts(dataset: Dataset) -> dict[tuple[object, ...], str]:
+    """Return the part of each (user, domain, item); None for an item outside the tables."""
+    users, items = dataset.user_ids.to_pylist(), [*dataset.item_ids.to_pylist(), None]
+    owners = dataset.users_of(np.arange(len(dataset.event_item)))
+    return {
+        (users[user], dataset.catalogue.domains[domain], items[item]): Part(part).name
+        for user, domain, item, part in zip(
+            owners, dataset.event_domain, dataset.event_item, dataset.event_part, strict=True
+        )
+    }
+
+
+# last-out
+
+
+def test_last_out_takes_the_last_two_of_each_user_and_domain(
+    prepared: Callable[..., Dataset],
+) -> None:
+    log = log_of(
+        *[("anna", "books", f"b{n}", n) for n in range(4)],
+        *[("anna", "films", f"f{n}", 10 - n) for n in range(3)],  # newest first in the log
+        *[("ben", "books", f"b{n}", n) for n in range(2)],  # too few to hold any out
+    )
+    assert parts(prepared(log, split="last-out")) == {
+        ("anna", "books", "b0"): "TRAIN",
+        ("anna", "books", "b1"): "TRAIN",
+        ("anna", "books", "b2"): "VALIDATION",
+        ("anna", "books", "b3"): "TEST",
+        ("anna", "films", "f2"): "TRAIN",
+        ("anna", "films", "f1"): "VALIDATION",
+        ("anna", "films", "f0"): "TEST",
+        ("ben", "books", "b0"): "TRAIN",
+        ("ben", "books", "b1"): "TRAIN",
+    }
+
+
+def test_without_times_the_order_of_rows_is_time(prepared: Callable[..., Dataset]) -> None:
+    log = log_of(*[("anna", "books", item, 0) for item in "dacb"]).drop(columns="timestamp")
+    dataset = prepared(log, split="last-out")
+    assert parts(dataset) == {
+        ("anna", "books", "d"): "TRAIN",
+        ("anna", "books", "a"): "TRAIN",
+        ("anna", "books", "c"): "VALIDATION",
+        ("anna", "books", "b"): "TEST",
+    }
+    assert dataset.manifest["log"]["time_unit"] == "row order"
+    assert any("order of its files and rows" in rule for rule in dataset.manifest["rules"])
+
+
+# temporal
+
+
+def test_temporal_cuts_once_for_all_domains_at_80_and_90_percent(
+    prepared: Callable[..., Dataset],
+) -> None:
+    log = log_of(
+        *[(f"u{n % 3}", ("books", "films")[n % 2], f"i{n}", n) for n in range(100)]
+    ).sample(frac=1, random_state=0)
+    dataset = prepared(log, split="temporal")
+    found = Counter(Part(part).name for part in dataset.event_part)
+    assert found == {"TRAIN": 80, "VALIDATION": 10, "TEST": 10}
+    times = (dataset.event_time // 1000 - START) // 60
+    assert sorted(times[dataset.event_part == Part.TRAIN]) == list(range(80))
+    assert sorted(times[dataset.event_part == Part.TEST]) == list(range(90, 100))
+
+
+def test_temporal_events_of_one_time_are_in_one_part(prepared: Callable[..., Dataset]) -> None:
+    times = [*range(75), *[75] * 10, *range(85, 100)]  # the cut would fall among equals
+    log = log_of(*[(f"u{n % 3}", "books", f"i{n}", time) for n, time in enumerate(times)])
+    dataset = prepared(log, split="temporal")
+    cut = dataset.manifest["split"]["cuts"]["validation"]
+    assert cut == (START + 60 * 75) * 1000
+    assert set(dataset.event_part[dataset.event_time == cut]) == {Part.VALIDATION}
+
+
+def test_temporal_fits_filters_and_tables_on_the_training_part(
+    prepared: Callable[..., Dataset],
+) -> None:
+    old = [(f"u{n % 10}", "books", f"i{n % 4}", n) for n in range(80)]
+    new = [(f"u{n % 10}", "books", "late", n) for n in range(80, 98)]
+    rare = [("u0", "books", "rare", 98), ("newcomer", "books", "i0", 99)]
+    gone = [("u1", "films", f"f{n}", n) for n in range(3)]  # a domain of 3 clicks
+    dataset = prepared(
+        log_of(*old, *new, *rare, *gone),
+        **{"repeats": "keep", "min_item_events": 5, "min_domain_events": 10, "split": "temporal"},
+    )
+    items = dataset.item_ids.to_pylist()
+    # "late" has no training click: it has an index, for a later refit, but is not in the pool.
+    assert sorted(items[dataset.catalogue.pool(0)]) == ["i0", "i1", "i2", "i3"]
+    assert items[4:] == ["late"]
+    found = parts(dataset)
+    assert found["u0", "books", None] == "TEST"  # rare: outside the tables, so a miss
+    assert found["newcomer", "books", "i0"] == "TEST"  # a user whom training does not know
+    assert dataset.catalogue.domains == ("books",)
+    assert dataset.item_clicks[4] == 0
+    [domain] = dataset.manifest["domains"]
+    assert domain["unknown_item_share"] > 0.5
+
+
+def test_temporal_later_repeats_never_take_a_click_from_training(
+    prepared: Callable[..., Dataset],
+) -> None:
+    log = log_of(
+        *[("anna", "books", f"i{n}", n) for n in range(100)],
+        *[("anna", "books", f"i{n}", 100 + n) for n in range(10)],  # clicked again, later
+        *[("anna", "books", f"i{n}", n) for n in range(110, 130)],
+    )
+    for repeats in ("first", "last"):
+        dataset = prepared(log, name=repeats, repeats=repeats, split="temporal")
+        found = parts(dataset)
+        assert all(found["anna", "books", f"i{n}"] == "TRAIN" for n in range(10)), repeats
+        assert len(dataset.event_item) == 120
+
+
+# new-in-domain
+
+
+def planted(*, users: int = 200, domains: int = 4) -> pd.DataFrame:
+    return log_of(
+        *[
+            (f"u{user:03}", f"d{domain}", f"i{click}", 10 * domain + click)
+            for user in range(users)
+            for domain in range(domains)
+            for click in range(3)
+        ]
+    )
+
+
+def test_new_in_domain_holds_out_all_of_a_pair_and_tests_its_first(
+    prepared: Callable[..., Dataset],
+) -> None:
+    dataset = prepared(planted(), split="new-in-domain")
+    by_pair: dict[tuple[object, object], dict[object, str]] = {}
+    for (user, domain, item), part in parts(dataset).items():
+        by_pair.setdefault((user, domain), {})[item] = part
+    kinds = Counter()
+    for found in by_pair.values():
+        kinds[found["i0"]] += 1
+        later = {"TRAIN": "TRAIN", "TEST": "TEST_REST", "VALIDATION": "VALIDATION_REST"}
+        assert found == {"i0": found["i0"], "i1": later[found["i0"]], "i2": later[found["i0"]]}
+    assert 0.06 < kinds["TEST"] / 800 < 0.14
+    assert 0.06 < kinds["VALIDATION"] / 800 < 0.14
+    trained = {user for (user, _), found in by_pair.items() if found["i0"] == "TRAIN"}
+    assert len(trained) == 200  # every user keeps a domain
+
+
+def test_new_in_domain_pairs_depend_on_the_seed_alone(prepared: Callable[..., Dataset]) -> None:
+    shuffled = planted().sample(frac=1, random_state=1)
+    first = prepared(planted(), split="new-in-domain")
+    other = prepared(shuffled, name="shuffled", split="new-in-domain")
+    assert other.manifest["content_hash"] == first.manifest["content_hash"]
+    seeded = prepared(planted(), name="seeded", split="new-in-domain", split_seed=1)
+    assert parts(seeded) != parts(first)
+    fewer = parts(prepared(planted(users=100), name="fewer", split="new-in-domain"))
+    assert fewer == {key: part for key, part in parts(first).items() if str(key[0]) < "u100"}
+
+
+def test_a_user_of_one_domain_is_never_held_out(prepared: Callable[..., Dataset]) -> None:
+    with pytest.raises(LogError, match="nothing is left for the validation and the test part"):
+        prepared(planted(domains=1), split="new-in-domain")
+
+
+@pytest.mark.parametrize("split", ["temporal", "last-out", "new-in-domain"])
+def test_held_out_events_never_appear_in_a_training_history(
+    split: str, prepared: Callable[..., Dataset]
+) -> None:
+    rng = np.random.default_rng(0)
+    log = log_of(
+        *[
+            (f"u{rng.integers(30)}", f"d{rng.integers(3)}", f"i{rng.integers(40)}", int(minute))
+            for minute in rng.integers(200, size=1500)
+        ]
+    )
+    dataset = prepared(log, split=split)
+    for part in (Part.TRAIN, Part.VALIDATION, Part.TEST):
+        events = dataset.events(part)
+        assert len(events)
+        histories = dataset.histories(events, part)
+        for row, event in enumerate(events):
+            user = dataset.users_of(np.array([event]))[0]
+            before = range(dataset.user_offsets[user], event)
+            hidden = {
+                Part.TRAIN: {Part.VALIDATION, Part.TEST, Part.VALIDATION_REST, Part.TEST_REST},
+                Part.VALIDATION: {Part.TEST, Part.TEST_REST},
+                Part.TEST: set(),
+            }[part]
+            expected = [
+                int(dataset.event_item[earlier])
+                for earlier in before
+                if dataset.event_part[earlier] not in hidden and dataset.event_item[earlier] >= 0
+            ]
+            assert histories.row(row).tolist() == expected
