@@ -216,6 +216,17 @@ def test_what_a_kill_left_is_not_in_the_way(tmp_path: Path, kind: str) -> None:
     assert target.exists()
 
 
+def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
+    plain = tmp_path / "plain"
+    plain.touch()
+    with atomic_path(tmp_path / "file") as temporary:
+        temporary.chmod(0o600)
+    with atomic_folder(tmp_path / "folder", overwrite=False) as temporary:
+        (temporary / "file").touch(0o600)
+    for file in (tmp_path / "file", tmp_path / "folder" / "file"):
+        assert file.stat().st_mode == plain.stat().st_mode
+
+
 def test_a_hash_is_that_of_the_bytes(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert file_hash(tmp_path / "a") == (

@@ -51,7 +51,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
     temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        temporary.touch()
+        mode = temporary.stat().st_mode  # what the umask gives; some writers leave 0600
         yield temporary
+        temporary.chmod(mode)
         _sync(temporary)
         os.replace(temporary, path)
         _sync(path.parent)
@@ -74,7 +77,10 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     try:
         temporary.mkdir(parents=True)
         yield temporary
+        mode = temporary.stat().st_mode & 0o666  # what the umask gives; some writers leave 0600
         for file in sorted(temporary.rglob("*")):
+            if file.is_file():
+                file.chmod(mode)
             _sync(file)
         _sync(temporary)
         if path.exists():
