@@ -6,6 +6,7 @@ checkpoints/last.pt     everything needed to go on as if nothing had happened
 checkpoints/best.pt     the players' weights at the best validation so far
 checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
 results.json            figures of the last evaluation
+outcomes.parquet        its metrics of every event, for intervals and comparisons
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from crossfeed.config import Config, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import RunError
 from crossfeed.evaluation.evaluate import Results
+from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.files import atomic_path, require_free, write_json
 from crossfeed.model.scorer import NetworkScorer
 
@@ -153,7 +155,8 @@ class Run:
             temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
 
     def write_results(self, results: Results) -> None:
-        """Keep the figures of an evaluation as results.json."""
+        """Keep an evaluation: its figures, and the outcomes that they are means of."""
+        write_outcomes(self.path / "outcomes.parquet", results.all_outcomes())
         write_json(self.path / "results.json", results.to_json())
 
     def has_checkpoint(self, name: CheckpointName) -> bool:
@@ -202,7 +205,7 @@ class Run:
 
 def _clear(path: Path) -> None:
     """Remove a former run's files, and nothing that crossfeed did not write."""
-    for name in ("config.json", "metrics.jsonl", "results.json"):
+    for name in ("config.json", "metrics.jsonl", "results.json", "outcomes.parquet"):
         (path / name).unlink(missing_ok=True)
     for name in get_args(CheckpointName):
         (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)

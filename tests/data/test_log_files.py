@@ -11,7 +11,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import zstandard
 
 from crossfeed.config import DataConfig
 from crossfeed.data.logs import Logs, open_log
@@ -54,7 +53,7 @@ def write(path: Path) -> Path:
     if name.endswith(".gz"):
         data = gzip.compress(data)
     elif name.endswith(".zst"):
-        data = zstandard.compress(data)
+        data = pa.Codec("zstd").compress(data, asbytes=True)
     path.write_bytes(data)
     return path
 

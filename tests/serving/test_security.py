@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
+import httpx2
 import pytest
 from starlette.testclient import TestClient
 from stores import items
@@ -169,7 +169,7 @@ def test_a_service_that_is_ended_keeps_what_it_acknowledged(
     ):
         assert process.stdout is not None
         address = process.stdout.readline().strip()
-        with httpx.Client(base_url=address, timeout=30) as client:
+        with httpx2.Client(base_url=address, timeout=30) as client:
             event = {"event_id": "e1", "user_id": "new-user", "item_id": "a03"}
             event |= {"domain": "articles", "timestamp": 1_700_000_000}
             client.headers["x-api-key"] = KEY

@@ -7,7 +7,7 @@ the event, ranked whole (no sampled negatives), the history being all clicks bef
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 import numpy as np
@@ -17,6 +17,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, DatasetError
 from crossfeed.evaluation.baselines import BASELINES
 from crossfeed.evaluation.metrics import METRICS, Ranks, ranks
+from crossfeed.evaluation.outcomes import Outcomes
 from crossfeed.scorer import Histories, Ints, Scorer
 
 __all__ = ["Results", "evaluate"]
@@ -38,12 +39,25 @@ class Results:
     domains: dict[str, dict[str, float]]
     """Domain -> metric -> mean over its events; `events` is their number and `unknown_share` the
     share of events whose item training never saw (each a miss)."""
+    outcomes: Outcomes = field(repr=False)
+    """The metrics of every event, which the means above are taken of."""
     baselines: dict[str, Results] = field(default_factory=dict)
     """Name -> the baseline's own figures on the same events."""
 
     def to_json(self) -> dict[str, object]:
-        """Return the figures as plain JSON values."""
-        return asdict(self)
+        """Return the figures, without the outcomes of single events, as plain JSON values."""
+        return {
+            "scorer": self.scorer,
+            "part": self.part,
+            "micro": self.micro,
+            "macro": self.macro,
+            "domains": self.domains,
+            "baselines": {name: one.to_json() for name, one in self.baselines.items()},
+        }
+
+    def all_outcomes(self) -> list[Outcomes]:
+        """Return the outcomes of the scorer, then those of each baseline."""
+        return [self.outcomes, *(one.outcomes for one in self.baselines.values())]
 
 
 class _Trained(Protocol):
@@ -88,44 +102,64 @@ def evaluate(
 
 
 def _judge(scorer: Scorer, dataset: Dataset, events: Ints, part: Part) -> Results:
-    domains: dict[str, dict[str, float]] = {}
-    values: list[NDArray[np.float64]] = []
-    for domain, name in enumerate(dataset.catalogue.domains):
-        own = events[dataset.event_domain[events] == domain]
-        if len(own):
-            found, unknown = _rank_domain(scorer, dataset, own, domain, part)
-            metrics = np.stack([metric(found, k) for metric, k in METRICS.values()])  # (metrics, B)
-            values.append(metrics)
-            means = dict(zip(METRICS, metrics.mean(axis=1).tolist(), strict=True))
-            domains[name] = {"events": len(own), "unknown_share": unknown, **means}
+    outcomes, unknown = _outcomes(scorer, dataset, events, part)
+    domains = {}
+    for domain in dataset.catalogue.domains:
+        own = outcomes.domains == domain
+        if own.any():
+            means = {name: float(values[own].mean()) for name, values in outcomes.values.items()}
+            domains[domain] = {
+                "events": int(own.sum()),
+                "unknown_share": float(unknown[own].mean()),
+                **means,
+            }
     return Results(
         scorer=scorer.name,
         part=part.name.lower(),
-        micro=dict(zip(METRICS, np.concatenate(values, axis=1).mean(axis=1).tolist(), strict=True)),
+        micro={name: float(values.mean()) for name, values in outcomes.values.items()},
         macro={
             name: float(np.mean([figures[name] for figures in domains.values()]))
             for name in METRICS
         },
         domains=domains,
+        outcomes=outcomes,
     )
+
+
+def _outcomes(
+    scorer: Scorer, dataset: Dataset, events: Ints, part: Part
+) -> tuple[Outcomes, NDArray[np.bool_]]:
+    """Return the metrics of each event, and (B,) whether training never saw its item."""
+    domain_of = dataset.event_domain[events]
+    values = {name: np.empty(len(events)) for name in METRICS}
+    unknown = np.empty(len(events), dtype=np.bool_)
+    for domain in range(len(dataset.catalogue.domains)):
+        own = domain_of == domain
+        if own.any():
+            found, unknown[own] = _rank_domain(scorer, dataset, events[own], domain, part)
+            for name, (metric, k) in METRICS.items():
+                values[name][own] = metric(found, k)
+    names = np.array(dataset.catalogue.domains, dtype=object)
+    users = dataset.users_of(events)
+    return Outcomes(scorer.name, events, users, names[domain_of], values), unknown
 
 
 def _rank_domain(
     scorer: Scorer, dataset: Dataset, events: Ints, domain: int, part: Part
-) -> tuple[Ranks, float]:
-    """Return the ranks of one domain's events and the share of them with an unknown item."""
+) -> tuple[Ranks, NDArray[np.bool_]]:
+    """Return the ranks of one domain's events, and which of them have an unknown item."""
     pool = dataset.catalogue.pool(domain)
     size = pool.stop - pool.start
     found: list[Ranks] = []
-    unknown = 0
+    unknown: list[NDArray[np.bool_]] = []
     for chunk in _chunks(events, max(1, _CELLS_AT_ONCE // max(size, 1))):
         histories = dataset.histories(chunk, part)
         positions = dataset.event_item[chunk].astype(np.int64) - pool.start
         targets = np.where((positions >= 0) & (positions < size), positions, -1)
-        unknown += int((targets < 0).sum())
+        unknown.append(targets < 0)
         scores = scorer.score(histories, domain)
         found.append(ranks(scores, targets, _seen(histories, pool)))
-    return Ranks.joined(found), unknown / len(events)
+    return Ranks.joined(found), np.concatenate(unknown)
 
 
 def _seen(histories: Histories, pool: slice) -> NDArray[np.bool_]:
