@@ -11,6 +11,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from rich.console import Console
 from typer.testing import CliRunner, Result
@@ -21,6 +22,7 @@ from crossfeed.cli import data as data_commands
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.simulate import simulate
 from crossfeed.evaluation.evaluate import Results
+from crossfeed.evaluation.outcomes import Outcomes
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
@@ -216,7 +218,9 @@ def _results() -> Results:
 
     def results(name: str, figures: dict[str, float]) -> Results:
         domain = {"events": 1_234, "unknown_share": 0.0, **figures}
-        return Results(name, "test", figures, figures, {"books": domain})
+        none = np.zeros(0, np.int64)
+        outcomes = Outcomes(name, none, none, np.zeros(0, object), {})
+        return Results(name, "test", figures, figures, {"books": domain}, outcomes)
 
     ours_and_theirs = results("crossfeed", ours)
     ours_and_theirs.baselines["popularity"] = results("popularity", theirs)

@@ -60,13 +60,13 @@ class Truth:
         """
         try:
             with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
+                about = json.loads((file.metadata() or {}).get("truth", "{}"))
                 arrays = {name: file.get_tensor(name) for name in file.keys()}
         except (OSError, SafetensorError) as error:
             raise DatasetError(f"cannot read the truth '{path}': {error}") from error
-        if metadata.get("format_version") != _FORMAT:
+        if about.get("format_version") != _FORMAT:
             raise DatasetError(f"'{path}' is no truth of format version {_FORMAT}")
-        return cls(domains=tuple(json.loads(metadata["domains"])), **arrays)
+        return cls(domains=tuple(about["domains"]), **arrays)
 
     def save(self, path: Path) -> None:
         """Write all arrays and the domains' names."""
@@ -75,8 +75,9 @@ class Truth:
             for field in fields(self)
             if field.name != "domains"
         }
-        metadata = {"format_version": _FORMAT, "domains": json.dumps(self.domains)}
-        save_file(arrays, path, metadata)
+        # One entry: the order of several is not the same from one file to the next.
+        about = {"format_version": _FORMAT, "domains": self.domains}
+        save_file(arrays, path, {"truth": json.dumps(about)})
 
     def probabilities(
         self, user_ids: Sequence[str], domain: str, *, timestamps: Sequence[int] | Ints

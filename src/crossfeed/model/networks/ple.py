@@ -1,0 +1,56 @@
+"""PLE: experts of all domains beside experts of each domain's own, mixed level by level.
+
+Source: Tang et al. 2020 (RecSys). There the shared branch also sees the experts of
+every other domain; here a row computes its own domain's alone, so that the cost of a row does not
+grow with the number of domains.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.encoder import TimelineEncoder
+from crossfeed.model.networks.layers import DomainLinear, Experts, mix
+from crossfeed.model.timelines import Timelines
+
+__all__ = ["PLENetwork"]
+
+_LEVELS = 2
+_SHARED_EXPERTS = 2
+
+
+class PLENetwork(nn.Module):
+    """General user -> two levels of shared and own experts -> the domain's tower."""
+
+    def __init__(self, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        self.encoder = TimelineEncoder(domains=domains, config=config)
+        self.levels = nn.ModuleList(_Level(domains, config) for _ in range(_LEVELS))
+        self.tower = DomainLinear(domains, config.width, config.width)
+
+    def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""
+        own = shared = self.encoder(timelines, item_table)
+        for level in self.levels:
+            own, shared = level(own, shared, timelines.target_domains)
+        return self.tower(own, timelines.target_domains)  # type: ignore[no-any-return]
+
+
+class _Level(nn.Module):
+    """One extraction level: what is the domain's own, and what is shared, go on apart."""
+
+    def __init__(self, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        experts = _SHARED_EXPERTS + 1
+        self.shared_experts = Experts(_SHARED_EXPERTS, config)
+        self.own_expert = DomainLinear(domains, config.width, config.width)
+        self.own_gate = DomainLinear(domains, config.width, experts)
+        self.shared_gate = nn.Linear(config.width, experts)
+
+    def forward(self, own: Tensor, shared: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the domain's own and the shared representation, (B, E) each."""
+        expert = nn.functional.gelu(self.own_expert(own, domains)).unsqueeze(1)
+        experts = torch.cat([self.shared_experts(shared), expert], dim=1)  # (B, X, E)
+        return mix(experts, self.own_gate(own, domains)), mix(experts, self.shared_gate(shared))
