@@ -62,7 +62,9 @@ class DataConfig(_Section):
 class ModelConfig(_Section):
     """The networks of both players."""
 
-    discriminator: Literal["translation"] = "translation"
+    discriminator: Literal["translation", "shared-bottom", "mmoe", "ple", "star", "pepnet"] = (
+        "translation"
+    )
     """How the discriminator forms the user's vector in a domain."""
     fuse: Literal["none", "residual", "sum"] = "sum"
     """How the generator's output joins the score: not at all, in training and serving

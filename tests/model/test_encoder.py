@@ -9,6 +9,7 @@ import torch
 from crossfeed.config import ModelConfig
 from crossfeed.model.dropout import Dropout
 from crossfeed.model.encoder import segment_softmax, segment_sum
+from crossfeed.model.networks import NETWORKS
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.model.timelines import Timelines, build_timelines
@@ -20,10 +21,17 @@ CATALOGUE = Catalogue(
 HISTORIES = Histories.of([[1, 12, 5], [], [29, 28, 27, 11, 3, 4], [7]])
 
 
-@pytest.fixture(params=["none", "residual", "sum"])
+KINDS = [
+    *(("translation", fuse) for fuse in ("none", "residual", "sum")),
+    *((name, "sum") for name in NETWORKS if name != "translation"),
+]
+
+
+@pytest.fixture(params=KINDS, ids="-".join)
 def scorer(request: pytest.FixtureRequest) -> NetworkScorer:
     torch.manual_seed(0)
-    config = ModelConfig(width=8, heads=2, fuse=request.param)
+    discriminator, fuse = request.param
+    config = ModelConfig(width=8, heads=2, discriminator=discriminator, fuse=fuse)
     players = Players(CATALOGUE, config)
     for parameter in players.parameters():  # zero-initialised ones would hide mistakes
         torch.nn.init.normal_(parameter, std=0.5)

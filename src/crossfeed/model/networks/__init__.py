@@ -8,6 +8,11 @@ from typing import Protocol
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.networks.mmoe import MMoENetwork
+from crossfeed.model.networks.pepnet import PEPNetwork
+from crossfeed.model.networks.ple import PLENetwork
+from crossfeed.model.networks.shared_bottom import SharedBottomNetwork
+from crossfeed.model.networks.star import STARNetwork
 from crossfeed.model.networks.translation import TranslationNetwork
 from crossfeed.model.timelines import Timelines
 
@@ -23,5 +28,10 @@ class UserNetwork(Protocol):
 
 NETWORKS: Mapping[str, Callable[[int, ModelConfig], nn.Module]] = {
     "translation": TranslationNetwork,
+    "shared-bottom": SharedBottomNetwork,
+    "mmoe": MMoENetwork,
+    "ple": PLENetwork,
+    "star": STARNetwork,
+    "pepnet": PEPNetwork,
 }
 """Name in `model.discriminator` -> network, built from the number of domains and the settings."""

@@ -17,7 +17,6 @@ from crossfeed.model.timelines import Timelines
 
 __all__ = ["PLENetwork"]
 
-_LEVELS = 2
 _SHARED_EXPERTS = 2
 
 
@@ -27,30 +26,31 @@ class PLENetwork(nn.Module):
     def __init__(self, domains: int, config: ModelConfig) -> None:
         super().__init__()
         self.encoder = TimelineEncoder(domains=domains, config=config)
-        self.levels = nn.ModuleList(_Level(domains, config) for _ in range(_LEVELS))
+        self.lower = _Level(domains, config)
+        self.shared_gate = nn.Linear(config.width, _SHARED_EXPERTS + 1)
+        self.upper = _Level(domains, config)
         self.tower = DomainLinear(domains, config.width, config.width)
 
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (B, E) each row's user in its target domain."""
-        own = shared = self.encoder(timelines, item_table)
-        for level in self.levels:
-            own, shared = level(own, shared, timelines.target_domains)
-        return self.tower(own, timelines.target_domains)  # type: ignore[no-any-return]
+        general, domains = self.encoder(timelines, item_table), timelines.target_domains
+        own, experts = self.lower(general, general, domains)
+        shared = mix(experts, self.shared_gate(general))
+        own, _ = self.upper(own, shared, domains)
+        return self.tower(own, domains)  # type: ignore[no-any-return]
 
 
 class _Level(nn.Module):
-    """One extraction level: what is the domain's own, and what is shared, go on apart."""
+    """One extraction level: the domain's mixture of the shared experts and its own."""
 
     def __init__(self, domains: int, config: ModelConfig) -> None:
         super().__init__()
-        experts = _SHARED_EXPERTS + 1
         self.shared_experts = Experts(_SHARED_EXPERTS, config)
         self.own_expert = DomainLinear(domains, config.width, config.width)
-        self.own_gate = DomainLinear(domains, config.width, experts)
-        self.shared_gate = nn.Linear(config.width, experts)
+        self.own_gate = DomainLinear(domains, config.width, _SHARED_EXPERTS + 1)
 
     def forward(self, own: Tensor, shared: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the domain's own and the shared representation, (B, E) each."""
+        """Return the mixture (B, E), and the experts (B, X, E) that it is made of."""
         expert = nn.functional.gelu(self.own_expert(own, domains)).unsqueeze(1)
-        experts = torch.cat([self.shared_experts(shared), expert], dim=1)  # (B, X, E)
-        return mix(experts, self.own_gate(own, domains)), mix(experts, self.shared_gate(shared))
+        experts = torch.cat([self.shared_experts(shared), expert], dim=1)
+        return mix(experts, self.own_gate(own, domains)), experts
