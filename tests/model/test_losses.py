@@ -165,3 +165,14 @@ def test_gap_moves_the_generators_choice_alone(name: str) -> None:
     loss.backward()  # type: ignore[no-untyped-call]
     assert vectors.grad is None
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
+
+
+def test_mmd_gap_is_that_of_the_kernel_written_out() -> None:
+    torch.manual_seed(0)
+    vectors, confidence = torch.randn(40, 8) * 3 + 5, torch.rand(6, 40).softmax(1)
+    clicks = torch.randint(40, (6,))
+    squared = torch.cdist(vectors, vectors).square()
+    kernel = torch.exp(-squared / squared.mean())
+    difference = torch.bincount(clicks, minlength=40) / 6 - confidence.mean(0)
+    expected = (difference @ kernel @ difference).sqrt().item()
+    assert mmd_gap(clicks, confidence, vectors).item() == pytest.approx(expected, rel=1e-4)
