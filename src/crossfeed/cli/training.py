@@ -102,6 +102,10 @@ def export(
     without_histories: Annotated[
         bool, typer.Option("--without-histories", help="Leave out what users did.")
     ] = False,
+    all_domains: Annotated[
+        bool,
+        typer.Option("--all-domains", help="Serve also the domains that the gate holds back."),
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Write what serving needs of a run into one folder.
@@ -112,5 +116,17 @@ def export(
     from crossfeed.export import export
     from crossfeed.run import Run
 
-    export(Run.open(run), out=out, histories=not without_histories, overwrite=overwrite)
+    opened = Run.open(run)
+    export(
+        opened,
+        out=out,
+        histories=not without_histories,
+        all_domains=all_domains,
+        overwrite=overwrite,
+    )
+    held_back = () if all_domains else opened.held_back()
+    if held_back:
+        output.say(
+            f"held back by {run / 'gate.json'}, served by popularity: {', '.join(held_back)}"
+        )
     output.say(f"the bundle is in {out}; next: crossfeed serve {out}")
