@@ -8,6 +8,7 @@ checkpoints/refit.pt    the players' weights after the refit on all data, if the
 results.json            figures of the last evaluation
 outcomes.parquet        its metrics of every event, for intervals and comparisons
 transfer.json           what the domains give each other, if that was measured
+transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
 """
 
@@ -15,6 +16,7 @@ from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -243,5 +245,6 @@ def _clear(path: Path) -> None:
     """Remove a former run's files, and nothing that crossfeed did not write."""
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
+    shutil.rmtree(path / "transfer", ignore_errors=True)
     for name in get_args(CheckpointName):
         (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)

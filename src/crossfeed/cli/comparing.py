@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
+from rich.table import Table
 
 from crossfeed.cli import output
 from crossfeed.cli.options import Json
@@ -14,8 +17,9 @@ from crossfeed.cli.options import Json
 if TYPE_CHECKING:
     from crossfeed.evaluation.statistics import Comparison
     from crossfeed.experiments.comparison import Contest
+    from crossfeed.experiments.transfer import Transfer
 
-__all__ = ["compare"]
+__all__ = ["compare", "print_transfer"]
 
 _SCOPES = {"micro": "all clicks (micro)", "macro": "all domains (macro)"}
 _SURE = 0.05
@@ -54,14 +58,38 @@ def compare(
         _print(contest, metric)
 
 
+def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str, str]) -> None:
+    """Print what the domains give each other, and which of them are held back."""
+    metric = transfer.metric
+    console.print(output.title(f"{metric}: trained on all domains against on each alone"))
+    console.print(_table("all domains", "alone", transfer.against_alone))
+    console.print(output.title(f"{metric} by what the network was shown"))
+    table = output.make_table("shown", *transfer.domains)
+    table.add_row("nothing (popularity)", *map(_figure, transfer.popularity))
+    for name, row in zip(transfer.domains, transfer.matrix, strict=True):
+        table.add_row(f"history in {name}", *map(_figure, row))
+    table.add_section()
+    for name, row in zip(transfer.domains, transfer.without, strict=True):
+        table.add_row(f"all but {name}", *map(_figure, row))
+    table.add_section()
+    table.add_row("all domains", *map(_figure, transfer.joint))
+    console.print(table)
+    for name, reason in held_back.items():
+        console.print(f"held back: {name} ({reason})", markup=False)
+
+
 def _print(contest: Contest, metric: str) -> None:
     first, second = contest.first.name, contest.second.name
     console = output.stdout()
     console.print(output.title(f"{metric}: {first} against {second}"))
+    console.print(_table(first, second, contest.comparisons))
+
+
+def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
     table = output.make_table(
         "domain", "clicks", first, second, "difference", "95%", "p", "Holm", "Wilcoxon", "better"
     )
-    for one in contest.comparisons:
+    for one in comparisons:
         table.add_row(
             _SCOPES.get(one.scope, one.scope),
             f"{one.events:,}",
@@ -72,7 +100,11 @@ def _print(contest: Contest, metric: str) -> None:
             *map(_chance, (one.p, one.p_holm, one.p_wilcoxon)),
             {None: "not sure", True: first, False: second}[_first_is_better(one)],
         )
-    console.print(table)
+    return table
+
+
+def _figure(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def _chance(p: float) -> str:
