@@ -33,6 +33,7 @@ from crossfeed.evaluation.baselines import BASELINES
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.experiments.narrow import train_alone
+from crossfeed.experiments.tuning import tune_baseline
 from crossfeed.files import write_json
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
@@ -124,7 +125,11 @@ def run_cell(cell: Cell, work: Path) -> None:
 def _fitted(cell: Cell, dataset: Dataset, work: Path) -> tuple[Scorer, dict[str, object]]:
     """Return the cell's scorer, and what its training cost beyond time."""
     if cell.scorer in BASELINES:
-        return BASELINES[cell.scorer](dataset), {}
+        tuned = tune_baseline(cell.scorer, dataset)
+        return tuned.scorer, {
+            "settings": tuned.settings,
+            "trials": {trial.settings: trial.value for trial in tuned.trials},
+        }
     plain = cell.scorer in NETWORKS
     settings = [f"model.discriminator={cell.scorer}"] if plain else []
     config = load_config(

@@ -71,7 +71,7 @@ def evaluate(
         typer.Option(help="Held-out clicks to rank; choose anything on validation only."),
     ] = "test",
     baselines: Annotated[
-        str, typer.Option(metavar="NAMES", help="Compared with, by comma; '' for none.")
+        str, typer.Option(metavar="NAMES", help="Compared with, by comma; '' for none, all.")
     ] = "popularity,item-knn",
     transfer: Annotated[
         bool,
@@ -95,11 +95,14 @@ def evaluate(
     crossfeed evaluate RUN --part validation --baselines popularity --json
     """
     from crossfeed.data.dataset import Part
+    from crossfeed.evaluation.baselines import BASELINES
     from crossfeed.evaluation.evaluate import evaluate
     from crossfeed.run import Run
 
     opened = Run.open(run)
     names = [name.strip() for name in baselines.split(",") if name.strip()]
+    if names == ["all"]:
+        names = list(BASELINES)
     results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names)
     opened.write_results(results)
     if not as_json:

@@ -1,4 +1,4 @@
-"""Baselines behind the `Scorer` protocol; each is fitted on the training part alone.
+"""Neighbours of items: what users who clicked one item also clicked.
 
 Dims: B histories, U users, I items, N items of a pool.
 """
@@ -6,32 +6,20 @@ Dims: B histories, U users, I items, N items of a pool.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from scipy import sparse
 
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
+from crossfeed.evaluation.baselines.clicks import click_matrix, history_matrix
+from crossfeed.evaluation.baselines.popularity import Popularity
 from crossfeed.scorer import Floats, Histories, Scorer
 
-__all__ = ["BASELINES", "ItemKNN", "Popularity"]
+__all__ = ["ItemKNN"]
 
 _CELLS_AT_ONCE = 20_000_000
 """Similarities held in memory at a time: 160 MB."""
-
-
-class Popularity:
-    """Score an item by its training clicks, the same for every user."""
-
-    name = "popularity"
-
-    def __init__(self, dataset: Dataset) -> None:
-        self._catalogue = dataset.catalogue
-        self._clicks = dataset.item_clicks.astype(np.float32)
-
-    def score(self, histories: Histories, domain: int) -> Floats:
-        """Return (B, N) the clicks of each item of the pool."""
-        clicks = self._clicks[self._catalogue.pool(domain)]
-        return np.broadcast_to(clicks, (len(histories), len(clicks)))
 
 
 class ItemKNN:
@@ -47,6 +35,17 @@ class ItemKNN:
 
     name = "item-knn"
 
+    @classmethod
+    def trials(cls) -> Mapping[str, Callable[[Dataset], Scorer]]:
+        """Return the settings that tuning tries."""
+        return {
+            f"neighbours={neighbours} shrinkage={shrinkage}": partial(
+                cls, neighbours=neighbours, shrinkage=shrinkage
+            )
+            for neighbours in (100, 1000)
+            for shrinkage in (0.0, 10.0, 100.0)
+        }
+
     def __init__(
         self,
         dataset: Dataset,
@@ -58,35 +57,16 @@ class ItemKNN:
         self._catalogue = dataset.catalogue
         self._popularity = Popularity(dataset)
         self._prior = prior
-        clicks = _click_matrix(dataset)  # (U, I)
+        clicks = click_matrix(dataset)  # (U, I)
         self._similarity = _nearest(clicks, neighbours=neighbours, shrinkage=shrinkage).tocsc()
 
     def score(self, histories: Histories, domain: int) -> Floats:
         """Return (B, N) the summed similarity of each item of the pool to the history."""
-        shape = (len(histories), self._catalogue.items)
-        ones = np.ones(len(histories.items), np.float32)
-        taste = sparse.csr_matrix((ones, histories.items, histories.offsets), shape=shape)
+        taste = history_matrix(histories, self._catalogue)
         similar = (taste @ self._similarity[:, self._catalogue.pool(domain)]).toarray()
         popularity = self._popularity.score(histories, domain)
         prior = self._prior * popularity / max(popularity.max(initial=0), 1)
         return np.asarray(similar + prior, np.float32)
-
-
-BASELINES: Mapping[str, Callable[[Dataset], Scorer]] = {
-    Popularity.name: Popularity,
-    ItemKNN.name: ItemKNN,
-}
-"""Name -> baseline, built from the dataset it is fitted on."""
-
-
-def _click_matrix(dataset: Dataset) -> sparse.csr_matrix:
-    """Return (U, I) ones where the user clicked the item in the training part."""
-    events = dataset.events(Part.TRAIN)
-    rows, columns = dataset.users_of(events), dataset.event_item[events]
-    ones = np.ones(len(events), np.float32)
-    clicks = sparse.csr_matrix((ones, (rows, columns)), (dataset.users, dataset.catalogue.items))
-    clicks.data[:] = 1.0  # repeats were summed
-    return clicks
 
 
 def _nearest(clicks: sparse.csr_matrix, *, neighbours: int, shrinkage: float) -> sparse.csr_matrix:

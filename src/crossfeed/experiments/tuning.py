@@ -1,0 +1,58 @@
+"""The choice of a baseline's settings, on validation clicks alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError
+from crossfeed.evaluation.baselines import BASELINES
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.scorer import Scorer
+
+__all__ = ["Trial", "Tuned", "tune_baseline"]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting and its figure on validation."""
+
+    settings: str
+    value: float
+
+
+@dataclass(frozen=True)
+class Tuned:
+    """The best of the trials."""
+
+    scorer: Scorer
+    settings: str
+    """In words; empty where there is nothing to set."""
+    trials: tuple[Trial, ...]
+
+
+def tune_baseline(name: str, dataset: Dataset, *, metric: str = "ndcg@10") -> Tuned:
+    """Fit a baseline with each of its settings, at most 10, and keep the best.
+
+    Args:
+        name: a baseline of `BASELINES`.
+        dataset: fitted on its training part, chosen on its validation part by the micro mean;
+            the test part is never touched.
+        metric: a metric of the evaluation.
+
+    Raises:
+        ConfigError: the baseline is unknown.
+    """
+    if name not in BASELINES:
+        raise ConfigError(f"baseline '{name}' is unknown; it is one of: {', '.join(BASELINES)}")
+    best: Scorer | None = None
+    trials: list[Trial] = []
+    for settings, fit in BASELINES[name].trials().items():
+        scorer = fit(dataset)
+        value = evaluate(scorer, dataset, part=Part.VALIDATION).micro[metric]
+        if best is None or value > max(trial.value for trial in trials):
+            best = scorer
+        trials.append(Trial(settings, value))
+    assert best is not None  # every baseline has a trial
+    chosen = max(trials, key=lambda trial: trial.value)
+    return Tuned(best, chosen.settings, tuple(trials))

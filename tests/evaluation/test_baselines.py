@@ -1,0 +1,164 @@
+"""What every baseline promises, and what each one computes."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+
+import numpy as np
+import pytest
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, MissingExtraError
+from crossfeed.evaluation.baselines import ALS, BASELINES, BPR, EASE, ItemKNN, RecentPopularity
+from crossfeed.evaluation.baselines.clicks import click_matrix
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.experiments.tuning import tune_baseline
+from crossfeed.scorer import Histories, Scorer
+
+HISTORIES = Histories.of([[1, 25, 41, 3], [], [30], [59, 58, 2, 7, 22]])
+PERSONAL = ["item-knn", "ease", "als", "bpr"]
+
+
+@pytest.fixture(scope="module")
+def fitted(last_out: Dataset) -> dict[str, Scorer]:
+    return {name: baseline(last_out) for name, baseline in BASELINES.items()}
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_contract_of_a_scorer(name: str, fitted: dict[str, Scorer], last_out: Dataset) -> None:
+    scorer = fitted[name]
+    assert isinstance(scorer, Scorer) and scorer.name == name
+    for domain in range(3):
+        pool = last_out.catalogue.pool(domain)
+        together = scorer.score(HISTORIES, domain)
+        assert together.dtype == np.float32
+        assert together.shape == (len(HISTORIES), pool.stop - pool.start)
+        assert np.isfinite(together).all()
+        for row in range(len(HISTORIES)):
+            alone = scorer.score(HISTORIES.rows_between(row, row + 1), domain)
+            np.testing.assert_allclose(alone[0], together[row], rtol=1e-4, atol=1e-6)
+        backwards = Histories.of([HISTORIES.row(row)[::-1] for row in range(len(HISTORIES))])
+        np.testing.assert_allclose(scorer.score(backwards, domain), together, rtol=1e-4, atol=1e-6)
+        assert scorer.score(Histories.of([]), domain).shape == (0, together.shape[1])
+
+
+@pytest.mark.parametrize("name", set(BASELINES) - {"recent-popularity"})
+def test_who_has_no_history_is_ranked_by_popularity(name: str, fitted: dict[str, Scorer]) -> None:
+    nobody = Histories.of([[]])
+    clicks = fitted["popularity"].score(nobody, 0)[0]
+    scores = fitted[name].score(nobody, 0)[0]
+    np.testing.assert_array_equal(
+        np.argsort(-scores, kind="stable"), np.argsort(-clicks, kind="stable")
+    )
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_only_the_training_part_is_learned(
+    name: str, fitted: dict[str, Scorer], last_out: Dataset
+) -> None:
+    """Other clicks in the held-out parts change nothing."""
+    held_out = last_out.event_part != Part.TRAIN
+    items = np.where(
+        held_out, last_out.catalogue.offsets[last_out.event_domain], last_out.event_item
+    )
+    altered = dataclasses.replace(
+        last_out, event_item=items.astype(np.int32), event_time=last_out.event_time + held_out
+    )
+    assert not np.array_equal(altered.event_item, last_out.event_item)
+    again = BASELINES[name](altered)
+    np.testing.assert_array_equal(again.score(HISTORIES, 1), fitted[name].score(HISTORIES, 1))
+
+
+@pytest.mark.parametrize("name", PERSONAL)
+def test_taste_is_found(name: str, fitted: dict[str, Scorer], last_out: Dataset) -> None:
+    results = evaluate(fitted[name], last_out, baselines=["popularity"])
+    assert results.micro["auc"] > results.baselines["popularity"].micro["auc"] + 0.1
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_the_budget_of_trials_is_small_and_each_can_be_fitted(name: str, last_out: Dataset) -> None:
+    trials = BASELINES[name].trials()
+    assert 1 <= len(trials) <= 10
+    tuned = tune_baseline(name, last_out)
+    assert [trial.settings for trial in tuned.trials] == list(trials)
+    best = max(trial.value for trial in tuned.trials)
+    found = evaluate(tuned.scorer, last_out, part=Part.VALIDATION).micro["ndcg@10"]
+    assert found == best == {t.settings: t.value for t in tuned.trials}[tuned.settings]
+
+
+def test_tuning_never_sees_the_test_part(last_out: Dataset) -> None:
+    test = last_out.event_part == Part.TEST
+    items = np.where(test, last_out.catalogue.offsets[last_out.event_domain], last_out.event_item)
+    altered = dataclasses.replace(last_out, event_item=items.astype(np.int32))
+    assert tune_baseline("item-knn", altered).trials == tune_baseline("item-knn", last_out).trials
+
+
+def test_tuning_an_unknown_baseline_lists_the_known_ones(last_out: Dataset) -> None:
+    with pytest.raises(ConfigError, match="baseline 'knn' is unknown; it is one of: popularity"):
+        tune_baseline("knn", last_out)
+
+
+def test_ease_is_its_closed_form(last_out: Dataset) -> None:
+    clicks = click_matrix(last_out).toarray().astype(np.float64)
+    inverse = np.linalg.inv(clicks.T @ clicks + 7.0 * np.eye(clicks.shape[1]))
+    weights = np.eye(len(inverse)) - inverse / np.diag(inverse)
+    taste = np.zeros((1, len(inverse)))
+    taste[0, [1, 25, 41]] = 1
+    scores = EASE(last_out, regularisation=7.0).score(Histories.of([[1, 25, 41]]), 2)
+    np.testing.assert_allclose(scores, (taste @ weights)[:, last_out.catalogue.pool(2)], atol=1e-4)
+
+
+def test_ease_refuses_what_does_not_fit(last_out: Dataset) -> None:
+    with pytest.raises(ConfigError, match=r"of 60 items, 0\.0 GiB; it is allowed for 59 items"):
+        EASE(last_out, largest=59)
+
+
+def test_als_folds_in_as_it_trains(last_out: Dataset) -> None:
+    """The users' factors of the last sweep were made against the items before it: sweep on."""
+    als = ALS(last_out, factors=8, regularisation=1.0, weight=4.0, iterations=3)
+    items = als._model.item_factors.astype(np.float64)
+    own = items[[1, 25]]
+    system = items.T @ items + 4.0 * own.T @ own + 1.0 * np.eye(8)
+    user = np.linalg.solve(system, 5.0 * own.sum(0))
+    scores = als.score(Histories.of([[1, 25, 25]]), 0)
+    np.testing.assert_allclose(scores[0], items[last_out.catalogue.pool(0)] @ user, atol=1e-3)
+
+
+def test_bpr_gives_the_same_numbers_for_the_same_seed(last_out: Dataset) -> None:
+    one, again, other = (BPR(last_out, iterations=5, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.score(HISTORIES, 0), again.score(HISTORIES, 0))
+    assert not np.array_equal(one.score(HISTORIES, 0), other.score(HISTORIES, 0))
+
+
+def test_recent_clicks_weigh_more(last_out: Dataset) -> None:
+    events = last_out.events(Part.TRAIN)
+    times = last_out.event_time[events].astype(float)
+    ages = (times.max() - times) / np.ptp(times)
+    recent = RecentPopularity(last_out, half_life=0.25)
+    expected = np.bincount(last_out.event_item[events], 0.5 ** (ages / 0.25), minlength=60)
+    scores = recent.score(Histories.of([[], [3]]), 1)
+    np.testing.assert_allclose(
+        scores, np.tile(expected[last_out.catalogue.pool(1)], (2, 1)), rtol=1e-5
+    )
+
+
+def test_without_implicit_the_extra_is_named(
+    last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "implicit.als", None)
+    with pytest.raises(MissingExtraError, match=r"pip install 'crossfeed\[baselines\]'"):
+        ALS(last_out)
+
+
+def test_item_knn_is_the_cosine_of_the_nearest(last_out: Dataset) -> None:
+    clicks = click_matrix(last_out).toarray().astype(np.float64)
+    together, counts = clicks.T @ clicks, clicks.sum(0)
+    cosine = together / (np.sqrt(np.outer(counts, counts)) + 2.0)
+    np.fill_diagonal(cosine, 0.0)
+    least = np.sort(cosine, axis=0)[-5]
+    expected = np.where(cosine >= least, cosine, 0.0)[[1, 25]].sum(0)
+    scores = ItemKNN(last_out, neighbours=5, shrinkage=2.0, prior=0.0).score(
+        Histories.of([[1, 25]]), 0
+    )
+    np.testing.assert_allclose(scores[0], expected[last_out.catalogue.pool(0)], atol=1e-5)
