@@ -50,7 +50,7 @@ class ListCounts:
 
 def information(clicks: Ints) -> Values:
     """Return (N,) -log2 of each item's share of the training clicks of its domain, in bits."""
-    return np.asarray(np.log2(clicks.sum()) - np.log2(clicks))
+    return np.asarray(-np.log2(clicks / clicks.sum()))
 
 
 def list_figures(counts: ListCounts, bits: Values, k: int) -> dict[str, float]:
