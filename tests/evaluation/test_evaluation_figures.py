@@ -48,9 +48,9 @@ def test_outcomes_by_hand(two_domains: Dataset) -> None:
     assert outcomes.events.tolist() == [1, 2, 3, 5]
     assert outcomes.users.tolist() == [0, 0, 0, 1]
     assert outcomes.domains.tolist() == ["books", "films", "books", "books"]
-    # Book 0 is third of three; film 0 shares two places; the unknown book is below the two left;
-    # book 3 is third of four.
-    assert outcomes.values["mrr"].tolist() == pytest.approx([1 / 3, 3 / 4, 1 / 3, 1 / 3])
+    # Book 0 is third of three; film 0 shares two places; the unknown book is missed; book 3 is
+    # third of four.
+    assert outcomes.values["mrr"].tolist() == pytest.approx([1 / 3, 3 / 4, 0, 1 / 3])
     assert outcomes.values["auc"].tolist() == pytest.approx([0, 1 / 2, 0, 1 / 3])
     total = math.log(1 + math.exp(2) + math.exp(1))
     whole = math.log(1 + math.exp(9) + math.exp(2) + math.exp(1))
@@ -81,9 +81,9 @@ def test_slices_by_hand(two_domains: Dataset) -> None:
     assert events == {"cold": 2, "warm": 2, "head": 2, "tail": 2}
     # Cold: film 0 and book 3. Warm: book 0 and the unknown book. Both films are head, and book 0.
     assert slices["cold"]["mrr"] == pytest.approx((3 / 4 + 1 / 3) / 2)
-    assert slices["warm"]["mrr"] == pytest.approx(1 / 3)
+    assert slices["warm"]["mrr"] == pytest.approx((1 / 3 + 0) / 2)
     assert slices["head"]["mrr"] == pytest.approx((1 / 3 + 3 / 4) / 2)
-    assert slices["tail"]["mrr"] == pytest.approx(1 / 3)
+    assert slices["tail"]["mrr"] == pytest.approx((0 + 1 / 3) / 2)
     assert slices["tail"]["nll"] > 0  # of the known one alone
 
 

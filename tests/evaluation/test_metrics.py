@@ -55,11 +55,10 @@ def test_constant_scores_earn_chance() -> None:
     assert auc(found).item() == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("pool", [0, 1, 2, 100])
 @pytest.mark.parametrize("name", sorted(metrics_at(3)))
-def test_a_miss_earns_nothing(name: str) -> None:
-    miss = ranks(above=100, tied=1, pool=101)
-    expected = pytest.approx(1 / 101) if name == "mrr" else 0
-    assert metrics_at(3)[name](miss).item() == expected
+def test_a_miss_earns_nothing_however_small_the_pool(name: str, pool: int) -> None:
+    assert metrics_at(3)[name](ranks(above=pool, pool=pool)).item() == 0
 
 
 def test_auc_of_a_pool_of_one_is_chance() -> None:

@@ -61,13 +61,15 @@ def test_ties_are_counted_with_the_target_and_without_what_was_seen() -> None:
     assert numbers(rank(block([[0.5, 0.5, 0.5, 0.1]], [0], [[1]]))) == ([0], [2], [3])
 
 
-def test_an_item_outside_the_pool_is_below_all() -> None:
-    assert numbers(rank(block([[0.5, 0.4, 0.3]], [-1], [[0]]))) == ([2], [1], [3])
+def test_an_item_outside_the_pool_is_missed() -> None:
+    found = rank(block([[0.5, 0.4, 0.3]] * 2, [-1, 2], [[0], [0]]))
+    assert numbers(found) == ([2, 1], [1, 1], [2, 2])
+    assert found.missed.tolist() == [True, False]
 
 
 def test_a_pool_without_items_has_only_misses() -> None:
     empty = block(np.zeros((2, 0)).tolist(), [-1, -1])
-    assert numbers(rank(empty)) == ([0, 0], [1, 1], [1, 1])
+    assert numbers(rank(empty)) == ([0, 0], [1, 1], [0, 0])
     assert np.isnan(negative_log_likelihood(empty)).all()
     assert len(top_lists(empty, 10).rows) == 0
 
@@ -168,7 +170,7 @@ def test_each_row_is_what_counting_gives(case: Case, k: int) -> None:
         target, seen = int(case.targets[row]), set(case.seen[row])
         others = [scores[item] for item in range(len(scores)) if item not in seen | {target}]
         if target < 0:
-            expected = (len(others), 1, len(others) + 1)
+            expected = (len(others), 1, len(others))
             assert math.isnan(losses[row])
         else:
             above = sum(score > scores[target] for score in others)

@@ -1,7 +1,8 @@
 """Ranking metrics of one relevant item among n, from its rank and its ties.
 
 An item that shares its score with t - 1 others gets the mean of the metric over the t places that
-they fill, so that constant scores earn exactly what chance earns.
+they fill, so that constant scores earn exactly what chance earns. A missed item, one that is not
+among those that were ranked, earns 0 in every metric.
 
 Dims: B evaluated events.
 """
@@ -85,7 +86,8 @@ def auc(found: Ranks) -> Values:
     """
     place = found.above + (found.tied - 1) / 2
     others = found.pool - 1
-    return np.where(others > 0, 1 - place / np.maximum(others, 1), 0.5)
+    values = np.where(others > 0, 1 - place / np.maximum(others, 1), 0.5)
+    return np.where(found.missed, 0.0, values)
 
 
 def gauc(values: Values, pairs: Ints) -> float:
@@ -108,4 +110,5 @@ def _expected(found: Ranks, gains: Values) -> Values:
     last = len(gains)
     first_place = np.minimum(found.above, last)
     last_place = np.minimum(found.above + found.tied, last)
-    return np.asarray((cumulative[last_place] - cumulative[first_place]) / found.tied)
+    means = (cumulative[last_place] - cumulative[first_place]) / found.tied
+    return np.where(found.missed, 0.0, means)

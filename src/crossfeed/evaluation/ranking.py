@@ -88,11 +88,16 @@ class Ranks:
     """Where the held-out item of each event stands in its pool."""
 
     above: Ints
-    """(B,) items with a higher score."""
+    """(B,) ranked items with a higher score; all of them for an item that is not in the pool."""
     tied: Ints
-    """(B,) items with the same score, itself included: at least 1."""
+    """(B,) ranked items with the same score, itself included: at least 1."""
     pool: Ints
     """(B,) items that were ranked."""
+
+    @property
+    def missed(self) -> NDArray[np.bool_]:
+        """Return (B,) whether the item is not among those that were ranked."""
+        return np.asarray(self.above == self.pool)
 
     @classmethod
     def joined(cls, parts: Sequence[Ranks]) -> Ranks:
@@ -107,8 +112,7 @@ class Ranks:
 def rank(block: Block) -> Ranks:
     """Rank each held-out item among those that were not seen.
 
-    A score that is not a number ranks below all others. An item outside the pool is a miss: it
-    ranks below all items.
+    A score that is not a number ranks below all others. An item outside the pool is missed.
     """
     own = block.own[:, None]
     above = _count(block.scores > own)
@@ -118,7 +122,7 @@ def rank(block: Block) -> Ranks:
     return Ranks(
         above=np.where(block.missing, pool, above),
         tied=np.where(block.missing, 1, unseen_ties + block.again),
-        pool=pool + block.missing,
+        pool=pool,
     )
 
 
