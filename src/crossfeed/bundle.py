@@ -16,7 +16,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -59,6 +59,8 @@ class BundleContents:
     """user_id, item_id, domain, timestamp (ms) of all that users did; None leaves it out."""
     card: Mapping[str, object]
     """What is known of the model: figures, data, settings of training; plain JSON values."""
+    held_back: Sequence[str] = ()
+    """Domains that are served by popularity, because the model is not good enough there."""
 
 
 def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False) -> Path:
@@ -89,6 +91,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
             "user_id_type": str(contents.user_id_type),
             "item_id_type": str(contents.item_ids.type),
             "card": dict(contents.card),
+            "held_back": list(contents.held_back),
             "files": files,
         }
         write_json(folder / "bundle.json", {**about, "version": _version(about)})
@@ -144,6 +147,11 @@ class Bundle:
     def card(self) -> dict[str, Any]:  # Any: JSON
         """Return what is known of the model: figures, data, settings of training."""
         return dict(self.about["card"])
+
+    @property
+    def held_back(self) -> tuple[str, ...]:
+        """Return the domains that are served by popularity instead of the model."""
+        return tuple(self.about["held_back"])
 
     @property
     def user_id_type(self) -> pa.DataType:

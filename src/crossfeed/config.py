@@ -158,6 +158,11 @@ class Config(_Section):
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
 
+    @property
+    def has_generator(self) -> bool:
+        """Return whether the generator has a part in training or in the score."""
+        return self.train.proposal_share > 0 or self.model.fuse != "none"
+
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     # Every term of the claims with a weight above zero.
@@ -169,6 +174,11 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
     "published": {
         "model": {"fuse": "none"},
         "train": {"objective": "binary", "correction": 0.0, "reward_weight": 1.0},
+    },
+    # The discriminator alone on static proposals: an ordinary multi-domain network.
+    "no-adversary": {
+        "model": {"fuse": "none"},
+        "train": {"proposal_share": 0.0, "reward_weight": 0.0, "gap": "none"},
     },
 }
 """Named settings between the defaults and the file."""

@@ -18,7 +18,14 @@ __all__ = ["export"]
 _EVENTS_AT_ONCE = 100_000
 
 
-def export(run: Run, *, out: Path | str, histories: bool = True, overwrite: bool = False) -> Path:
+def export(
+    run: Run,
+    *,
+    out: Path | str,
+    histories: bool = True,
+    all_domains: bool = False,
+    overwrite: bool = False,
+) -> Path:
     """Write what serving needs of a run into one folder.
 
     The weights are those of the refit on all data if the run holds one, else those of the best
@@ -29,6 +36,8 @@ def export(run: Run, *, out: Path | str, histories: bool = True, overwrite: bool
         run: a run with at least one finished epoch.
         out: the bundle's folder.
         histories: whether to put in what users did; without it the service starts empty.
+        all_domains: let the model serve also the domains that the run's gate holds back; else
+            popularity serves those.
         overwrite: replace an existing bundle.
 
     Raises:
@@ -45,6 +54,7 @@ def export(run: Run, *, out: Path | str, histories: bool = True, overwrite: bool
         clicks=dataset.item_clicks,
         histories=_histories(dataset) if histories else None,
         card=_card(run, dataset),
+        held_back=() if all_domains else run.held_back(),
     )
     return write_bundle(Path(out), contents, overwrite=overwrite)
 

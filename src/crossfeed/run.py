@@ -7,12 +7,16 @@ checkpoints/best.pt     the players' weights at the best validation so far
 checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
 results.json            figures of the last evaluation
 outcomes.parquet        its metrics of every event, for intervals and comparisons
+transfer.json           what the domains give each other, if that was measured
+transfer/               the runs that it was measured with
+gate.json               domains that should not be served by this model, and why
 """
 
 from __future__ import annotations
 
 import json
 import platform
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +39,15 @@ __all__ = ["FORMAT_VERSION", "CheckpointName", "Run"]
 CheckpointName = Literal["last", "best", "refit-last", "refit"]
 
 FORMAT_VERSION = 1
+
+_FILES = (
+    "config.json",
+    "metrics.jsonl",
+    "results.json",
+    "outcomes.parquet",
+    "transfer.json",
+    "gate.json",
+)
 
 Checkpoint = dict[str, Any]  # Any: tensors and the plain values that weights_only loading allows
 
@@ -159,6 +172,31 @@ class Run:
         write_outcomes(self.path / "outcomes.parquet", results.all_outcomes())
         write_json(self.path / "results.json", results.to_json())
 
+    def write_transfer(self, transfer: Mapping[str, object]) -> None:
+        """Keep what the domains give each other as transfer.json."""
+        write_json(self.path / "transfer.json", transfer)
+
+    def write_gate(self, reasons: Mapping[str, str]) -> None:
+        """Hold domains back from being served by this model: domain -> why."""
+        write_json(self.path / "gate.json", {"held_back": dict(reasons)})
+
+    def held_back(self) -> tuple[str, ...]:
+        """Return the domains that the gate holds back; none where there is no gate.
+
+        Raises:
+            RunError: gate.json cannot be read.
+        """
+        file = self.path / "gate.json"
+        if not file.exists():
+            return ()
+        try:
+            return tuple(json.loads(file.read_text("utf-8"))["held_back"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise RunError(
+                f"the gate '{file}' cannot be read",
+                hint="make it again with: crossfeed evaluate RUN --transfer, or remove it",
+            ) from None
+
     def has_checkpoint(self, name: CheckpointName) -> bool:
         """Return whether a checkpoint exists."""
         return self._checkpoint(name).exists()
@@ -205,7 +243,8 @@ class Run:
 
 def _clear(path: Path) -> None:
     """Remove a former run's files, and nothing that crossfeed did not write."""
-    for name in ("config.json", "metrics.jsonl", "results.json", "outcomes.parquet"):
+    for name in _FILES:
         (path / name).unlink(missing_ok=True)
+    shutil.rmtree(path / "transfer", ignore_errors=True)
     for name in get_args(CheckpointName):
         (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)

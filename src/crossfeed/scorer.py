@@ -85,6 +85,12 @@ class Histories:
         offsets = self.offsets[first : last + 1]
         return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
 
+    def where(self, kept: NDArray[np.bool_]) -> Histories:
+        """Return the batch with only the items for which `kept` (T,) is true."""
+        counts = np.bincount(self.rows()[kept], minlength=len(self))
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return Histories(self.items[kept], offsets)
+
     @classmethod
     def of(cls, rows: Sequence[Sequence[int] | Ints]) -> Histories:
         """Build a batch from one sequence of item indices per row, newest last."""

@@ -15,6 +15,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import BundleError, OutputError, RunError
 from crossfeed.export import export
 from crossfeed.run import Run
+from crossfeed.serving.recommender import Recommender
 from crossfeed.training.trainer import train
 
 
@@ -86,6 +87,32 @@ def test_an_existing_bundle_is_refused_or_replaced(run: Run, tmp_path: Path) -> 
     with pytest.raises(OutputError, match="exists already"):
         export(run, out=tmp_path / "bundle")
     export(run, out=tmp_path / "bundle", overwrite=True)
+
+
+def test_what_the_gate_holds_back_is_served_by_popularity(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    gated = Run.open(tmp_path / "run")
+    gated.write_gate({"videos": "worse than popularity"})
+    bundle = Bundle.load(export(gated, out=tmp_path / "bundle"))
+    assert bundle.held_back == ("videos",)
+    recommender = Recommender(bundle)
+    history = [{"item_id": "a03", "domain": "articles", "timestamp": 1}]
+    held, served = (
+        recommender.recommend(history=history, domain=name) for name in ("videos", "shopping")
+    )
+    assert held.fallback == "popular" and served.fallback is None
+    popular = recommender.recommend(history=[], domain="videos")
+    assert held.items == popular.items
+    # ... unless the user of the software says otherwise.
+    assert Bundle.load(export(gated, out=tmp_path / "all", all_domains=True)).held_back == ()
+
+
+def test_a_gate_that_cannot_be_read_stops_the_export(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    (tmp_path / "run" / "gate.json").write_text("{}", "utf-8")
+    with pytest.raises(RunError, match=r"gate\.json' cannot be read"):
+        export(Run.open(tmp_path / "run"), out=tmp_path / "bundle")
+    assert not (tmp_path / "bundle").exists()
 
 
 @pytest.fixture

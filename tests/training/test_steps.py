@@ -95,6 +95,22 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
         assert moved
 
 
+def test_without_a_generator_all_proposals_are_static(last_out: Dataset) -> None:
+    config = tiny_config(proposal_share=0.0, static_proposal="uniform", reward_weight=1.0)
+    table = deal(last_out, config)
+    static = StaticProposals(last_out, config.train)
+    alone = propose(
+        None, table.batch, static=static, config=config.train, expanded=[True] * 3, share=0.8
+    )
+    pools = torch.isfinite(table.proposals.confidences[0]).sum(1).float()
+    rows = table.batch.groups[0].rows
+    torch.testing.assert_close(alone.click_log_proposal[rows], -pools.log())
+    players = table.players
+    losses = target_loss(players, table.batch, alone, score(players, table.batch, alone), config)
+    assert float(losses.discriminator.detach()) > 0
+    assert float(losses.generator) == float(losses.gap) == 0
+
+
 def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
     scores = score(table.players, table.batch, table.proposals)

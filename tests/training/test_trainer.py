@@ -18,6 +18,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, OutputError, RunError
 from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.model.players import Players
 from crossfeed.run import Run
 from crossfeed.training.trainer import train
 
@@ -245,3 +246,17 @@ def test_a_damaged_checkpoint_is_named(last_out: Dataset, tmp_path: Path) -> Non
     file.write_bytes(file.read_bytes()[:1000])
     with pytest.raises(RunError, match=r"best.pt' is damaged"):
         run.scorer()
+
+
+def test_without_the_adversary_the_generator_stays_as_it_began(
+    last_out: Dataset, tmp_path: Path
+) -> None:
+    config = tiny_config(epochs=2, proposal_share=0.0)
+    model = config.model.model_copy(update={"fuse": "none"})
+    run = train(last_out, out=tmp_path / "run", config=config.model_copy(update={"model": model}))
+    torch.manual_seed(config.train.seed)
+    fresh = Players(last_out.catalogue, model).state_dict()
+    trained = run.read_checkpoint("best")["players"]
+    moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], trained[name])}
+    assert moved == {"discriminator"}
+    assert set(run.metrics()[0]["losses"]) == {"discriminator"}

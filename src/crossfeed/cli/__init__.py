@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossfeed import __version__
-from crossfeed.cli import data, output, serving, start, training
+from crossfeed.cli import comparing, data, output, serving, start, training
 from crossfeed.errors import CrossfeedError
 
 __all__ = ["COMMANDS", "HISTORIES", "app", "main"]
@@ -36,6 +36,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "From a dataset to a bundle": {
         "train": training.train,
         "evaluate": training.evaluate,
+        "compare": comparing.compare,
         "export": training.export,
     },
     "From a bundle to recommendations": {

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
 from crossfeed.cli import output, tables
 from crossfeed.cli.options import ConfigFile, Json, Overwrite, Preset, Settings
 from crossfeed.cli.options import read_settings as _read_settings
+
+if TYPE_CHECKING:
+    from crossfeed.run import Run
 
 __all__ = ["evaluate", "export", "train"]
 
@@ -70,14 +73,25 @@ def evaluate(
     baselines: Annotated[
         str, typer.Option(metavar="NAMES", help="Compared with, by comma; '' for none.")
     ] = "popularity,item-knn",
+    transfer: Annotated[
+        bool,
+        typer.Option(
+            "--transfer",
+            help="Also measure what the domains give each other: trains many networks.",
+        ),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Rank held-out clicks among all items of their domain, beside simple baselines.
 
-    The figures are kept as results.json in the run.
+    The figures are kept as results.json in the run. --transfer trains the run's network on each
+    domain alone, with the history in single domains, and without single domains; it keeps
+    transfer.json, and gate.json with the domains that export holds back. Interrupted, it goes on
+    where it stopped when it is called again.
 
     \b
     crossfeed evaluate RUN
+    crossfeed evaluate RUN --transfer
     crossfeed evaluate RUN --part validation --baselines popularity --json
     """
     from crossfeed.data.dataset import Part
@@ -88,11 +102,28 @@ def evaluate(
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names)
     opened.write_results(results)
-    if as_json:
-        output.print_json(results.to_json())
-    else:
+    if not as_json:
         tables.print_results(output.stdout(), results)
+    measured = _measure_transfer(opened, part, show=not as_json) if transfer else None
+    if as_json:
+        output.print_json({**results.to_json(), **({"transfer": measured} if measured else {})})
+    else:
         output.say(f"kept in {run / 'results.json'}; next: crossfeed export {run} --out BUNDLE")
+
+
+def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
+    """Measure transfer, keep it and the gate in the run, and return it as JSON."""
+    from crossfeed.cli.comparing import print_transfer
+    from crossfeed.data.dataset import Part
+    from crossfeed.experiments.transfer import held_back, measure_transfer
+
+    measured = measure_transfer(run, part=Part[part.upper()])
+    reasons = held_back(run)
+    run.write_transfer(measured.to_json())
+    run.write_gate(reasons)
+    if show:
+        print_transfer(output.stdout(), measured, reasons)
+    return {**measured.to_json(), "held_back": reasons}
 
 
 def export(
@@ -101,6 +132,10 @@ def export(
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The folder to write.")],
     without_histories: Annotated[
         bool, typer.Option("--without-histories", help="Leave out what users did.")
+    ] = False,
+    all_domains: Annotated[
+        bool,
+        typer.Option("--all-domains", help="Serve also the domains that the gate holds back."),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -112,5 +147,17 @@ def export(
     from crossfeed.export import export
     from crossfeed.run import Run
 
-    export(Run.open(run), out=out, histories=not without_histories, overwrite=overwrite)
+    opened = Run.open(run)
+    export(
+        opened,
+        out=out,
+        histories=not without_histories,
+        all_domains=all_domains,
+        overwrite=overwrite,
+    )
+    held_back = () if all_domains else opened.held_back()
+    if held_back:
+        output.say(
+            f"held back by {run / 'gate.json'}, served by popularity: {', '.join(held_back)}"
+        )
     output.say(f"the bundle is in {out}; next: crossfeed serve {out}")

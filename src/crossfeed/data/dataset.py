@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Iterable
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -74,6 +75,10 @@ class Dataset:
     """(N,) milliseconds since 1970 (UTC)."""
     event_part: NDArray[np.uint8]
     """(N,) `Part` of each event."""
+    target_domains: NDArray[np.bool_] | None = None
+    """(D,) domains whose events can be targets; None is all."""
+    history_domains: NDArray[np.bool_] | None = None
+    """(D,) domains whose events histories hold; None is all."""
 
     @classmethod
     def load(cls, path: Path | str) -> Dataset:
@@ -158,6 +163,8 @@ class Dataset:
         wanted = self.event_part == part
         if part is Part.TRAIN:
             wanted &= self.event_item >= 0
+        if self.target_domains is not None:
+            wanted &= self.target_domains[self.event_domain]
         return np.flatnonzero(wanted)
 
     def users_of(self, events: Ints) -> Ints:
@@ -182,9 +189,31 @@ class Dataset:
         positions = np.arange(len(rows)) - firsts[rows] + starts[rows]
         items = self.event_item[positions].astype(np.int64)
         kept = np.isin(self.event_part[positions], _VISIBLE[part]) & self._is_known(items)
+        if self.history_domains is not None:
+            kept &= self.history_domains[self.event_domain[positions]]
         counts = np.bincount(rows[kept], minlength=len(events))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         return Histories(items[kept], offsets)
+
+    def narrowed(
+        self, *, targets: Iterable[int] | None = None, history: Iterable[int] | None = None
+    ) -> Dataset:
+        """Return the dataset as it looks to who knows some domains only.
+
+        Args:
+            targets: the domains whose events can be targets; all by default.
+            history: the domains whose events histories hold; all by default.
+        """
+        return dataclasses.replace(
+            self, target_domains=self._mask(targets), history_domains=self._mask(history)
+        )
+
+    def _mask(self, domains: Iterable[int] | None) -> NDArray[np.bool_] | None:
+        if domains is None:
+            return None
+        mask = np.zeros(len(self.catalogue.domains), dtype=np.bool_)
+        mask[list(domains)] = True
+        return mask
 
     def refitted(self) -> Dataset:
         """Return the dataset with every event in the training part and every item known."""

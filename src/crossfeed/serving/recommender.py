@@ -203,6 +203,12 @@ class Recommender:
     def _bundle_histories(self) -> BundleHistories:
         return BundleHistories(self.bundle)
 
+    @cached_property
+    def _held_back(self) -> Ints:
+        """Return the indices of the domains that popularity serves."""
+        names = self.bundle.held_back
+        return np.array([self.domains.index(name) for name in names], dtype=np.int64)
+
     def _check(self, request: Request) -> int:
         """Return the index of the request's domain after checking the request."""
         domain = self.bundle.catalogue.domain_index(request.domain)
@@ -257,7 +263,8 @@ class Recommender:
         return Event(item_id, domain, timestamp)
 
     def _user_vectors(self, histories: Histories, domains: Ints, rows: Ints) -> dict[int, Floats]:
-        """Return the vectors of the rows that have a history."""
+        """Return the vectors of those of `rows` whose domain the model serves."""
+        rows = rows[~np.isin(domains[rows], self._held_back)]
         if not len(rows):
             return {}
         given = Histories.of([histories.row(row) for row in rows])

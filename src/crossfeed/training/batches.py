@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from crossfeed.config import Config
@@ -113,13 +112,7 @@ def mask_target(
     """Hide a share of each row's events in its own target domain, so that others must explain."""
     rows = histories.rows()
     in_target = dataset.catalogue.domain_of(histories.items) == domains[rows]
-    kept = ~(in_target & (rng.random(len(rows)) < share))
-    return _keep(histories, rows, kept)
-
-
-def _keep(histories: Histories, rows: Ints, kept: NDArray[np.bool_]) -> Histories:
-    counts = np.bincount(rows[kept], minlength=len(histories))
-    return Histories(histories.items[kept], np.concatenate([[0], np.cumsum(counts)]))
+    return histories.where(~(in_target & (rng.random(len(rows)) < share)))
 
 
 def _by_domain(

@@ -28,7 +28,8 @@ class Proposals:
     """The generator's view of a batch and the candidates drawn from the proposal."""
 
     confidences: tuple[Tensor, ...]
-    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains."""
+    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains; none where
+    the generator rests, because only its own phase needs them."""
     candidates: Tensor
     """(B, K) position of each candidate in the pool of its row's domain."""
     candidate_log_confidence: Tensor
@@ -46,7 +47,7 @@ class Proposals:
         """Return the same without gradients, for the phase in which the generator rests."""
         return replace(
             self,
-            confidences=tuple(confidence.detach() for confidence in self.confidences),
+            confidences=(),
             candidate_log_confidence=self.candidate_log_confidence.detach(),
             click_log_confidence=self.click_log_confidence.detach(),
         )
@@ -81,7 +82,7 @@ class StaticProposals:
 
 
 def propose(
-    generator: Generator,
+    generator: Generator | None,
     batch: Batch,
     *,
     static: StaticProposals,
@@ -92,31 +93,36 @@ def propose(
     """Let the generator look at a batch and draw candidates.
 
     Args:
-        generator: the player; gradients flow to it through the confidences.
+        generator: the player; gradients flow to it through the confidences. Without one all
+            proposals are static and confidences count as 1.
         batch: B clicks.
         static: the part of the proposal that does not learn.
         config: `candidates` is K.
         expanded: by domain, whether the generator takes part in its proposal.
         share: the generator's share of q in those domains; 0 during warm-up.
     """
-    users = generator.users(batch.timelines)
+    device = batch.timelines.items.device
+    users = None if generator is None else generator.users(batch.timelines)
+    expands = [generator is not None and domain for domain in expanded]
     confidences, drawn = [], []
     for group in batch.groups:
-        excluded = _excluded(group, users.device)
-        logits = generator.output_layer(users[group.rows], group.pool)
-        log_confidences = log_confidence(logits, excluded)  # (b, N)
+        excluded = _excluded(group, device)
+        if generator is None or users is None:
+            log_confidences = torch.zeros(excluded.shape, device=device)
+        else:
+            logits = generator.output_layer(users[group.rows], group.pool)
+            log_confidences = log_confidence(logits, excluded)  # (b, N)
+            confidences.append(log_confidences)
         mixed = _mix(
             log_confidences.detach(),
             static.weights(group),
             excluded=excluded,
-            share=share if expanded[group.domain] else 0.0,
+            share=share if expands[group.domain] else 0.0,
         )
-        confidences.append(log_confidences)
         drawn.append(_draw(group, log_confidences, mixed, count=config.candidates))
     candidates, confidence, click_confidence, proposal, click_proposal = (
         torch.cat(column) for column in zip(*drawn, strict=True)
     )
-    expands = [expanded[group.domain] for group in batch.groups for _ in range(len(group.clicks))]
     return Proposals(
         confidences=tuple(confidences),
         candidates=candidates,
@@ -124,7 +130,10 @@ def propose(
         click_log_confidence=click_confidence,
         candidate_log_proposal=proposal,
         click_log_proposal=click_proposal,
-        expanded=torch.tensor(expands, device=users.device),
+        expanded=torch.tensor(
+            [expands[group.domain] for group in batch.groups for _ in range(len(group.clicks))],
+            device=device,
+        ),
     )
 
 

@@ -89,7 +89,7 @@ def target_loss(
             scores.candidates[rows],
             candidate_log_proposal=proposals.candidate_log_proposal[rows],
         )
-    if train.gap != "none" and train.gap_weight:
+    if train.gap != "none" and train.gap_weight and proposals.confidences:
         gap = train.gap_weight * _gap(players, batch, proposals, config)
     return TargetLoss(
         generator=generator,

@@ -150,8 +150,9 @@ class Fit:
         warming_up = self.progress.epoch < config.train.warmup_epochs
         if warming_up:
             config = _warmup(config)
+        generator = self.players.generator if self.config.has_generator else None
         proposals = propose(
-            self.players.generator,
+            generator,
             batch,
             static=self.static,
             config=config.train,
@@ -162,7 +163,7 @@ class Fit:
             self.players, self.optimisers["discriminator"], batch, proposals, config
         )
         self._count("discriminator", losses)
-        if (batch.step + 1) % config.train.discriminator_steps == 0:
+        if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
             losses = generator_step(
                 self.players, self.optimisers["generator"], batch, proposals, config
             )
