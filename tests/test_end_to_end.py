@@ -49,7 +49,16 @@ def service(line: dict[str, Result], tmp_path: Path) -> Iterator[TestClient]:
 
 
 def test_the_readme_shows_the_line_in_order(line: dict[str, Result]) -> None:
-    order = ["simulate", "validate", "prepare", "train", "evaluate", "export", "recommend"]
+    order = [
+        "simulate",
+        "validate",
+        "prepare",
+        "train",
+        "evaluate",
+        "compare",
+        "export",
+        "recommend",
+    ]
     assert list(line) == order
 
 

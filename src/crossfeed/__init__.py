@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from crossfeed.data.prepare import prepare as prepare
     from crossfeed.data.simulate import simulate as simulate
     from crossfeed.errors import CrossfeedError as CrossfeedError
-    from crossfeed.evaluation.evaluate import Results as Results
     from crossfeed.evaluation.evaluate import evaluate as evaluate
+    from crossfeed.evaluation.results import Results as Results
     from crossfeed.run import Run as Run
     from crossfeed.scorer import Scorer as Scorer
     from crossfeed.serving.recommender import Recommender as Recommender
@@ -39,7 +39,7 @@ _HOMES = {
     "ModelConfig": "crossfeed.config",
     "Part": "crossfeed.data.dataset",
     "Recommender": "crossfeed.serving.recommender",
-    "Results": "crossfeed.evaluation.evaluate",
+    "Results": "crossfeed.evaluation.results",
     "Run": "crossfeed.run",
     "Scorer": "crossfeed.scorer",
     "TrainConfig": "crossfeed.config",

@@ -29,8 +29,8 @@ from crossfeed import __version__
 from crossfeed.config import Config, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import RunError
-from crossfeed.evaluation.evaluate import Results
 from crossfeed.evaluation.outcomes import write_outcomes
+from crossfeed.evaluation.results import Results
 from crossfeed.files import atomic_path, require_free, write_json
 from crossfeed.model.scorer import NetworkScorer
 

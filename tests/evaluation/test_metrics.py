@@ -1,4 +1,4 @@
-"""Ranks and metrics against values computed by hand, ties and misses included."""
+"""Metrics against values computed by hand, ties and misses included."""
 
 from __future__ import annotations
 
@@ -9,77 +9,93 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from crossfeed.evaluation.metrics import METRICS, Ranks, auc, ndcg, ranks, recall, reciprocal_rank
+from crossfeed.evaluation.metrics import auc, gauc, metrics_at, ndcg, recall, reciprocal_rank
+from crossfeed.evaluation.ranking import Ranks
 
 
-def rank_of(scores: list[float], target: int, excluded: tuple[int, ...] = ()) -> Ranks:
-    mask = np.zeros((1, len(scores)), dtype=np.bool_)
-    mask[0, list(excluded)] = True
-    return ranks(np.array([scores], np.float32), np.array([target]), mask)
+def ranks(above: int, tied: int = 1, pool: int = 100) -> Ranks:
+    return Ranks(np.array([above]), np.array([tied]), np.array([pool]))
+
+
+@st.composite
+def some_ranks(draw: st.DrawFn) -> Ranks:
+    pool = draw(st.integers(1, 40))
+    above = draw(st.integers(0, pool - 1))
+    return ranks(above, draw(st.integers(1, pool - above)), pool)
 
 
 def test_metrics_by_hand() -> None:
-    found = rank_of([0.9, 0.1, 0.5, 0.7], 2)  # third of four
-    assert found == Ranks(above=np.array([2]), tied=np.array([1]), pool=np.array([4]))
-    assert ndcg(found, 10).item() == pytest.approx(1 / math.log2(4))
-    assert ndcg(found, 2).item() == 0
-    assert recall(found, 3).item() == 1
-    assert recall(found, 2).item() == 0
-    assert reciprocal_rank(found, 10).item() == pytest.approx(1 / 3)
-    assert auc(found, 0).item() == pytest.approx(1 / 3)
+    third = ranks(above=2, pool=4)
+    assert ndcg(third, 10).item() == pytest.approx(1 / math.log2(4))
+    assert ndcg(third, 2).item() == 0
+    assert recall(third, 3).item() == 1
+    assert recall(third, 2).item() == 0
+    assert reciprocal_rank(third, 10).item() == pytest.approx(1 / 3)
+    assert reciprocal_rank(third, 2).item() == 0
+    assert reciprocal_rank(third).item() == pytest.approx(1 / 3)
+    assert auc(third).item() == pytest.approx(1 / 3)
 
 
-def test_excluded_items_do_not_rank_but_the_target_does() -> None:
-    found = rank_of([0.9, 0.1, 0.5, 0.7], 2, excluded=(0, 2))
-    assert found.above.item() == 1
-    assert found.pool.item() == 3
+def test_the_reciprocal_rank_without_a_cutoff_reaches_the_last_place() -> None:
+    assert reciprocal_rank(ranks(above=99_999, pool=100_000)).item() == pytest.approx(1e-5)
 
 
 def test_ties_earn_what_a_random_order_earns_on_average() -> None:
-    found = rank_of([0.5, 0.5, 0.9, 0.5], 0)  # places 2, 3 and 4
+    found = ranks(above=1, tied=3, pool=4)  # places 2, 3 and 4
     expected = np.mean([1 / math.log2(1 + place) for place in (2, 3, 4)])
     assert ndcg(found, 10).item() == pytest.approx(expected)
     assert recall(found, 2).item() == pytest.approx(1 / 3)
-    assert auc(found, 0).item() == pytest.approx(1 / 3)
+    assert auc(found).item() == pytest.approx(1 / 3)
 
 
 def test_constant_scores_earn_chance() -> None:
-    found = rank_of([1.0] * 100, 17)
+    found = ranks(above=0, tied=100, pool=100)
     assert recall(found, 10).item() == pytest.approx(0.1)
-    assert auc(found, 0).item() == pytest.approx(0.5)
+    assert reciprocal_rank(found).item() == pytest.approx(np.mean(1 / np.arange(1, 101)))
+    assert auc(found).item() == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("name", sorted(METRICS))
-def test_an_item_outside_the_pool_is_a_miss(name: str) -> None:
-    found = rank_of([0.5, 0.4, 0.3], -1)
-    metric, k = METRICS[name]
-    assert found.above.item() == 3
-    assert metric(found, min(k, 3)).item() == 0
-
-
-def test_nan_scores_rank_last() -> None:
-    assert rank_of([0.1, math.nan, 0.2], 1).above.item() == 2
-    assert rank_of([0.1, math.nan, 0.2], 0).above.item() == 1
+@pytest.mark.parametrize("pool", [0, 1, 2, 100])
+@pytest.mark.parametrize("name", sorted(metrics_at(3)))
+def test_a_miss_earns_nothing_however_small_the_pool(name: str, pool: int) -> None:
+    assert metrics_at(3)[name](ranks(above=pool, pool=pool)).item() == 0
 
 
 def test_auc_of_a_pool_of_one_is_chance() -> None:
-    assert auc(rank_of([0.3], 0), 0).item() == 0.5
+    assert auc(ranks(above=0, pool=1)).item() == 0.5
 
 
-@given(
-    st.lists(st.integers(0, 4), min_size=2, max_size=12),
-    st.data(),
-)
-def test_expected_metrics_match_all_orders_of_the_ties(
-    values: list[int], data: st.DataObject
+def test_names_follow_the_cutoff() -> None:
+    ranking = {"ndcg@5", "recall@5", "hit@5", "mrr@5", "map@5"}
+    assert set(metrics_at(5)) == {*ranking, "mrr", "auc"}
+    fifth, sixth = ranks(above=4), ranks(above=5)
+    assert all(metrics_at(5)[name](fifth).item() > 0 for name in ranking)
+    assert all(metrics_at(5)[name](sixth).item() == 0 for name in ranking)
+
+
+def test_gauc_counts_each_pair_once() -> None:
+    """Three events of one user, all at 1, weigh no more than the single event of another at 0."""
+    values, users = np.array([1.0, 1.0, 0.0, 1.0]), np.array([7, 7, 3, 7])
+    assert gauc(values, users) == pytest.approx(0.5)
+    assert values.mean() == 0.75
+
+
+@given(some_ranks(), st.integers(1, 50), st.data())
+def test_expected_metrics_are_the_mean_over_all_orders_of_the_ties(
+    found: Ranks, k: int, data: st.DataObject
 ) -> None:
-    """The closed form is the mean over every place that the target can take among its ties."""
-    target = data.draw(st.integers(0, len(values) - 1))
-    found = rank_of([float(value) for value in values], target)
-    above = sum(value > values[target] for value in values)
-    tied = values.count(values[target])
-    places = range(above + 1, above + tied + 1)
-    gains = [1 / math.log2(1 + place) if place <= 3 else 0.0 for place in places]
-    assert ndcg(found, 3).item() == pytest.approx(np.mean(gains))
-    pairs = [(values[target] > v) + 0.5 * (values[target] == v) for v in values]
-    assert auc(found, 0).item() == pytest.approx((sum(pairs) - 0.5) / (len(values) - 1))
+    name = data.draw(st.sampled_from(sorted(metrics_at(k))))
+    metric = metrics_at(k)[name]
+    above, tied, pool = found.above.item(), found.tied.item(), found.pool.item()
+    orders = [metric(ranks(place, 1, pool)).item() for place in range(above, above + tied)]
+    assert metric(found).item() == pytest.approx(np.mean(orders))
+
+
+@given(some_ranks(), st.integers(1, 50))
+def test_metrics_are_between_0_and_1_and_a_better_rank_is_never_worse(found: Ranks, k: int) -> None:
+    for metric in metrics_at(k).values():
+        value = metric(found).item()
+        assert 0 <= value <= 1 + 1e-12
+        if found.above.item():
+            better = ranks(found.above.item() - 1, found.tied.item(), found.pool.item())
+            assert metric(better).item() >= value - 1e-12

@@ -62,7 +62,7 @@ def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str,
     """Print what the domains give each other, and which of them are held back."""
     metric = transfer.metric
     console.print(output.title(f"{metric}: trained on all domains against on each alone"))
-    console.print(_table("all domains", "alone", transfer.against_alone))
+    console.print(_table("all domains", "alone", transfer.against_alone, metric))
     console.print(output.title(f"{metric} by what the network was shown"))
     table = output.make_table("shown", *transfer.domains)
     table.add_row("nothing (popularity)", *map(_figure, transfer.popularity))
@@ -82,10 +82,10 @@ def _print(contest: Contest, metric: str) -> None:
     first, second = contest.first.name, contest.second.name
     console = output.stdout()
     console.print(output.title(f"{metric}: {first} against {second}"))
-    console.print(_table(first, second, contest.comparisons))
+    console.print(_table(first, second, contest.comparisons, metric))
 
 
-def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
+def _table(first: str, second: str, comparisons: Sequence[Comparison], metric: str) -> Table:
     table = output.make_table(
         "domain", "clicks", first, second, "difference", "95%", "p", "Holm", "Wilcoxon", "better"
     )
@@ -98,7 +98,7 @@ def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
             f"{one.difference:+.4f}",
             f"{one.low:+.4f} .. {one.high:+.4f}",
             *map(_chance, (one.p, one.p_holm, one.p_wilcoxon)),
-            {None: "not sure", True: first, False: second}[_first_is_better(one)],
+            {None: "not sure", True: first, False: second}[_first_is_better(one, metric)],
         )
     return table
 
@@ -111,8 +111,12 @@ def _chance(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
-def _first_is_better(one: Comparison) -> bool | None:
-    return one.difference > 0 if one.p_holm <= _SURE else None
+def _first_is_better(one: Comparison, metric: str) -> bool | None:
+    from crossfeed.evaluation.metrics import LOWER_IS_BETTER
+
+    if one.p_holm > _SURE:
+        return None
+    return (one.difference > 0) != (metric in LOWER_IS_BETTER)
 
 
 def _plain(contest: Contest, metric: str) -> dict[str, object]:

@@ -15,7 +15,7 @@ from crossfeed.cli.output import make_table, title
 if TYPE_CHECKING:
     from crossfeed.data.quality import LogReport
     from crossfeed.data.sources import Source
-    from crossfeed.evaluation.evaluate import Results
+    from crossfeed.evaluation.results import Results
     from crossfeed.serving.recommender import Recommendations
 
 __all__ = [
@@ -27,29 +27,40 @@ __all__ = [
     "source_text",
 ]
 
-_METRICS = ("ndcg@10", "recall@10", "auc")
-"""What the table shows; results.json holds all metrics."""
+_SHOWN = ("ndcg@", "recall@", "auc")
+"""How the names of the metrics begin that the table shows; results.json holds all."""
+
+_SLICES = {
+    "cold": "users new in the domain",
+    "warm": "users known in the domain",
+    "head": "head items",
+    "tail": "tail items",
+}
 
 
 def print_results(console: Console, results: Results) -> None:
-    """Print figures per domain, micro and macro, the best of each row in bold.
+    """Print figures per domain, micro, macro and by slice, then what the lists have in common.
 
-    One table where the console is wide enough for all metrics, else one per metric.
+    The best of each row is in bold. One table where the console is wide enough for all metrics,
+    else one per metric.
     """
     console.print(title(f"{results.part} part, ranked among all items of the domain"))
-    whole = _results_table(results, _METRICS)
+    metrics = [name for name in results.micro if name.startswith(_SHOWN)]
+    whole = _results_table(results, metrics)
     unbounded = console.options.update(width=10_000)
     if Measurement.get(console, unbounded, whole).maximum <= console.width:
         console.print(whole)
-        return
-    for metric in _METRICS:
-        console.print(_results_table(results, [metric]))
+    else:
+        for metric in metrics:
+            console.print(_results_table(results, [metric]))
+    if results.lists.micro:
+        console.print(title("lists, with the items of all domains as one catalogue"))
+        console.print(_lists_table(results))
 
 
 def _results_table(results: Results, metrics: Sequence[str]) -> Table:
     scorers = [results, *results.baselines.values()]
-    names = [scorer.scorer for scorer in scorers]
-    columns = [f"{metric}\n{name}" for metric in metrics for name in names]
+    columns = [f"{metric}\n{scorer.scorer}" for metric in metrics for scorer in scorers]
     table = make_table("domain", "clicks", *columns)
     for domain, own in results.domains.items():
         rows = [scorer.domains[domain] for scorer in scorers]
@@ -58,6 +69,21 @@ def _results_table(results: Results, metrics: Sequence[str]) -> Table:
     clicks = f"{sum(own['events'] for own in results.domains.values()):,.0f}"
     table.add_row("all clicks (micro)", clicks, *_figures([one.micro for one in scorers], metrics))
     table.add_row("all domains (macro)", "", *_figures([one.macro for one in scorers], metrics))
+    worst = [{name: each.value for name, each in one.worst.items()} for one in scorers]
+    table.add_row("worst domain", "", *_figures(worst, metrics))
+    table.add_section()
+    for name, own in results.slices.items():
+        rows = [scorer.slices[name] for scorer in scorers]
+        table.add_row(_SLICES[name], f"{own['events']:,.0f}", *_figures(rows, metrics))
+    return table
+
+
+def _lists_table(results: Results) -> Table:
+    scorers = [results, *results.baselines.values()]
+    table = make_table("scorer", *results.lists.micro)
+    for scorer in scorers:
+        figures = [scorer.lists.micro.get(name) for name in results.lists.micro]
+        table.add_row(scorer.scorer, *("-" if one is None else f"{one:.4f}" for one in figures))
     return table
 
 
@@ -65,9 +91,12 @@ def _figures(scorers: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> 
     """Return the cells of one row: each metric's figure of each scorer, the best in bold."""
     cells = []
     for metric in metrics:
-        values = [round(figures[metric], 4) for figures in scorers]
-        best = max(values)
-        cells += [Text(f"{value:.4f}", "bold" if value == best else "") for value in values]
+        values = [round(figures[metric], 4) if metric in figures else None for figures in scorers]
+        best = max((value for value in values if value is not None), default=None)
+        cells += [
+            Text("-") if value is None else Text(f"{value:.4f}", "bold" if value == best else "")
+            for value in values
+        ]
     return cells
 
 

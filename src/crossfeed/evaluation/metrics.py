@@ -1,72 +1,60 @@
-"""Ranking metrics of one relevant item among N, from its rank and its ties.
+"""Ranking metrics of one relevant item among n, from its rank and its ties.
 
-Ties are broken at random in expectation: an item that shares its score with t - 1 others gets the
-mean of the metric over the t places that they fill, so that constant scores earn exactly what
-chance earns, and no order of the catalogue leaks into a number.
+An item that shares its score with t - 1 others gets the mean of the metric over the t places that
+they fill, so that constant scores earn exactly what chance earns. A missed item, one that is not
+among those that were ranked, earns 0 in every metric.
 
-Dims: B evaluated events, N items of a pool.
+Dims: B evaluated events.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
-from crossfeed.scorer import Floats, Ints
+from crossfeed.evaluation.ranking import Ranks
+from crossfeed.scorer import Ints
 
-__all__ = ["METRICS", "Ranks", "auc", "ndcg", "ranks", "recall", "reciprocal_rank"]
+__all__ = [
+    "DEFAULT_K",
+    "LOWER_IS_BETTER",
+    "auc",
+    "gauc",
+    "metrics_at",
+    "ndcg",
+    "recall",
+    "reciprocal_rank",
+]
 
 Values = NDArray[np.float64]
 
+DEFAULT_K = 10
+"""Length of the lists that are judged."""
 
-@dataclass(frozen=True)
-class Ranks:
-    """Where the relevant item of each event stands in its pool."""
-
-    above: Ints
-    """(B,) items with a higher score."""
-    tied: Ints
-    """(B,) items with the same score, itself included: at least 1."""
-    pool: Ints
-    """(B,) items that were ranked."""
-
-    @classmethod
-    def joined(cls, parts: Sequence[Ranks]) -> Ranks:
-        """Return the ranks of several batches as one."""
-        return cls(
-            above=np.concatenate([part.above for part in parts]),
-            tied=np.concatenate([part.tied for part in parts]),
-            pool=np.concatenate([part.pool for part in parts]),
-        )
+LOWER_IS_BETTER = frozenset({"nll"})
+"""Metrics of which the largest value is the worst."""
 
 
-def ranks(scores: Floats, targets: Ints, excluded: NDArray[np.bool_]) -> Ranks:
-    """Rank each row's target among the items that are not excluded.
+def metrics_at(k: int) -> Mapping[str, Callable[[Ranks], Values]]:
+    """Return name -> metric: what is computed of the rank of every event.
 
-    Args:
-        scores: (B, N) higher is better; NaN ranks below everything.
-        targets: (B,) column of the relevant item, or -1 where it is not in the pool: a miss,
-            which ranks below all items.
-        excluded: (B, N) items that do not take part; the target always does.
+    An event has one relevant item, so a hit is all there is to recall, and the average precision
+    is the reciprocal rank; each is given under both names.
     """
-    rows = np.arange(len(targets))
-    missing = targets < 0
-    columns = np.where(missing, 0, targets)
-    scores = np.where(np.isnan(scores), -np.inf, scores)
-    considered = ~excluded
-    considered[rows, columns] |= ~missing
-    own = scores[rows, columns][:, None]
-    above = ((scores > own) & considered).sum(axis=1)
-    tied = ((scores == own) & considered).sum(axis=1)
-    pool = considered.sum(axis=1)
-    return Ranks(
-        above=np.where(missing, pool, above),
-        tied=np.where(missing, 1, tied),
-        pool=pool + missing,
-    )
+    recall_at_k = partial(recall, k=k)
+    reciprocal_rank_at_k = partial(reciprocal_rank, k=k)
+    return {
+        f"ndcg@{k}": partial(ndcg, k=k),
+        f"recall@{k}": recall_at_k,
+        f"hit@{k}": recall_at_k,
+        f"mrr@{k}": reciprocal_rank_at_k,
+        f"map@{k}": reciprocal_rank_at_k,
+        "mrr": reciprocal_rank,
+        "auc": auc,
+    }
 
 
 def ndcg(found: Ranks, k: int) -> Values:
@@ -82,28 +70,38 @@ def recall(found: Ranks, k: int) -> Values:
     return _expected(found, np.ones(k))
 
 
-def reciprocal_rank(found: Ranks, k: int) -> Values:
-    """Return (B,) 1 / rank where rank <= k, else 0."""
-    return _expected(found, 1 / np.arange(1, k + 1))
+def reciprocal_rank(found: Ranks, k: int | None = None) -> Values:
+    """Return (B,) 1 / rank where rank <= k, else 0; without `k` whatever the rank.
+
+    Source: Voorhees 1999. With one relevant item also the average precision.
+    """
+    last = int(found.pool.max(initial=0)) if k is None else k
+    return _expected(found, 1 / np.arange(1, last + 1))
 
 
-def auc(found: Ranks, k: int) -> Values:
-    """Return (B,) 1 - (rank - 1) / (n - 1): the share of other items ranked below; `k` is unused.
+def auc(found: Ranks) -> Values:
+    """Return (B,) 1 - (rank - 1) / (n - 1): the share of other items ranked below.
 
-    A pool of one item has no other to compare with and counts 0.5.
+    A pool of one item has no other to compare with and counts 0.5, which is chance.
     """
     place = found.above + (found.tied - 1) / 2
     others = found.pool - 1
-    return np.where(others > 0, 1 - place / np.maximum(others, 1), 0.5)
+    values = np.where(others > 0, 1 - place / np.maximum(others, 1), 0.5)
+    return np.where(found.missed, 0.0, values)
 
 
-METRICS: Mapping[str, tuple[Callable[[Ranks, int], Values], int]] = {
-    "ndcg@10": (ndcg, 10),
-    "recall@10": (recall, 10),
-    "mrr": (reciprocal_rank, 1_000_000),
-    "auc": (auc, 0),
-}
-"""Name -> (function, cutoff k)."""
+def gauc(values: Values, pairs: Ints) -> float:
+    """Return the mean, over the pairs of a user and a domain, of the pair's mean auc.
+
+    Args:
+        values: (B,) auc of each event, at least one.
+        pairs: (B,) a number of the event's pair.
+
+    Source: Zhu et al. 2017 (optimized cost per click), who weight a user by impressions; here each
+    pair counts once, so that the most active users do not decide the figure.
+    """
+    _, index, counts = np.unique(pairs, return_inverse=True, return_counts=True)
+    return float((np.bincount(index, weights=values) / counts).mean())
 
 
 def _expected(found: Ranks, gains: Values) -> Values:
@@ -112,4 +110,5 @@ def _expected(found: Ranks, gains: Values) -> Values:
     last = len(gains)
     first_place = np.minimum(found.above, last)
     last_place = np.minimum(found.above + found.tied, last)
-    return np.asarray((cumulative[last_place] - cumulative[first_place]) / found.tied)
+    means = (cumulative[last_place] - cumulative[first_place]) / found.tied
+    return np.where(found.missed, 0.0, means)

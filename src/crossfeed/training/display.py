@@ -14,7 +14,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from crossfeed.evaluation.evaluate import Results
+from crossfeed.evaluation.results import Results
 
 __all__ = ["Display"]
 

@@ -13,7 +13,8 @@ from torch.optim import AdamW, Optimizer
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, TrainingError
-from crossfeed.evaluation.evaluate import Results, evaluate
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.evaluation.results import Results
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import CheckpointName, Run

@@ -43,12 +43,13 @@ class RecentPopularity:
     """Score an item by its training clicks, each halved for every `half_life` that it is old.
 
     Ages are counted from the newest click of training, in shares of the time that training spans,
-    so that the default fits a week of news as well as years of ratings.
+    so that a setting fits a week of news as well as years of ratings. The default was chosen on the
+    validation part of Ciao (last-out).
     """
 
     name = "recent-popularity"
 
-    def __init__(self, dataset: Dataset, *, half_life: float = 0.1) -> None:
+    def __init__(self, dataset: Dataset, *, half_life: float = 1.0) -> None:
         self._catalogue = dataset.catalogue
         events = dataset.events(Part.TRAIN)
         times = dataset.event_time[events].astype(np.float64)
@@ -63,7 +64,7 @@ class RecentPopularity:
         """Return the settings that tuning tries."""
         return {
             f"half_life={half_life}": partial(cls, half_life=half_life)
-            for half_life in (0.01, 0.03, 0.1, 0.3, 1.0)
+            for half_life in (0.03, 0.1, 0.3, 1.0, 3.0)
         }
 
     def score(self, histories: Histories, domain: int) -> Floats:

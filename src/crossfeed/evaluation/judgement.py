@@ -1,0 +1,131 @@
+"""What a scorer does on events, domain by domain: scores are dropped as soon as they are ranked.
+
+Dims: B events, N items of the domain's pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.evaluation.lists import ListCounts, information
+from crossfeed.evaluation.metrics import metrics_at
+from crossfeed.evaluation.ranking import (
+    Block,
+    Ranks,
+    Seen,
+    negative_log_likelihood,
+    rank,
+    top_lists,
+)
+from crossfeed.evaluation.slices import head_items
+from crossfeed.scorer import Ints, Scorer
+
+__all__ = ["Judgement", "judge_domain"]
+
+_CELLS_AT_ONCE = 4_000_000
+"""Scores held in memory at a time; with temporaries about 80 MB."""
+
+_CELLS_OF_A_CLICK = 4
+"""What a click of a history costs in memory, in scores."""
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a scorer did on the events of one domain or of several."""
+
+    users: Ints
+    """(B,) index of the event's user."""
+    values: dict[str, NDArray[np.float64]]
+    """Metric -> (B,) its value; NaN where the event says nothing about it."""
+    unknown: NDArray[np.bool_]
+    """(B,) whether training never saw the item."""
+    warm: NDArray[np.bool_]
+    """(B,) whether the history holds a click in the domain."""
+    head: NDArray[np.bool_]
+    """(B,) whether the item is a head item."""
+    lists: ListCounts
+    """How often each of the N items was recommended."""
+    bits: NDArray[np.float64]
+    """(N,) self-information of each item."""
+
+    @classmethod
+    def joined(cls, parts: Sequence[Judgement]) -> Judgement:
+        """Return what was done in several domains as one: events and items one after the other."""
+        return cls(
+            users=np.concatenate([part.users for part in parts]),
+            values={
+                name: np.concatenate([part.values[name] for part in parts])
+                for name in parts[0].values
+            },
+            unknown=np.concatenate([part.unknown for part in parts]),
+            warm=np.concatenate([part.warm for part in parts]),
+            head=np.concatenate([part.head for part in parts]),
+            lists=ListCounts.joined([part.lists for part in parts]),
+            bits=np.concatenate([part.bits for part in parts]),
+        )
+
+    def reordered(self, events: Ints) -> Judgement:
+        """Return the same with its events in another order, given by their positions here."""
+        return replace(
+            self,
+            users=self.users[events],
+            values={name: each[events] for name, each in self.values.items()},
+            unknown=self.unknown[events],
+            warm=self.warm[events],
+            head=self.head[events],
+        )
+
+
+def judge_domain(
+    scorer: Scorer, dataset: Dataset, events: Ints, domain: int, *, part: Part, k: int
+) -> Judgement:
+    """Rank the events of one domain, at least one, among its whole pool.
+
+    Memory is bounded whatever the number of events: of each event a few numbers are kept, and of
+    each item two counters.
+    """
+    pool = dataset.catalogue.pool(domain)
+    clicks = dataset.item_clicks[pool]
+    targets = _targets(dataset, events, pool)
+    lists = ListCounts.none(len(clicks))
+    ranks, losses, warm = [], [], []
+    for first, last in _chunks(dataset, events, len(clicks)):
+        histories = dataset.histories(events[first:last], part)
+        scores = scorer.score(histories, domain)
+        block = Block.of(scores, targets[first:last], Seen.of(histories, pool))
+        ranks.append(rank(block))
+        losses.append(negative_log_likelihood(block))
+        warm.append(block.seen > 0)
+        lists.add(top_lists(block, k))
+    found = Ranks.joined(ranks)
+    values = {name: metric(found) for name, metric in metrics_at(k).items()}
+    unknown = targets < 0
+    return Judgement(
+        users=dataset.users_of(events),
+        values={**values, "nll": np.concatenate(losses)},
+        unknown=unknown,
+        warm=np.concatenate(warm),
+        head=~unknown & np.append(head_items(clicks), False)[targets],
+        lists=lists,
+        bits=information(clicks),
+    )
+
+
+def _targets(dataset: Dataset, events: Ints, pool: slice) -> Ints:
+    """Return (B,) the column of each event's item in the pool, -1 where it is not in it."""
+    items = dataset.event_item[events].astype(np.int64)
+    return np.where((items >= pool.start) & (items < pool.stop), items - pool.start, -1)
+
+
+def _chunks(dataset: Dataset, events: Ints, items: int) -> Iterator[tuple[int, int]]:
+    """Return first and last + 1 of consecutive events whose scores and histories fit in memory."""
+    clicks = events - dataset.user_offsets[dataset.users_of(events)]
+    filled = np.cumsum(items + _CELLS_OF_A_CLICK * clicks + 1) // _CELLS_AT_ONCE
+    bounds = [0, *(np.flatnonzero(np.diff(filled)) + 1).tolist(), len(events)]
+    return pairwise(bounds)

@@ -1,0 +1,210 @@
+"""Where held-out clicks stand among a pool, and which items head the lists.
+
+Ties are broken at random in expectation, so that no order of the catalogue leaks into a number.
+
+Dims: B events, N items of a pool, S pairs of an event and an item that was seen before it,
+L entries of lists.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfeed.scorer import Floats, Histories, Ints
+
+__all__ = ["Block", "Ranks", "Seen", "TopLists", "negative_log_likelihood", "rank", "top_lists"]
+
+Values = NDArray[np.float64]
+
+_GROUP = 8
+"""Items of which only the best is looked at first when the head of a list is sought."""
+
+_GROUPS_PER_PLACE = 4
+"""Groups for each place of a list below which looking at groups first costs more than it saves."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """The items of a pool that the histories of B events hold: each pair once, by row."""
+
+    rows: Ints
+    """(S,) the event."""
+    columns: Ints
+    """(S,) the item's column in the pool."""
+
+    @classmethod
+    def of(cls, histories: Histories, pool: slice) -> Seen:
+        """Return what of the items of `pool` is in each history."""
+        items = pool.stop - pool.start
+        rows = histories.rows()
+        inside = np.flatnonzero((histories.items >= pool.start) & (histories.items < pool.stop))
+        pairs = np.sort(rows[inside] * items + histories.items[inside] - pool.start)
+        repeated = np.concatenate([[False], pairs[1:] == pairs[:-1]])[: len(pairs)]
+        return cls(*np.divmod(pairs[~repeated], max(items, 1)))
+
+
+@dataclass(frozen=True)
+class Block:
+    """The scores of B events over one pool, from which all that is seen has been taken out."""
+
+    scores: Floats
+    """(B, N) higher is better; -inf where the item was seen, or its score is not a number."""
+    own: Floats
+    """(B,) score of the held-out click; -inf where it has none."""
+    missing: NDArray[np.bool_]
+    """(B,) whether the held-out item is outside the pool."""
+    again: NDArray[np.bool_]
+    """(B,) whether the held-out item was seen before; it is ranked all the same."""
+    seen: Ints
+    """(B,) items of the pool that were seen, the held-out one included."""
+
+    @classmethod
+    def of(cls, scores: Floats, targets: Ints, seen: Seen) -> Block:
+        """Take out what was seen.
+
+        Args:
+            scores: (B, N) higher is better; left as they are.
+            targets: (B,) column of the held-out item, -1 where it is not in the pool.
+            seen: pairs that are not ranked, apart from the targets.
+        """
+        rows = len(targets)
+        missing = targets < 0
+        present = np.flatnonzero(~missing)
+        kept = np.fmax(scores, -np.inf)  # a copy in which what is not a number is -inf
+        own = np.full(rows, -np.inf, kept.dtype)
+        own[present] = kept[present, targets[present]]
+        kept[seen.rows, seen.columns] = -np.inf
+        again = np.zeros(rows, dtype=np.bool_)
+        again[seen.rows[targets[seen.rows] == seen.columns]] = True
+        return cls(kept, own, missing, again, np.bincount(seen.rows, minlength=rows))
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """Where the held-out item of each event stands in its pool."""
+
+    above: Ints
+    """(B,) ranked items with a higher score; all of them for an item that is not in the pool."""
+    tied: Ints
+    """(B,) ranked items with the same score, itself included: at least 1."""
+    pool: Ints
+    """(B,) items that were ranked."""
+
+    @property
+    def missed(self) -> NDArray[np.bool_]:
+        """Return (B,) whether the item is not among those that were ranked."""
+        return np.asarray(self.above == self.pool)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Ranks]) -> Ranks:
+        """Return the ranks of several batches as one."""
+        return cls(
+            above=np.concatenate([part.above for part in parts]),
+            tied=np.concatenate([part.tied for part in parts]),
+            pool=np.concatenate([part.pool for part in parts]),
+        )
+
+
+def rank(block: Block) -> Ranks:
+    """Rank each held-out item among those that were not seen.
+
+    A score that is not a number ranks below all others. An item outside the pool is missed.
+    """
+    own = block.own[:, None]
+    above = _count(block.scores > own)
+    # What was seen stands at -inf, so it ties with a target that has no score, and with no other.
+    unseen_ties = _count(block.scores == own) - block.seen * np.isneginf(block.own)
+    pool = block.scores.shape[1] - block.seen + block.again
+    return Ranks(
+        above=np.where(block.missing, pool, above),
+        tied=np.where(block.missing, 1, unseen_ties + block.again),
+        pool=pool,
+    )
+
+
+def negative_log_likelihood(block: Block) -> Values:
+    """Return (B,) -log softmax(scores)[target] over the ranked items, in nats.
+
+    NaN where the item is outside the pool; infinite where the scores leave it no probability.
+    """
+    best = np.maximum(block.scores.max(axis=1, initial=-np.inf), block.own)
+    with np.errstate(invalid="ignore", divide="ignore"):  # infinite scores
+        total = np.exp(block.scores - best[:, None]).sum(axis=1, dtype=np.float64)
+        total += np.exp(block.own - best) * block.again
+        loss = best + np.log(total) - block.own
+    loss[np.isnan(loss)] = np.inf
+    loss[block.missing] = np.nan
+    return np.asarray(loss, np.float64)
+
+
+@dataclass(frozen=True)
+class TopLists:
+    """The first k items of each event's list, as entries that are ordered by event."""
+
+    rows: Ints
+    """(L,) the event."""
+    columns: Ints
+    """(L,) the item's column in the pool."""
+    shares: Values
+    """(L,) probability that the item is in the list: below 1 where items tie for its end."""
+
+
+def top_lists(block: Block, k: int) -> TopLists:
+    """Return what would be recommended: the k best items that were not seen, fewer if there are.
+
+    Items that tie for the places left share them: t items on s places are in s / t of a list each.
+    """
+    end = _kth_best(block.scores, k)
+    rows, columns = _where(block.scores >= end[:, None])
+    tied = block.scores[rows, columns] == end[rows]
+    places = k - np.bincount(rows[~tied], minlength=len(end))
+    ties = np.bincount(rows[tied], minlength=len(end))
+    shares = np.minimum(1.0, places / np.maximum(ties, 1))
+    return TopLists(rows, columns, np.where(tied, shares[rows], 1.0))
+
+
+def _kth_best(scores: Floats, k: int) -> Floats:
+    """Return (B,) the k-th highest score of each row, the least finite one if there are fewer.
+
+    k groups have an item at least as good as the k-th best group, so the end of the list is that
+    item or one of the few better ones: only those are sorted.
+    """
+    rows, items = scores.shape
+    least = np.finfo(scores.dtype).min
+    if items <= k:
+        return np.full(rows, least, scores.dtype)
+    best = _best_of_groups(scores, k)
+    bound = np.partition(best, best.shape[1] - k, axis=1)[:, best.shape[1] - k]
+    better, columns = _where(scores > bound[:, None])
+    values = scores[better, columns]
+    ordered = values[np.lexsort((-values, better))]
+    counts = np.bincount(better, minlength=rows)
+    enough = np.flatnonzero(counts >= k)
+    bound[enough] = ordered[(np.cumsum(counts) - counts)[enough] + k - 1]
+    return np.maximum(bound, least)
+
+
+def _best_of_groups(scores: Floats, k: int) -> Floats:
+    """Return (B, M) the highest score of each of M >= k groups of items."""
+    rows, items = scores.shape
+    groups = items // _GROUP
+    if groups < _GROUPS_PER_PLACE * k:  # each item is a group of its own
+        return scores
+    whole = scores[:, : groups * _GROUP].reshape(rows, _GROUP, groups).max(axis=1)
+    return np.concatenate([whole, scores[:, groups * _GROUP :]], axis=1)
+
+
+def _where(mask: NDArray[np.bool_]) -> tuple[Ints, Ints]:
+    """Return row and column of what is true; np.nonzero in a tenth of its time."""
+    rows, columns = np.divmod(np.flatnonzero(mask), max(mask.shape[1], 1))
+    return rows, columns
+
+
+def _count(mask: NDArray[np.bool_]) -> Ints:
+    """Return (B,) how many of each row are true; mask.sum(axis=1) in half of its time."""
+    counts = mask.view(np.int8).sum(axis=1, dtype=np.int32)
+    return np.asarray(counts, np.int64)

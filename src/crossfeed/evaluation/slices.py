@@ -1,0 +1,40 @@
+"""Parts of the evaluated events that are looked at by themselves.
+
+Dims: B evaluated events, N items of a pool.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from crossfeed.scorer import Ints
+
+__all__ = ["HEAD_SHARE", "head_items", "slices"]
+
+HEAD_SHARE = 0.8
+"""Share of a domain's training clicks that its head items got."""
+
+
+def head_items(clicks: Ints, *, share: float = HEAD_SHARE) -> NDArray[np.bool_]:
+    """Return (N,) which items of one domain got the first `share` of its training clicks.
+
+    An item is head where the items with more clicks have less than that share: items with equally
+    many clicks are all head or all tail.
+    """
+    ordered = np.sort(clicks)[::-1]
+    before = np.concatenate([np.zeros(1, np.int64), np.cumsum(ordered)])
+    more = np.searchsorted(-ordered, -clicks, side="left")  # items with more clicks
+    return np.asarray(before[more] < share * before[-1])
+
+
+def slices(*, warm: NDArray[np.bool_], head: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:
+    """Return name -> (B,) which events are in the slice.
+
+    Args:
+        warm: (B,) whether the event's history holds a click in the target domain.
+        head: (B,) whether the held-out item is a head item; one that training never saw is not.
+    """
+    return {"cold": ~warm, "warm": warm, "head": head, "tail": ~head}
