@@ -96,9 +96,12 @@ def test_chosen_part_and_baselines(line: dict[str, Result]) -> None:
 
 
 def test_an_unknown_baseline_lists_those_that_there_are(line: dict[str, Result]) -> None:
-    result = CliRunner().invoke(app, ["evaluate", "run", "--baselines", "ease"])
+    result = CliRunner().invoke(app, ["evaluate", "run", "--baselines", "knn"])
     assert result.exit_code == 1
-    assert "baseline 'ease' is unknown; it is one of: popularity, item-knn" in result.stderr
+    assert (
+        "baseline 'knn' is unknown; it is one of: popularity, recent-popularity, item-knn"
+        in result.stderr
+    )
 
 
 def test_a_finished_run_is_resumed_as_it_is(line: dict[str, Result]) -> None:
