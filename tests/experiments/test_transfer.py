@@ -24,7 +24,7 @@ from crossfeed.training.trainer import train
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("transfer")
     data = DataConfig(split="new-in-domain", min_domain_events=10)
-    dataset = prepare(planted_log(users=180), out=folder / "dataset", config=data)
+    dataset = prepare(planted_log(users=240), out=folder / "dataset", config=data)
     return train(dataset, out=folder / "run", config=tiny_config(epochs=4, patience=4))
 
 
