@@ -25,7 +25,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("transfer")
     data = DataConfig(split="new-in-domain", min_domain_events=10)
     dataset = prepare(planted_log(users=240), out=folder / "dataset", config=data)
-    return train(dataset, out=folder / "run", config=tiny_config(epochs=4, patience=4))
+    return train(
+        dataset, out=folder / "run", config=tiny_config(adversary=False, epochs=4, patience=4)
+    )
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +71,9 @@ def test_a_good_run_is_not_held_back(run: Run, transfer: Transfer) -> None:
 def test_a_domain_where_the_run_is_worse_than_alone_is_held_back(
     last_out: Dataset, tmp_path: Path
 ) -> None:
-    run = train(last_out, out=tmp_path / "run", config=tiny_config(epochs=4, patience=4))
+    run = train(
+        last_out, out=tmp_path / "run", config=tiny_config(adversary=False, epochs=4, patience=4)
+    )
     assert held_back(run) == {}
     weights = run.read_checkpoint("best")["players"]
     pool = last_out.catalogue.pool(1)
