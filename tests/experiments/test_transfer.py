@@ -71,9 +71,7 @@ def test_a_good_run_is_not_held_back(run: Run, transfer: Transfer) -> None:
 def test_a_domain_where_the_run_is_worse_than_alone_is_held_back(
     last_out: Dataset, tmp_path: Path
 ) -> None:
-    run = train(
-        last_out, out=tmp_path / "run", config=tiny_config(adversary=False, epochs=4, patience=4)
-    )
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(epochs=6, patience=6))
     assert held_back(run) == {}
     weights = run.read_checkpoint("best")["players"]
     pool = last_out.catalogue.pool(1)
