@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -11,6 +11,9 @@ from crossfeed.cli import output, tables
 from crossfeed.cli.options import ConfigFile, Json, Overwrite, Seed, Settings, SourceName
 from crossfeed.cli.options import read_settings as _read_settings
 from crossfeed.config import DataConfig
+
+if TYPE_CHECKING:
+    from crossfeed.evaluation.audit import AuditReport
 
 __all__ = ["prepare", "simulate", "sources", "validate"]
 
@@ -67,14 +70,19 @@ def sources(*, as_json: Json = False) -> None:
 
 
 def validate(
-    path: Annotated[Path, typer.Argument(metavar="LOG|DATASET|BUNDLE", help="What to look at.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="LOG|DATASET|RUN|BUNDLE", help="What to look at.")
+    ],
     *,
     config: ConfigFile = None,
     settings: Settings = None,
     source: SourceName = None,
     as_json: Json = False,
 ) -> None:
-    """Say whether a log can be used, or a dataset or bundle is whole; exit code 1 if not.
+    """Say whether a log can be used, or a dataset, run or bundle is sound; exit code 1 if not.
+
+    A dataset and a run are also audited: that nothing which is held out for later took part in
+    what is learned.
 
     \b
     crossfeed validate clicks.parquet
@@ -82,8 +90,12 @@ def validate(
     crossfeed validate DATASET
     """
     if (path / "manifest.json").is_file():
-        _validate_dataset(path)
-    elif (path / "bundle.json").is_file():
+        _validate_dataset(path, as_json=as_json)
+        return
+    if (path / "config.json").is_file():
+        _validate_run(path, as_json=as_json)
+        return
+    if (path / "bundle.json").is_file():
         _validate_bundle(path)
     else:
         read = _read_settings(config, settings, sections=["data"])
@@ -128,11 +140,31 @@ def prepare(
         output.say(f"next: crossfeed train {out} --out RUN")
 
 
-def _validate_dataset(path: Path) -> None:
+def _validate_dataset(path: Path, *, as_json: bool) -> None:
     from crossfeed.data.dataset import Dataset
+    from crossfeed.evaluation.audit import audit
 
-    Dataset.load(path).verify()
+    dataset = Dataset.load(path)
+    dataset.verify()
     output.say(f"the dataset '{path}' is whole: every hash is as its manifest says")
+    _tell(audit(dataset), path, as_json=as_json)
+
+
+def _validate_run(path: Path, *, as_json: bool) -> None:
+    from crossfeed.experiments.auditing import audit_run
+    from crossfeed.run import Run
+
+    _tell(audit_run(Run.open(path)), path, as_json=as_json)
+
+
+def _tell(report: AuditReport, path: Path, *, as_json: bool) -> None:
+    """Print an audit; exit code 1 where a rule does not hold."""
+    if as_json:
+        output.print_json({"path": str(path), "valid": report.passed, **report.to_json()})
+    else:
+        output.stdout().print(tables.audit_table(report))
+    if not report.passed:
+        raise typer.Exit(1)
 
 
 def _validate_bundle(path: Path) -> None:

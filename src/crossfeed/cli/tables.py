@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from rich import box
 from rich.console import Console, RenderableType
 from rich.measure import Measurement
 from rich.table import Table
@@ -15,10 +16,12 @@ from crossfeed.cli.output import make_table, title
 if TYPE_CHECKING:
     from crossfeed.data.quality import LogReport
     from crossfeed.data.sources import Source
+    from crossfeed.evaluation.audit import AuditReport
     from crossfeed.evaluation.results import Results
     from crossfeed.serving.recommender import Recommendations
 
 __all__ = [
+    "audit_table",
     "dataset_summary",
     "log_report",
     "print_results",
@@ -126,6 +129,17 @@ def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any
     reasons = [f"{reason} {rows:,}" for reason, rows in dropped.items() if rows]
     told = f"{log['rows']:,} rows read; left out: {', '.join(reasons) or 'none'}"
     return [title(total), table, Text(told)]
+
+
+def audit_table(report: AuditReport) -> Table:
+    """Return each rule of an audit and whether it holds."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("artefact", "rule", "checked", "holds"):
+        table.add_column(column, justify="right" if column == "checked" else "left")
+    for one in report.findings:
+        holds = Text("yes") if one.passed else Text(f"NO: {one.detail}", "bold red")
+        table.add_row(Text(one.artefact), Text(one.rule), f"{one.checked:,}", holds)
+    return table
 
 
 def log_report(report: LogReport) -> list[RenderableType]:
