@@ -67,9 +67,8 @@ def with_part(dataset: Dataset, event: int, part: Part) -> Dataset:
 
 
 def test_a_later_click_in_training_is_found(temporal: Dataset) -> None:
-    latest = int(
-        temporal.events(Part.TEST)[temporal.event_time[temporal.events(Part.TEST)].argmax()]
-    )
+    events = temporal.events(Part.TEST)
+    latest = int(events[temporal.event_time[events].argmax()])
     report = audit(with_part(temporal, latest, Part.TRAIN))
     split = next(finding for finding in report.findings if finding.artefact == "split")
     assert not split.passed and "violations, the first is event" in split.detail
