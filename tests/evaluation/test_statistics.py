@@ -10,8 +10,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.errors import RunError
+from crossfeed.evaluation import resampling
 from crossfeed.evaluation.outcomes import Outcomes
-from crossfeed.evaluation.statistics import compare, estimates, holm, mean_over_seeds
+from crossfeed.evaluation.resampling import drawn_users, wilcoxon_test
+from crossfeed.evaluation.statistics import (
+    Comparison,
+    Estimate,
+    compare,
+    estimates,
+    flips_for,
+    holm,
+    mean_over_seeds,
+)
 
 METRIC = "ndcg@10"
 
@@ -66,6 +76,11 @@ def test_events_without_the_metric_take_no_part() -> None:
     assert found.mean == pytest.approx(0.5) and found.events == 2
 
 
+def width(found: Estimate) -> float:
+    assert found.low is not None and found.high is not None
+    return found.high - found.low
+
+
 def test_users_are_resampled_not_events() -> None:
     rng = np.random.default_rng(0)
     by_user = rng.random(20)
@@ -74,7 +89,37 @@ def test_users_are_resampled_not_events() -> None:
     single = estimates(outcomes(by_user), METRIC)[0]
     independent = estimates(outcomes(values), METRIC)[0]
     assert (grouped.low, grouped.high) == pytest.approx((single.low, single.high))
-    assert grouped.high - grouped.low > 4 * (independent.high - independent.low)
+    assert width(grouped) > 4 * width(independent)
+
+
+def test_one_user_with_many_events_widens_the_interval() -> None:
+    rng = np.random.default_rng(0)
+    values = np.concatenate([rng.random(100), np.ones(100)])
+    of_one_user = np.concatenate([np.arange(100), np.full(100, 100)])
+    whole = estimates(outcomes(values, users=of_one_user), METRIC)[0]
+    assert (whole.events, whole.users) == (200, 101)
+    assert width(whole) > 2 * width(estimates(outcomes(values), METRIC)[0])
+
+
+def test_one_user_alone_has_no_interval_and_proves_nothing() -> None:
+    values, users, domains = [1, 1, 0, 0.5], [0, 0, 1, 1], ["a", "a", "a", "b"]
+    alone = estimates(outcomes(values, users=users, domains=domains), METRIC)[-1]
+    assert (alone.scope, alone.users, alone.mean) == ("b", 1, 0.5)
+    assert alone.low is None and alone.high is None
+    one, other = (
+        outcomes(given, users=users, domains=domains) for given in (values, [0, 0, 0, 0.0])
+    )
+    against = compare(one, other, METRIC)[-1]
+    assert (against.p, against.low, against.first_low, against.second_high) == (1, None, None, None)
+
+
+def test_every_resample_draws_as_many_users_as_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resampling, "_CELLS_AT_ONCE", 30)
+    blocks = list(drawn_users(10, resamples=7, seed=0))
+    assert [block.shape for block in blocks] == [(10, 3), (10, 3), (10, 1)]
+    drawn = np.concatenate(blocks, axis=1)
+    assert (drawn.sum(axis=0) == 10).all() and (drawn >= 0).all()
+    assert len(np.unique(drawn, axis=1).T) == 7
 
 
 def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
@@ -82,22 +127,45 @@ def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
     covered = 0
     for trial in range(200):
         found = estimates(outcomes(rng.random(60)), METRIC, resamples=200, seed=trial)[0]
+        assert found.low is not None and found.high is not None
         covered += found.low <= 0.5 <= found.high
     assert 0.88 <= covered / 200 <= 0.99
 
 
-def test_the_randomisation_test_is_that_of_all_exchanges() -> None:
-    first, second = (
-        np.array([0.9, 0.4, 0.8, 0.3, 0.7, 0.6]),
-        np.array([0.1, 0.5, 0.3, 0.2, 0.1, 0.3]),
-    )
-    users = [0, 0, 1, 2, 3, 4]
-    sums = np.bincount(users, first - second)
-    exchanges = [abs(np.dot(signs, sums)) for signs in itertools.product([-1, 1], repeat=5)]
-    exact = np.mean(np.array(exchanges) >= abs(sums.sum()) - 1e-12)
-    found = compare(outcomes(first, users=users), outcomes(second, users=users), METRIC)[0]
-    assert found.p == pytest.approx(exact, abs=0.01)
-    assert found.difference == pytest.approx((first - second).mean())
+# Six users; the first has most clicks, the second is in both domains.
+USERS = [0, 0, 0, 1, 1, 2, 3, 4, 5]
+DOMAINS = ["a", "a", "a", "a", "b", "b", "a", "b", "b"]
+FIRST = np.array([0.9, 0.4, 0.8, 0.3, 0.7, 0.6, 0.5, 0.9, 0.2])
+SECOND = np.array([0.1, 0.5, 0.3, 0.2, 0.1, 0.3, 0.6, 0.2, 0.1])
+
+
+def scope_figures(values: np.ndarray) -> dict[str, float]:
+    in_a = np.array(DOMAINS) == "a"
+    a, b = values[in_a].mean(), values[~in_a].mean()
+    return {"micro": values.mean(), "macro": (a + b) / 2, "a": a, "b": b}
+
+
+@pytest.mark.parametrize("cells", [10, 8_000_000])  # one flip at a time, and all at once
+def test_the_randomisation_test_is_that_of_all_exchanges(
+    cells: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resampling, "_CELLS_AT_ONCE", cells)
+    difference = FIRST - SECOND
+    observed = scope_figures(difference)
+    exchanged = [
+        scope_figures(difference * np.array(signs)[USERS])
+        for signs in itertools.product([-1, 1], repeat=6)
+    ]
+    for one in compare(
+        outcomes(FIRST, users=USERS, domains=DOMAINS),
+        outcomes(SECOND, users=USERS, domains=DOMAINS),
+        METRIC,
+    ):
+        extreme = [
+            abs(figures[one.scope]) >= abs(observed[one.scope]) - 1e-12 for figures in exchanged
+        ]
+        assert one.difference == pytest.approx(observed[one.scope])
+        assert one.p == pytest.approx(np.mean(extreme), abs=0.015)
 
 
 def test_without_a_difference_p_is_about_uniform() -> None:
@@ -110,6 +178,16 @@ def test_without_a_difference_p_is_about_uniform() -> None:
     assert 0.4 <= np.mean(p) <= 0.6
 
 
+def test_events_of_a_user_that_agree_are_no_evidence_of_their_own() -> None:
+    rng = np.random.default_rng(3)
+    users = np.repeat(np.arange(30), 20)
+    p = []
+    for trial in range(100):
+        one, other = (outcomes(rng.random(30)[users], users=users) for _ in range(2))
+        p.append(compare(one, other, METRIC, resamples=2, flips=200, seed=trial)[0].p)
+    assert np.mean(np.array(p) <= 0.1) <= 0.2  # flipping events would give .5 or more
+
+
 def test_a_planted_difference_is_found_where_it_is() -> None:
     rng = np.random.default_rng(2)
     base, domains = rng.random(400), ["a"] * 200 + ["b"] * 200
@@ -120,8 +198,11 @@ def test_a_planted_difference_is_found_where_it_is() -> None:
             outcomes(better, domains=domains), outcomes(base, domains=domains), METRIC
         )
     }
-    assert found["a"].p < 0.001 and found["a"].p_wilcoxon < 0.001 and found["a"].low > 0.05
-    assert found["b"].p > 0.01 and found["b"].low < 0 < found["b"].high
+    a, b = found["a"], found["b"]
+    assert a.p < 0.001 and a.p_wilcoxon < 0.001
+    assert a.low is not None and a.low > 0.05
+    assert b.p > 0.01
+    assert b.low is not None and b.high is not None and b.low < 0 < b.high
 
 
 def test_the_same_scorer_twice_is_no_difference() -> None:
@@ -129,6 +210,72 @@ def test_the_same_scorer_twice_is_no_difference() -> None:
     for comparison in compare(one, one, METRIC):
         assert comparison.p == comparison.p_wilcoxon == 1
         assert comparison.low == comparison.high == comparison.difference == 0
+
+
+def test_a_comparison_shows_the_intervals_of_both() -> None:
+    rng = np.random.default_rng(0)
+    one, other = outcomes(rng.random(50)), outcomes(rng.random(50))
+    for found, first, second in zip(
+        compare(one, other, METRIC), estimates(one, METRIC), estimates(other, METRIC), strict=True
+    ):
+        assert (found.first, found.first_low, found.first_high) == (
+            first.mean,
+            first.low,
+            first.high,
+        )
+        assert (found.second, found.second_low, found.second_high) == (
+            second.mean,
+            second.low,
+            second.high,
+        )
+
+
+def comparison(metric: str, *, first: float, second: float, p_holm: float) -> Comparison:
+    return Comparison(
+        scope="micro",
+        metric=metric,
+        events=9,
+        users=9,
+        first=first,
+        first_low=None,
+        first_high=None,
+        second=second,
+        second_low=None,
+        second_high=None,
+        low=None,
+        high=None,
+        p=p_holm,
+        p_wilcoxon=p_holm,
+        p_holm=p_holm,
+    )
+
+
+@pytest.mark.parametrize(
+    ("metric", "first", "p_holm", "better"),
+    [
+        ("ndcg@10", 0.3, 0.05, "first"),
+        ("ndcg@10", 0.1, 0.05, "second"),
+        ("ndcg@10", 0.3, 0.051, "not sure"),
+        ("ndcg@10", 0.3, float("nan"), "not sure"),  # before Holm nothing is sure
+        ("nll", 0.3, 0.01, "second"),
+        ("nll", 0.1, 0.01, "first"),
+    ],
+)
+def test_who_is_better(metric: str, first: float, p_holm: float, better: str) -> None:
+    assert comparison(metric, first=first, second=0.2, p_holm=p_holm).better == better
+
+
+def test_equal_differences_tie_whatever_their_rounding() -> None:
+    assert 0.1 + 0.2 != 0.3
+    rounded, exact = [0.1 + 0.2, 0.3, -0.3, 0.5, 0.6, 0.7], [3, 3, -3, 5, 6, 7]
+    assert wilcoxon_test(np.array(rounded)) == wilcoxon_test(np.array(exact, float))
+
+
+@pytest.mark.parametrize("comparisons", [1, 24, 100, 101, 5_000])
+def test_the_smallest_p_survives_holm(comparisons: int) -> None:
+    flips = flips_for(comparisons)
+    assert flips >= 10_000
+    assert comparisons / (1 + flips) < 0.01
 
 
 def test_the_same_seed_gives_the_same_numbers() -> None:
@@ -144,7 +291,9 @@ def test_seeds_are_averaged_by_event() -> None:
 
 
 def test_different_events_are_refused() -> None:
-    with pytest.raises(RunError, match="'one' and 'other' were not judged on the same events"):
+    with pytest.raises(
+        RunError, match="'one' and 'other' were not judged on the same events: 2 and 1, of which 1"
+    ):
         compare(outcomes([0.1, 0.2]), outcomes([0.1], name="other"), METRIC)
     with pytest.raises(RunError, match="not judged on the same events"):
         mean_over_seeds([outcomes([0.1, 0.2]), outcomes([0.1, 0.2], users=[4, 5])])
@@ -158,3 +307,8 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are() -> None:
 def test_metrics_of_different_events_are_not_compared() -> None:
     with pytest.raises(RunError, match="not defined on the same events"):
         compare(outcomes([0.1, np.nan]), outcomes([np.nan, 0.1]), METRIC)
+
+
+def test_a_metric_that_says_nothing_is_refused() -> None:
+    with pytest.raises(RunError, match=r"'ndcg@10' says nothing about any event of 'one'"):
+        estimates(outcomes([np.nan, np.nan]), METRIC)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from crossfeed.cli import output
@@ -16,53 +17,63 @@ from crossfeed.cli.options import Json
 
 if TYPE_CHECKING:
     from crossfeed.evaluation.statistics import Comparison
-    from crossfeed.experiments.comparison import Contest
+    from crossfeed.experiments.comparison import Contest, Entrant
     from crossfeed.experiments.transfer import Transfer
 
 __all__ = ["compare", "print_transfer"]
 
 _SCOPES = {"micro": "all clicks (micro)", "macro": "all domains (macro)"}
-_SURE = 0.05
-"""Largest adjusted p at which a scorer is called better."""
+_ENOUGH_SEEDS = 3
+"""Trainings of one scorer below which a claim about its settings is not supported."""
 
 
 def compare(
     runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Evaluated runs.")],
     *,
     baselines: Annotated[
-        str, typer.Option(metavar="NAMES", help="Baselines evaluated with the first run.")
-    ] = "",
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="Baselines evaluated with the first run, by comma; by default all of them if "
+            "the runs are one scorer, else none.",
+        ),
+    ] = None,
     metric: Annotated[str, typer.Option(help="A metric of the evaluation.")] = "ndcg@10",
     as_json: Json = False,
 ) -> None:
     """Say who is better, by how much and how surely: the first run against each other scorer.
 
-    Runs that differ in train.seed alone are one scorer, the mean of its seeds. Differences come
-    with 95% bootstrap intervals by user; p is of a paired randomisation test by user, adjusted
-    (Holm) for all rows of the answer.
+    Runs that differ in train.seed alone are one scorer, the mean of its seeds. Figures come with
+    95% bootstrap intervals by user; p is of a paired randomisation test by user, adjusted (Holm)
+    for all rows of the answer. The part is the one that the runs were last evaluated on.
 
     \b
-    crossfeed compare RUN --baselines popularity,item-knn
+    crossfeed compare RUN
     crossfeed compare ours-0 ours-1 ours-2 theirs-0 theirs-1 theirs-2
+    crossfeed compare ours theirs --baselines item-knn --metric recall@10 --json
     """
-    from crossfeed.experiments.comparison import contests, entrants
+    from crossfeed.experiments.comparison import contests, entrants, evaluated_part
     from crossfeed.run import Run
 
-    names = [name.strip() for name in baselines.split(",") if name.strip()]
-    found = entrants([Run.open(run) for run in runs], baselines=names)
+    opened = [Run.open(run) for run in runs]
+    names = None
+    if baselines is not None:
+        names = [name.strip() for name in baselines.split(",") if name.strip()]
+    found = entrants(opened, baselines=names)
     made = contests(found, metric=metric)
+    part = evaluated_part(opened[0])
     if as_json:
-        output.print_json([_plain(contest, metric) for contest in made])
-        return
-    for contest in made:
-        _print(contest, metric)
+        output.print_json(_plain(found, made, metric=metric, part=part))
+    else:
+        _print(output.stdout(), made, metric=metric, part=part)
+    _note_few_seeds(found)
 
 
 def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str, str]) -> None:
     """Print what the domains give each other, and which of them are held back."""
     metric = transfer.metric
     console.print(output.title(f"{metric}: trained on all domains against on each alone"))
-    console.print(_table("all domains", "alone", transfer.against_alone, metric))
+    console.print(_table("all domains", "alone", transfer.against_alone))
     console.print(output.title(f"{metric} by what the network was shown"))
     table = output.make_table("shown", *transfer.domains)
     table.add_row("nothing (popularity)", *map(_figure, transfer.popularity))
@@ -78,29 +89,43 @@ def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str,
         console.print(f"held back: {name} ({reason})", markup=False)
 
 
-def _print(contest: Contest, metric: str) -> None:
-    first, second = contest.first.name, contest.second.name
-    console = output.stdout()
-    console.print(output.title(f"{metric}: {first} against {second}"))
-    console.print(_table(first, second, contest.comparisons, metric))
+def _print(console: Console, contests: Sequence[Contest], *, metric: str, part: str) -> None:
+    scorers = [contests[0].first, *(contest.second for contest in contests)]
+    for scorer in scorers:
+        if len(scorer.runs) > 1:
+            told = f"{scorer.name} is the mean of {', '.join(scorer.runs)}"
+            console.print(told, markup=False, soft_wrap=True)
+    for contest in contests:
+        first, second = contest.first.name, contest.second.name
+        console.print(output.title(f"{metric}, {part} part: {first} against {second}"))
+        console.print(_table(first, second, contest.comparisons))
 
 
-def _table(first: str, second: str, comparisons: Sequence[Comparison], metric: str) -> Table:
-    table = output.make_table(
-        "domain", "clicks", first, second, "difference", "95%", "p", "Holm", "Wilcoxon", "better"
-    )
+def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
+    columns = (first, second, "difference", "p", "Holm", "Wilcoxon", "better")
+    table = output.make_table("domain", "clicks", "users", *map(escape, columns))
+    names = {"first": first, "second": second, "not sure": "not sure"}
     for one in comparisons:
         table.add_row(
-            _SCOPES.get(one.scope, one.scope),
+            escape(_SCOPES.get(one.scope, one.scope)),
             f"{one.events:,}",
-            f"{one.first:.4f}",
-            f"{one.second:.4f}",
-            f"{one.difference:+.4f}",
-            f"{one.low:+.4f} .. {one.high:+.4f}",
+            f"{one.users:,}",
+            _with_interval(f"{one.first:.4f}", one.first_low, one.first_high),
+            _with_interval(f"{one.second:.4f}", one.second_low, one.second_high),
+            _with_interval(f"{one.difference:+.4f}", one.low, one.high, sign="+"),
             *map(_chance, (one.p, one.p_holm, one.p_wilcoxon)),
-            {None: "not sure", True: first, False: second}[_first_is_better(one, metric)],
+            escape(names[one.better]),
         )
     return table
+
+
+def _with_interval(
+    figure: str, low: float | None, high: float | None, *, sign: Literal["+", "-"] = "-"
+) -> str:
+    """Return a figure with its interval, if it has one; `sign` is that of number formats."""
+    if low is None or high is None:
+        return f"{figure} (one user)"
+    return f"{figure} ({low:{sign}.4f} .. {high:{sign}.4f})"
 
 
 def _figure(value: float | None) -> str:
@@ -111,20 +136,31 @@ def _chance(p: float) -> str:
     return f"{p:.4f}" if p >= 0.0001 else "<0.0001"
 
 
-def _first_is_better(one: Comparison, metric: str) -> bool | None:
-    from crossfeed.evaluation.metrics import LOWER_IS_BETTER
-
-    if one.p_holm > _SURE:
-        return None
-    return (one.difference > 0) != (metric in LOWER_IS_BETTER)
-
-
-def _plain(contest: Contest, metric: str) -> dict[str, object]:
+def _plain(
+    scorers: Sequence[Entrant], contests: Sequence[Contest], *, metric: str, part: str
+) -> dict[str, object]:
     return {
         "metric": metric,
-        "first": {"name": contest.first.name, "runs": contest.first.runs},
-        "second": {"name": contest.second.name, "runs": contest.second.runs},
-        "comparisons": [
-            {**asdict(one), "difference": one.difference} for one in contest.comparisons
+        "part": part,
+        "scorers": [{"name": one.name, "runs": one.runs, "seeds": one.seeds} for one in scorers],
+        "contests": [
+            {
+                "first": contest.first.name,
+                "second": contest.second.name,
+                "comparisons": [
+                    {**asdict(one), "difference": one.difference, "better": one.better}
+                    for one in contest.comparisons
+                ],
+            }
+            for contest in contests
         ],
     }
+
+
+def _note_few_seeds(scorers: Sequence[Entrant]) -> None:
+    few = [one.name for one in scorers if one.runs and len(one.runs) < _ENOUGH_SEEDS]
+    if few:
+        output.say(
+            f"note: fewer than {_ENOUGH_SEEDS} seeds of {', '.join(few)}: this speaks of these "
+            "trainings, not of their settings; other seeds give other figures"
+        )

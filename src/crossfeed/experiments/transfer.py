@@ -34,9 +34,6 @@ LARGEST = 8
 Row = list[float | None]
 """One figure per domain; None where there is none."""
 
-_SURE = 0.05
-"""Largest adjusted p at which a domain is called worse."""
-
 
 @dataclass(frozen=True)
 class Transfer:
@@ -119,11 +116,12 @@ def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
     for name, rival in rivals.items():
         outcomes = evaluate(rival, dataset, part=Part.VALIDATION).outcomes
         found += [(name, one) for one in compare(joint, outcomes, metric)[2:]]  # domains alone
-    adjusted = holm([one.p for _, one in found])
+    adjusted = _adjusted([one for _, one in found])
     return {
-        one.scope: f"{metric} {one.first:.4f}, {name} {one.second:.4f}, p {p:.4f}, on validation"
-        for (name, one), p in zip(found, adjusted, strict=True)
-        if p <= _SURE and one.difference < 0
+        one.scope: f"{metric} {one.first:.4f}, {name} {one.second:.4f}, p {one.p_holm:.4f}, "
+        "on validation"
+        for (name, _), one in zip(found, adjusted, strict=True)
+        if one.better == "second"
     }
 
 
