@@ -3,7 +3,7 @@
     python benchmarks/evaluation.py RUN [--repeats 3]
 
 The floor is what no evaluation of a vector scorer can leave out: read the histories of the test
-part, encode the users, multiply with the pool, take the top 10. Printed is the ratio of the medians.
+part, encode the users, multiply with the pool, take the top 10. Printed is the ratio of medians.
 """
 
 from __future__ import annotations

@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import sys
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import pytest
+from implicit.cpu import bpr as implicit_bpr
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, MissingExtraError
-from crossfeed.evaluation.baselines import ALS, BASELINES, BPR, EASE, ItemKNN, RecentPopularity
-from crossfeed.evaluation.baselines.clicks import click_matrix
+from crossfeed.evaluation.baselines import (
+    ALS,
+    BASELINES,
+    BPR,
+    EASE,
+    ItemKNN,
+    RecentPopularity,
+    require_baselines,
+)
+from crossfeed.evaluation.baselines.baseline import click_matrix, known_clicks
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.experiments.tuning import tune_baseline
 from crossfeed.scorer import Histories, Scorer
@@ -125,6 +136,40 @@ def test_als_folds_in_as_it_trains(last_out: Dataset) -> None:
     np.testing.assert_allclose(scores[0], items[last_out.catalogue.pool(0)] @ user, atol=1e-3)
 
 
+def test_als_gives_the_same_numbers_for_the_same_seed(last_out: Dataset) -> None:
+    one, again, other = (ALS(last_out, iterations=3, seed=seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one.score(HISTORIES, 0), again.score(HISTORIES, 0))
+    assert not np.array_equal(one.score(HISTORIES, 0), other.score(HISTORIES, 0))
+
+
+def test_bpr_puts_popularity_back(last_out: Dataset) -> None:
+    """Between two weights of popularity, scores differ by the logarithm of the items' users."""
+    without, whole = (BPR(last_out, iterations=5, popularity=weight) for weight in (0.0, 1.0))
+    users = click_matrix(last_out).toarray().sum(0)
+    expected = np.log(np.maximum(users, 1))[last_out.catalogue.pool(1)]
+    history = Histories.of([[1, 25]])
+    added = whole.score(history, 1) - without.score(history, 1)
+    np.testing.assert_allclose(added[0], expected, atol=1e-4)
+
+
+def test_bpr_folds_in_the_users_of_training_near_their_own_factors(last_out: Dataset) -> None:
+    """The map beats the plain mean of the items' factors, which is one of the maps it may be."""
+    bpr = BPR(last_out, iterations=20)
+    clicks = click_matrix(last_out)
+    means = clicks @ bpr._items / np.maximum(np.diff(clicks.indptr), 1)[:, None]
+    model = implicit_bpr.BayesianPersonalizedRanking(
+        factors=64,
+        learning_rate=0.05,
+        regularization=0.03,
+        iterations=20,
+        random_state=0,
+        num_threads=1,
+    )
+    model.fit(clicks, show_progress=False)
+    users = model.user_factors[:, :-1]
+    assert np.square(means @ bpr._map - users).sum() < 0.9 * np.square(means - users).sum()
+
+
 def test_bpr_gives_the_same_numbers_for_the_same_seed(last_out: Dataset) -> None:
     one, again, other = (BPR(last_out, iterations=5, seed=seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(one.score(HISTORIES, 0), again.score(HISTORIES, 0))
@@ -146,9 +191,45 @@ def test_recent_clicks_weigh_more(last_out: Dataset) -> None:
 def test_without_implicit_the_extra_is_named(
     last_out: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setitem(sys.modules, "implicit.als", None)
-    with pytest.raises(MissingExtraError, match=r"pip install 'crossfeed\[baselines\]'"):
-        ALS(last_out)
+    monkeypatch.setitem(sys.modules, "implicit.cpu.als", None)
+    monkeypatch.setitem(sys.modules, "implicit.cpu.bpr", None)
+    for name in ("als", "bpr"):
+        with pytest.raises(MissingExtraError, match=r"pip install 'crossfeed\[baselines\]'"):
+            BASELINES[name](last_out)
+        with pytest.raises(MissingExtraError, match="implicit"):
+            require_baselines(["popularity", name], last_out)  # before anything is fitted
+
+
+@pytest.mark.parametrize(
+    ("fit", "message"),
+    [
+        (partial(EASE, regularisation=0.0), r"regularisation is 0.0; it must be above 0"),
+        (partial(RecentPopularity, half_life=-1.0), r"half_life is -1.0; it must be above 0"),
+    ],
+)
+def test_impossible_settings_are_refused(
+    fit: Callable[[Dataset], Scorer], message: str, last_out: Dataset
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        fit(last_out)
+
+
+@pytest.mark.parametrize("name", BASELINES)
+def test_what_training_does_not_know_says_nothing(
+    name: str, fitted: dict[str, Scorer], last_out: Dataset
+) -> None:
+    """Items of no pool are ignored, and a click that is repeated counts once."""
+    odd = Histories.of([[-1, 1, 25, 1, last_out.catalogue.items]])
+    plain = Histories.of([[1, 25]])
+    np.testing.assert_array_equal(fitted[name].score(odd, 2), fitted[name].score(plain, 2))
+
+
+def test_clicks_that_training_does_not_know_are_dropped(last_out: Dataset) -> None:
+    catalogue = dataclasses.replace(last_out.catalogue, known=last_out.catalogue.known - 1)
+    unknown = int(catalogue.offsets[1] + catalogue.known[1])
+    known = known_clicks(Histories.of([[unknown, unknown - 1, unknown - 1], []]), catalogue)
+    assert known.shape == (2, catalogue.items)
+    assert known[0].indices.tolist() == [unknown - 1] and known.data.tolist() == [1.0]
 
 
 def test_item_knn_is_the_cosine_of_the_nearest(last_out: Dataset) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, DatasetError
-from crossfeed.evaluation.baselines import BASELINES
+from crossfeed.evaluation.baselines import BASELINES, require_baselines
 from crossfeed.evaluation.figures import Figures, macro_figures, mean_figures, worst_domains
 from crossfeed.evaluation.judgement import Judgement, judge_domain
 from crossfeed.evaluation.lists import list_figures
@@ -52,14 +52,11 @@ def evaluate(
         k: length of the lists that are judged, at least 1; `metrics_at` says by which metrics.
 
     Raises:
-        ConfigError: a baseline is unknown, or `k` is below 1.
+        ConfigError: a baseline is unknown or cannot be fitted to so many items, or `k` is below 1.
         DatasetError: the part has no event.
+        MissingExtraError: a baseline needs a package that is not installed.
     """
-    unknown = [name for name in baselines if name not in BASELINES]
-    if unknown:
-        raise ConfigError(
-            f"baseline '{unknown[0]}' is unknown; it is one of: {', '.join(BASELINES)}"
-        )
+    require_baselines(baselines, dataset)
     if k < 1:
         raise ConfigError(f"k = {k}, but a list has at least 1 item")
     events = dataset.events(part)

@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import ConfigError
-from crossfeed.evaluation.baselines import BASELINES
+from crossfeed.evaluation.baselines import BASELINES, require_baselines
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.scorer import Scorer
 
@@ -41,10 +40,10 @@ def tune_baseline(name: str, dataset: Dataset, *, metric: str = "ndcg@10") -> Tu
         metric: a metric of the evaluation.
 
     Raises:
-        ConfigError: the baseline is unknown.
+        ConfigError: the baseline is unknown, or the dataset is too large for it.
+        MissingExtraError: it needs a package that is not installed.
     """
-    if name not in BASELINES:
-        raise ConfigError(f"baseline '{name}' is unknown; it is one of: {', '.join(BASELINES)}")
+    require_baselines([name], dataset)
     best: Scorer | None = None
     trials: list[Trial] = []
     for settings, fit in BASELINES[name].trials().items():

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Protocol
+from collections.abc import Iterable, Mapping
 
 from crossfeed.data.dataset import Dataset
+from crossfeed.errors import ConfigError
+from crossfeed.evaluation.baselines.baseline import Baseline
 from crossfeed.evaluation.baselines.ease import EASE
 from crossfeed.evaluation.baselines.factors import ALS, BPR
 from crossfeed.evaluation.baselines.neighbours import ItemKNN
 from crossfeed.evaluation.baselines.popularity import Popularity, RecentPopularity
-from crossfeed.scorer import Scorer
 
 __all__ = [
     "ALS",
@@ -21,20 +21,11 @@ __all__ = [
     "ItemKNN",
     "Popularity",
     "RecentPopularity",
+    "require_baselines",
 ]
 
 
-class Baseline(Protocol):
-    """A class of baselines: fitted when it is made, with defaults that need no thought."""
-
-    def __call__(self, dataset: Dataset) -> Scorer:
-        """Fit the baseline, with its defaults, on the training part."""
-
-    def trials(self) -> Mapping[str, Callable[[Dataset], Scorer]]:
-        """Return the settings that tuning tries, at most 10: words for them -> how to fit."""
-
-
-BASELINES: Mapping[str, Baseline] = {
+BASELINES: Mapping[str, type[Baseline]] = {
     Popularity.name: Popularity,
     RecentPopularity.name: RecentPopularity,
     ItemKNN.name: ItemKNN,
@@ -43,3 +34,16 @@ BASELINES: Mapping[str, Baseline] = {
     BPR.name: BPR,
 }
 """Name -> baseline, built from the dataset it is fitted on."""
+
+
+def require_baselines(names: Iterable[str], dataset: Dataset) -> None:
+    """Refuse, before any work, baselines that cannot be fitted.
+
+    Raises:
+        ConfigError: one is unknown, or the dataset is too large for it.
+        MissingExtraError: one needs a package that is not installed.
+    """
+    for name in names:
+        if name not in BASELINES:
+            raise ConfigError(f"baseline '{name}' is unknown; it is one of: {', '.join(BASELINES)}")
+        BASELINES[name].check(dataset)

@@ -1,7 +1,8 @@
 """Matrix factorisation through `implicit`; users are folded in from their histories.
 
 A scorer sees a history, not a user, so the user's factors are computed from the history against the
-items' factors, for users of training and unknown ones alike.
+items' factors, for users of training and unknown ones alike. Everything runs on one thread of the
+CPU: the same seed gives the same numbers, whatever the machine has.
 
 Dims: B histories, U users, I items, N items of a pool, F factors.
 """
@@ -9,23 +10,21 @@ Dims: B histories, U users, I items, N items of a pool, F factors.
 from __future__ import annotations
 
 import importlib
-import warnings
-from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 
 import numpy as np
+from scipy import sparse
 
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import MissingExtraError
-from crossfeed.evaluation.baselines.clicks import click_matrix, history_matrix
-from crossfeed.evaluation.baselines.popularity import Popularity
-from crossfeed.scorer import Floats, Histories, Scorer
+from crossfeed.evaluation.baselines.baseline import Baseline, Trials, click_matrix
+from crossfeed.scorer import Floats
 
 __all__ = ["ALS", "BPR"]
 
 
-class ALS:
+class ALS(Baseline):
     """Weighted least squares, alternating between users and items.
 
     Fold-in: the user's own least-squares problem, solved exactly.
@@ -40,8 +39,8 @@ class ALS:
         dataset: Dataset,
         *,
         factors: int = 64,
-        regularisation: float = 10.0,
-        weight: float = 10.0,
+        regularisation: float = 400.0,
+        weight: float = 80.0,
         iterations: int = 15,
         seed: int = 0,
     ) -> None:
@@ -54,13 +53,14 @@ class ALS:
             weight: alpha of the source: a click counts 1 + alpha times what no click counts.
             iterations: sweeps over users and items.
             seed: of the first factors.
+
+        Raises:
+            MissingExtraError: the extra `baselines` is not installed.
         """
-        self._catalogue = dataset.catalogue
-        self._popularity = Popularity(dataset)
-        with warnings.catch_warnings():
-            # BLAS has the threads that the process gave it; implicit would have it have one.
-            warnings.filterwarnings("ignore", message="OpenBLAS is configured", module="implicit")
-            self._model = _implicit("als").AlternatingLeastSquares(
+        als, blas = _package("implicit.cpu.als"), _package("threadpoolctl")
+        super().__init__(dataset)
+        with blas.threadpool_limits(1, "blas"):
+            self._model = als.AlternatingLeastSquares(
                 factors=factors,
                 regularization=regularisation,
                 alpha=1 + weight,
@@ -71,31 +71,46 @@ class ALS:
             self._model.fit(click_matrix(dataset), show_progress=False)
 
     @classmethod
-    def trials(cls) -> Mapping[str, Callable[[Dataset], Scorer]]:
-        """Return the settings that tuning tries."""
+    def trials(cls) -> Trials:
+        """Return the settings that tuning tries; lambda has to grow with the weight."""
         return {
-            f"factors={factors} regularisation={value:.0f}": partial(
-                cls, factors=factors, regularisation=value
+            f"weight={weight:.0f} regularisation={value:.0f}": partial(
+                cls, weight=weight, regularisation=value
             )
-            for factors in (32, 128)
-            for value in (1.0, 10.0, 50.0)
+            for weight, values in (
+                (1.0, (3.0, 10.0, 30.0)),
+                (5.0, (10.0, 30.0)),
+                (20.0, (30.0, 100.0)),
+                (80.0, (100.0, 400.0, 1200.0)),
+            )
+            for value in values
         }
 
-    def score(self, histories: Histories, domain: int) -> Floats:
-        """Return (B, N) the products of the user's factors with those of the pool's items."""
-        taste = history_matrix(histories, self._catalogue)
-        taste.data[:] = 1.0  # as in training, where a repeat counts once
-        users = self._model.recalculate_user(np.arange(len(histories)), taste)  # (B, F)
-        scores = users @ self._model.item_factors[self._catalogue.pool(domain)].T
-        return _or_popular(scores, histories, self._popularity, domain)
+    @classmethod
+    def check(cls, dataset: Dataset) -> None:
+        """Refuse to go without `implicit`.
+
+        Raises:
+            MissingExtraError: the extra `baselines` is not installed.
+        """
+        _package("implicit.cpu.als")
+
+    def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
+        users = self._model.recalculate_user(np.arange(known.shape[0]), known)  # (B, F)
+        return np.asarray(users @ self._model.item_factors[pool].T)
 
 
-class BPR:
+class BPR(Baseline):
     """Bayesian personalised ranking: a click above a draw that was not clicked.
 
-    Fold-in: the mean of the factors of the history's items.
+    score(u, i) = x_u . y_i + b_i + popularity * log n_i, n_i the users who clicked i. `implicit`
+    draws in proportion to n_i, so that what it learns estimates how much likelier a click is than
+    its popularity says (as in noise-contrastive estimation): the last term puts that back.
 
-    Source: Rendle et al. 2009 (UAI).
+    Fold-in: the mean of the factors of the history's items, mapped to x_u by the least-squares map
+    that serves the users of training best.
+
+    Source: Rendle et al. 2009 (UAI); for the last term Gutmann & Hyvarinen 2010.
     """
 
     name = "bpr"
@@ -106,11 +121,12 @@ class BPR:
         *,
         factors: int = 64,
         learning_rate: float = 0.05,
-        regularisation: float = 0.01,
-        iterations: int = 100,
+        regularisation: float = 0.03,
+        iterations: int = 160,
+        popularity: float = 1.0,
         seed: int = 0,
     ) -> None:
-        """Fit the items' factors.
+        """Fit the items' factors and the map of the fold-in.
 
         Args:
             dataset: its training part is what is learned.
@@ -118,11 +134,16 @@ class BPR:
             learning_rate: step size.
             regularisation: weight of the squared factors.
             iterations: passes over the clicks.
+            popularity: how much of log n_i is put back: 0 for none, as `implicit` itself ranks.
             seed: of the first factors and of the draws.
+
+        Raises:
+            MissingExtraError: the extra `baselines` is not installed.
         """
-        self._catalogue = dataset.catalogue
-        self._popularity = Popularity(dataset)
-        model = _implicit("bpr").BayesianPersonalizedRanking(
+        bpr = _package("implicit.cpu.bpr")
+        super().__init__(dataset)
+        clicks = click_matrix(dataset)  # (U, I)
+        model = bpr.BayesianPersonalizedRanking(
             factors=factors,
             learning_rate=learning_rate,
             regularization=regularisation,
@@ -130,41 +151,54 @@ class BPR:
             random_state=seed,
             num_threads=1,  # more threads race, and the same seed would give other numbers
         )
-        model.fit(click_matrix(dataset), show_progress=False)
-        learned = np.asarray(model.item_factors, np.float32)  # (I, F + 1), the last is the bias
-        self._items, self._biases = learned[:, :-1], learned[:, -1]
+        model.fit(clicks, show_progress=False)
+        # Of F + 1 learned columns the last holds the items' biases, and ones for the users.
+        self._items = model.item_factors[:, :-1].copy()
+        users = np.asarray(clicks.sum(axis=0), np.float32).ravel()
+        self._biases = model.item_factors[:, -1] + popularity * np.log(np.maximum(users, 1))
+        self._map = _least_squares(_mean(clicks, self._items), model.user_factors[:, :-1])
 
     @classmethod
-    def trials(cls) -> Mapping[str, Callable[[Dataset], Scorer]]:
+    def trials(cls) -> Trials:
         """Return the settings that tuning tries."""
-        return {
-            f"learning_rate={rate} regularisation={value}": partial(
-                cls, learning_rate=rate, regularisation=value
+        with_popularity: Trials = {
+            f"regularisation={value} iterations={iterations}": partial(
+                cls, regularisation=value, iterations=iterations
             )
-            for rate in (0.02, 0.1)
-            for value in (0.001, 0.01, 0.1)
+            for value in (0.01, 0.03, 0.1)
+            for iterations in (40, 80, 160)
         }
+        return {**with_popularity, "popularity=0": partial(cls, popularity=0.0)}
 
-    def score(self, histories: Histories, domain: int) -> Floats:
-        """Return (B, N) products of the mean of the history's factors with the pool's, and bias."""
-        taste = history_matrix(histories, self._catalogue)
-        lengths = np.maximum(np.diff(histories.offsets), 1).astype(np.float32)
-        users = (taste @ self._items) / lengths[:, None]
-        pool = self._catalogue.pool(domain)
-        scores = users @ self._items[pool].T + self._biases[pool]
-        return _or_popular(scores, histories, self._popularity, domain)
+    @classmethod
+    def check(cls, dataset: Dataset) -> None:
+        """Refuse to go without `implicit`.
 
+        Raises:
+            MissingExtraError: the extra `baselines` is not installed.
+        """
+        _package("implicit.cpu.bpr")
 
-def _or_popular(
-    scores: Floats, histories: Histories, popularity: Popularity, domain: int
-) -> Floats:
-    """Return the scores, with those of popularity where a history holds nothing."""
-    empty = (np.diff(histories.offsets) == 0)[:, None]
-    return np.where(empty, popularity.score(histories, domain), scores).astype(np.float32)
+    def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
+        users = _mean(known, self._items) @ self._map  # (B, F)
+        return np.asarray(users @ self._items[pool].T + self._biases[pool])
 
 
-def _implicit(module: str) -> ModuleType:
+def _mean(clicks: sparse.csr_matrix, items: Floats) -> Floats:
+    """Return (B, F) the mean of the factors of each row's items; zero where it has none."""
+    lengths = np.maximum(np.diff(clicks.indptr), 1).astype(np.float32)
+    return np.asarray((clicks @ items) / lengths[:, None])
+
+
+def _least_squares(means: Floats, users: Floats) -> Floats:
+    """Return (F, F) the map from means to the users' learned factors, barely regularised."""
+    gram = means.T @ means
+    gram[np.diag_indices(len(gram))] += 1e-2  # keeps it solvable where users are fewer than F
+    return np.asarray(np.linalg.solve(gram, means.T @ users))
+
+
+def _package(name: str) -> ModuleType:
     try:
-        return importlib.import_module(f"implicit.{module}")
+        return importlib.import_module(name)
     except ImportError:
         raise MissingExtraError(package="implicit", extra="baselines") from None

@@ -5,16 +5,14 @@ Dims: B histories, U users, I items, N items of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from functools import partial
 
 import numpy as np
 from scipy import sparse
 
 from crossfeed.data.dataset import Dataset
-from crossfeed.evaluation.baselines.clicks import click_matrix, history_matrix
-from crossfeed.evaluation.baselines.popularity import Popularity
-from crossfeed.scorer import Floats, Histories, Scorer
+from crossfeed.evaluation.baselines.baseline import Baseline, Trials, click_matrix
+from crossfeed.scorer import Floats
 
 __all__ = ["ItemKNN"]
 
@@ -22,7 +20,7 @@ _CELLS_AT_ONCE = 20_000_000
 """Similarities held in memory at a time: 160 MB."""
 
 
-class ItemKNN:
+class ItemKNN(Baseline):
     """Score an item by its cosine similarity to the history's items, over all domains.
 
     score(u, i) = sum_{j in history} n_ij / (sqrt(n_i n_j) + shrinkage) + prior * n_i / max n,
@@ -35,17 +33,6 @@ class ItemKNN:
 
     name = "item-knn"
 
-    @classmethod
-    def trials(cls) -> Mapping[str, Callable[[Dataset], Scorer]]:
-        """Return the settings that tuning tries."""
-        return {
-            f"neighbours={neighbours} shrinkage={shrinkage}": partial(
-                cls, neighbours=neighbours, shrinkage=shrinkage
-            )
-            for neighbours in (100, 1000)
-            for shrinkage in (0.0, 10.0, 100.0)
-        }
-
     def __init__(
         self,
         dataset: Dataset,
@@ -54,19 +41,26 @@ class ItemKNN:
         shrinkage: float = 100.0,
         prior: float = 0.01,
     ) -> None:
-        self._catalogue = dataset.catalogue
-        self._popularity = Popularity(dataset)
+        super().__init__(dataset)
         self._prior = prior
         clicks = click_matrix(dataset)  # (U, I)
         self._similarity = _nearest(clicks, neighbours=neighbours, shrinkage=shrinkage).tocsc()
 
-    def score(self, histories: Histories, domain: int) -> Floats:
-        """Return (B, N) the summed similarity of each item of the pool to the history."""
-        taste = history_matrix(histories, self._catalogue)
-        similar = (taste @ self._similarity[:, self._catalogue.pool(domain)]).toarray()
-        popularity = self._popularity.score(histories, domain)
-        prior = self._prior * popularity / max(popularity.max(initial=0), 1)
-        return np.asarray(similar + prior, np.float32)
+    @classmethod
+    def trials(cls) -> Trials:
+        """Return the settings that tuning tries."""
+        return {
+            f"neighbours={neighbours} shrinkage={shrinkage:.0f}": partial(
+                cls, neighbours=neighbours, shrinkage=shrinkage
+            )
+            for neighbours in (100, 1000)
+            for shrinkage in (0.0, 10.0, 30.0, 100.0, 300.0)
+        }
+
+    def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
+        similar = (known @ self._similarity[:, pool]).toarray()  # (B, N)
+        popularity = self._popularity[pool]
+        return np.asarray(similar + self._prior * popularity / max(popularity.max(initial=0), 1))
 
 
 def _nearest(clicks: sparse.csr_matrix, *, neighbours: int, shrinkage: float) -> sparse.csr_matrix:

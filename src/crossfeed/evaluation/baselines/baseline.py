@@ -1,0 +1,83 @@
+"""What all baselines share: how they are fitted and tuned, and what a history is to them.
+
+Dims: B histories, U users, I items, N items of a pool.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import ClassVar
+
+import numpy as np
+from scipy import sparse
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.scorer import Catalogue, Floats, Histories, Ints, Scorer
+
+__all__ = ["Baseline", "Trials", "click_matrix", "known_clicks"]
+
+Trials = Mapping[str, Callable[[Dataset], Scorer]]
+"""Settings that tuning tries: words for them -> how to fit."""
+
+
+class Baseline(ABC):
+    """A scorer that is fitted when it is made, on the training part, with defaults.
+
+    A subclass states its formula. What holds for every one of them is held here: an item of a
+    history that is in no pool is ignored, one that is there twice counts once, order does not
+    matter, and a history that holds nothing known is ranked by popularity.
+    """
+
+    name: ClassVar[str]
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._catalogue = dataset.catalogue
+        self._popularity = dataset.item_clicks.astype(np.float32)
+        """(I,) what ranks a pool for a user of whom nothing is known."""
+
+    @classmethod
+    @abstractmethod
+    def trials(cls) -> Trials:
+        """Return the settings that tuning tries, at most 10, the defaults among them."""
+
+    @classmethod  # noqa: B027 - most have nothing to refuse
+    def check(cls, dataset: Dataset) -> None:
+        """Refuse, before any work, what the baseline cannot be fitted to or without."""
+
+    def score(self, histories: Histories, domain: int) -> Floats:
+        """Return (B, N) the score of each item of the domain's pool; higher is better."""
+        pool = self._catalogue.pool(domain)
+        known = known_clicks(histories, self._catalogue)
+        scores = np.array(self._score(known, pool), dtype=np.float32)
+        scores[np.diff(known.indptr) == 0] = self._popularity[pool]
+        return scores
+
+    @abstractmethod
+    def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
+        """Return (B, N) scores from (B, I) `known_clicks`; of an empty row anything finite."""
+
+
+def click_matrix(dataset: Dataset) -> sparse.csr_matrix:
+    """Return (U, I) ones where the user clicked the item in the training part."""
+    events = dataset.events(Part.TRAIN)
+    users, items = dataset.users_of(events), dataset.event_item[events].astype(np.int64)
+    return _ones(users, items, shape=(dataset.users, dataset.catalogue.items))
+
+
+def known_clicks(histories: Histories, catalogue: Catalogue) -> sparse.csr_matrix:
+    """Return (B, I) ones where the history holds the item and training knows it."""
+    inside = (histories.items >= 0) & (histories.items < catalogue.items)
+    rows, items = histories.rows()[inside], histories.items[inside]
+    domains = catalogue.domain_of(items)
+    known = items < catalogue.offsets[domains] + catalogue.known[domains]
+    return _ones(rows[known], items[known], shape=(len(histories), catalogue.items))
+
+
+def _ones(rows: Ints, columns: Ints, *, shape: tuple[int, int]) -> sparse.csr_matrix:
+    """Return ones in these cells, each row sorted; a cell that is named twice is still one."""
+    ones = np.ones(len(rows), np.float32)
+    matrix = sparse.csr_matrix((ones, (rows, columns)), shape)
+    matrix.sum_duplicates()
+    matrix.data[:] = 1.0
+    return matrix
