@@ -4,15 +4,16 @@
     python benchmarks/quality.py table
 
 A cell is (data, split, scorer, seed). Each runs in a process of its own, so that its peak memory
-is its own, and ends as one JSON file in benchmarks/results/quality, which is committed; a cell that
-has its file is not run again, so an interrupted benchmark goes on where it stopped. Selection sees
-the validation part alone; each cell reads the test part once. Data lies in CROSSFEED_DATA.
+is its own, and ends as one JSON file in benchmarks/results/quality, which is committed; a cell
+that has its file is not run again, so an interrupted benchmark goes on where it stopped. At the
+end the mean over the seeds of each scorer is judged with 95% intervals by user, and crossfeed is
+compared with it. Selection sees the validation part alone; each cell reads the test part once.
+Data lies in CROSSFEED_DATA.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -23,7 +24,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+
+from quality_table import RESULTS, table, write_standings
 
 from crossfeed.config import load_config
 from crossfeed.data.dataset import Dataset, Part
@@ -40,7 +42,6 @@ from crossfeed.scorer import Scorer
 from crossfeed.training.trainer import train
 
 ROOT = Path(__file__).parents[1]
-RESULTS = ROOT / "benchmarks" / "results" / "quality"
 
 SPLITS = ("last-out", "temporal", "new-in-domain")
 NETWORKS = ("translation", "shared-bottom", "mmoe", "ple", "star", "pepnet")
@@ -89,6 +90,7 @@ def run(work: Path, *, only: str, jobs: int) -> None:
     with ThreadPoolExecutor(jobs) as pool:
         for line in pool.map(lambda cell: _run_apart(cell, work), todo):
             print(line, flush=True)
+    write_standings(work)
 
 
 def _run_apart(cell: Cell, work: Path) -> str:
@@ -102,9 +104,7 @@ def _run_apart(cell: Cell, work: Path) -> str:
 def run_cell(cell: Cell, work: Path) -> None:
     """Fit, select and judge one scorer, and write its result."""
     dataset = _dataset(work, cell.data, cell.split)
-    began = time.perf_counter()
     scorer, about = _fitted(cell, dataset, work)
-    about = {"fit_seconds": round(time.perf_counter() - began, 1), **about}
     began = time.perf_counter()
     results = evaluate(scorer, dataset)
     write_outcomes(work / f"{cell.name}.outcomes.parquet", [results.outcomes])
@@ -123,35 +123,44 @@ def run_cell(cell: Cell, work: Path) -> None:
 
 
 def _fitted(cell: Cell, dataset: Dataset, work: Path) -> tuple[Scorer, dict[str, object]]:
-    """Return the cell's scorer, and what its training cost beyond time."""
+    """Return the cell's scorer, and what fitting it cost."""
     if cell.scorer in BASELINES:
-        tuned = tune_baseline(cell.scorer, dataset)
-        return tuned.scorer, {
-            "settings": tuned.settings,
-            "trials": {trial.settings: trial.value for trial in tuned.trials},
-        }
+        return _tuned(cell.scorer, dataset)
     plain = cell.scorer in NETWORKS
     settings = [f"model.discriminator={cell.scorer}"] if plain else []
     config = load_config(
         overrides=[f"train.seed={cell.seed}", *settings],
         preset="no-adversary" if plain else None,
     )
+    out = work / cell.name
     if cell.scorer == "alone":
-        return train_alone(dataset, out=work / cell.name, config=config), {}
-    trained = train(dataset, out=work / cell.name, config=config, resume=True)
+        scorer: Scorer = train_alone(dataset, out=out, config=config)
+        runs = [Run.open(each) for each in sorted(out.iterdir())]
+        return scorer, {"fit_seconds": round(sum(map(_seconds, runs)), 1)}
+    trained = train(dataset, out=out, config=config, resume=True)
     return trained.scorer(), _training_facts(trained, dataset)
+
+
+def _tuned(name: str, dataset: Dataset) -> tuple[Scorer, dict[str, object]]:
+    began = time.perf_counter()
+    tuned = tune_baseline(name, dataset)
+    return tuned.scorer, {
+        "fit_seconds": round(time.perf_counter() - began, 1),
+        "settings": tuned.settings,
+        "trials": {trial.settings: trial.value for trial in tuned.trials},
+    }
 
 
 def _training_facts(trained: Run, dataset: Dataset) -> dict[str, object]:
     epochs = trained.metrics()
-    seconds = sum(float(epoch["seconds"]) for epoch in epochs)
+    seconds = _seconds(trained)
     best = max(epochs, key=lambda epoch: float(epoch["validation"]["micro"]["ndcg@10"]))
     weights = trained.read_checkpoint("best")["players"]
     return {
         "epochs": len(epochs),
         "best_epoch": best["epoch"],
         "validation": best["validation"],
-        "train_seconds": round(seconds, 1),
+        "fit_seconds": round(seconds, 1),
         "clicks_per_second": round(len(epochs) * len(dataset.events(Part.TRAIN)) / seconds),
         "parameters": sum(
             value.numel()
@@ -159,6 +168,11 @@ def _training_facts(trained: Run, dataset: Dataset) -> dict[str, object]:
             if trained.config.has_generator or name.startswith("discriminator.")
         ),
     }
+
+
+def _seconds(trained: Run) -> float:
+    """Return what training took, validation apart; a run that was resumed counts whole."""
+    return sum(float(epoch["seconds"]) for epoch in trained.metrics())
 
 
 def _dataset(work: Path, data: str, split: str) -> Dataset:
@@ -181,60 +195,9 @@ def _dataset(work: Path, data: str, split: str) -> Dataset:
     return prepare(shared / "movielens-100k", source="movielens-100k", out=out, config=config)
 
 
-def table() -> str:
-    """Return the results so far as Markdown, one table for each data set and split."""
-    found: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = {}  # Any: JSON
-    for file in sorted(RESULTS.glob("*.json")):
-        result = json.loads(file.read_text("utf-8"))
-        place = found.setdefault((result["data"], result["split"]), {})
-        place.setdefault(result["scorer"], []).append(result)
-    lines = []
-    for (data, split), scorers in found.items():
-        lines += [f"### {data}, {split}", "", *_HEAD]
-        rows = [_row(name, results) for name, results in scorers.items()]
-        lines += [row for _, row in sorted(rows, reverse=True)]
-        lines.append("")
-    return "\n".join(lines)
-
-
-_HEAD = (
-    "| scorer | seeds | ndcg@10 micro | ndcg@10 macro | auc micro | fit s | clicks/s | peak MiB "
-    "| parameters |",
-    "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
-)
-
-
-def _row(name: str, results: list[dict[str, Any]]) -> tuple[float, str]:
-    """Return what rows are sorted by, and the row; figures are means over the seeds."""
-
-    def mean(*path: str) -> float | None:
-        values = []
-        for result in results:
-            value: Any = result
-            for key in path:
-                value = value.get(key) if value else None
-            values.append(value)
-        return None if None in values else sum(values) / len(values)
-
-    micro = mean("results", "micro", "ndcg@10") or 0.0
-    columns = [
-        name,
-        str(len(results)),
-        f"{micro:.4f}",
-        f"{mean('results', 'macro', 'ndcg@10'):.4f}",
-        f"{mean('results', 'micro', 'auc'):.4f}",
-        f"{mean('fit_seconds'):,.0f}",
-        *(
-            "" if value is None else f"{value:,.0f}"
-            for value in (mean("clicks_per_second"), mean("peak_mib"), mean("parameters"))
-        ),
-    ]
-    return micro, "| " + " | ".join(columns) + " |"
-
-
 def main() -> None:
     """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
     everything = commands.add_parser("run", help="run the cells that have no result yet")
     everything.add_argument("--only", default="", help="beginning of the cells' names")
