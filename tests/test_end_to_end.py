@@ -56,6 +56,7 @@ def test_the_readme_shows_the_line_in_order(line: dict[str, Result]) -> None:
         "train",
         "evaluate",
         "compare",
+        "report",
         "export",
         "recommend",
     ]

@@ -33,6 +33,7 @@ def test_the_wheel_holds_every_module_the_types_and_the_licence(wheel: Path) -> 
     modules = {f"crossfeed/{path.relative_to(ROOT / 'src/crossfeed')}" for path in _modules()}
     assert modules <= set(names)
     assert "crossfeed/py.typed" in names
+    assert {f"crossfeed/evaluation/report/page.{kind}" for kind in ("html", "css")} <= set(names)
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 

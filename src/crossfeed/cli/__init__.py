@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossfeed import __version__
-from crossfeed.cli import comparing, data, output, serving, start, training
+from crossfeed.cli import comparing, data, output, reporting, serving, start, training
 from crossfeed.errors import CrossfeedError
 
 __all__ = ["COMMANDS", "HISTORIES", "app", "main"]
@@ -37,6 +37,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "train": training.train,
         "evaluate": training.evaluate,
         "compare": comparing.compare,
+        "report": reporting.report,
         "export": training.export,
     },
     "From a bundle to recommendations": {

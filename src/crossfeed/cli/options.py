@@ -16,6 +16,7 @@ __all__ = [
     "Json",
     "Overwrite",
     "Preset",
+    "RunFolder",
     "Seed",
     "Settings",
     "SourceName",
@@ -43,6 +44,7 @@ SourceName = Annotated[
     typer.Option("--source", metavar="NAME", help="A public data set: see `crossfeed sources`."),
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")]
+RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
 Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
 

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from crossfeed.cli import output, tables
-from crossfeed.cli.options import ConfigFile, Json, Overwrite, Preset, Settings
+from crossfeed.cli.options import ConfigFile, Json, Overwrite, Preset, RunFolder, Settings
 from crossfeed.cli.options import read_settings as _read_settings
 
 if TYPE_CHECKING:
     from crossfeed.run import Run
 
 __all__ = ["evaluate", "export", "train"]
-
-RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train wrote.")]
 
 
 def train(

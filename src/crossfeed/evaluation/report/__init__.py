@@ -1,0 +1,1 @@
+"""An evaluation as one HTML page: facts in, text out, no file is touched."""

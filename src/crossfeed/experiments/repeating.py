@@ -1,0 +1,96 @@
+"""What to type to get a run again, and which of its settings are not the defaults."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from crossfeed.config import Config
+from crossfeed.evaluation.report.contents import Setting
+from crossfeed.run import Run
+
+__all__ = ["changed_settings", "commands"]
+
+Json = Mapping[str, Any]  # Any: JSON
+
+
+def changed_settings(config: Config) -> tuple[Setting, ...]:
+    """Return the settings that differ from the defaults, by section.key."""
+    return tuple(
+        Setting(name=name, value=_toml(value), default=_toml(default))
+        for name, value, default in _changes(config)
+    )
+
+
+def commands(run: Run, *, manifest: Json, results: Json | None, transfer: bool) -> tuple[str, ...]:
+    """Return the commands that lead from the log to the report, in order.
+
+    Args:
+        run: the run.
+        manifest: of its dataset; `inputs` and `source` name the log.
+        results: of its last evaluation, if it had one.
+        transfer: whether transfer was measured.
+    """
+    dataset = str(run.facts["dataset"])
+    folder = str(run.path)
+    prepared = [_log(manifest), *_source(manifest), "--out", dataset]
+    lines = [
+        ["prepare", *prepared, *_settings(run.config, "data")],
+        ["train", dataset, "--out", folder, *_settings(run.config, "model", "train")],
+    ]
+    if results is not None:
+        baselines = ["--baselines", ",".join(results["baselines"])]
+        part = [] if results["part"] == "test" else ["--part", results["part"]]
+        wanted = ["--transfer"] if transfer else []
+        lines.append(["evaluate", folder, *baselines, *part, *wanted])
+    lines.append(["report", folder])
+    return tuple(shlex.join(["crossfeed", *line]) for line in lines)
+
+
+def _changes(config: Config) -> Iterator[tuple[str, object, object]]:
+    standard = Config()
+    for section in type(config).model_fields:
+        values, defaults = (
+            getattr(one, section).model_dump(mode="json") for one in (config, standard)
+        )
+        for key, value in values.items():
+            if value != defaults[key]:
+                yield f"{section}.{key}", value, defaults[key]
+
+
+def _settings(config: Config, *sections: str) -> list[str]:
+    """Return the options that set what differs from the defaults in some sections."""
+    return [
+        word
+        for name, value, _ in _changes(config)
+        if name.partition(".")[0] in sections
+        for setting in _assignments(name, value)
+        for word in ("--set", setting)
+    ]
+
+
+def _assignments(name: str, value: object) -> Iterator[str]:
+    if isinstance(value, Mapping):
+        for key, own in value.items():
+            yield f"{name}.{key}={_toml(own)}"
+    else:
+        yield f"{name}={_toml(value)}"
+
+
+def _toml(value: object) -> str:
+    """Return a value as `--set` reads it; of what settings are, JSON is TOML."""
+    return "none" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _log(manifest: Json) -> str:
+    """Return the file or folder that was read; of several files the folder that holds them."""
+    names = [str(one["name"]) for one in manifest["inputs"]]
+    return names[0] if len(names) == 1 else str(Path(os.path.commonpath(names)))
+
+
+def _source(manifest: Json) -> list[str]:
+    return ["--source", manifest["source"]] if manifest["source"] else []
