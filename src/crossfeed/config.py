@@ -139,6 +139,9 @@ class TrainConfig(_Section):
     """Discriminator steps for each generator step."""
     select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
     """The validation figure that chooses the best epoch."""
+    on_collapse: Literal["warn", "roll-back"] = "warn"
+    """What follows an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
+    half the learning rate, three times at most."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
 

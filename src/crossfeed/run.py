@@ -2,8 +2,10 @@
 
 config.json             all settings, the dataset's path and hash, versions, device
 metrics.jsonl           one line per epoch
+health.jsonl            what each epoch said of both players, and its alarms
 checkpoints/last.pt     everything needed to go on as if nothing had happened
 checkpoints/best.pt     the players' weights at the best validation so far
+checkpoints/healthy.pt  both players at the last healthy epoch, where roll-back is set
 checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
 results.json            figures of the last evaluation
 outcomes.parquet        its metrics of every event, for intervals and comparisons
@@ -36,13 +38,14 @@ from crossfeed.model.scorer import NetworkScorer
 
 __all__ = ["FORMAT_VERSION", "CheckpointName", "Run"]
 
-CheckpointName = Literal["last", "best", "refit-last", "refit"]
+CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
 FORMAT_VERSION = 1
 
 _FILES = (
     "config.json",
     "metrics.jsonl",
+    "health.jsonl",
     "results.json",
     "outcomes.parquet",
     "transfer.json",
@@ -157,15 +160,19 @@ class Run:
 
     def metrics(self) -> list[dict[str, Any]]:  # Any: JSON
         """Return what was measured, one entry per epoch."""
-        file = self.path / "metrics.jsonl"
-        if not file.exists():
-            return []
-        return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+        return self._lines("metrics.jsonl")
+
+    def health(self) -> list[dict[str, Any]]:  # Any: JSON
+        """Return what was seen of both players, one entry per epoch."""
+        return self._lines("health.jsonl")
 
     def write_metrics(self, lines: list[dict[str, Any]]) -> None:  # Any: JSON
         """Write what was measured, one entry per epoch."""
-        with atomic_path(self.path / "metrics.jsonl") as temporary:
-            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
+        self._write_lines("metrics.jsonl", lines)
+
+    def write_health(self, lines: list[dict[str, Any]]) -> None:  # Any: JSON
+        """Write what was seen of both players, one entry per epoch."""
+        self._write_lines("health.jsonl", lines)
 
     def write_results(self, results: Results) -> None:
         """Keep an evaluation: its figures, and the outcomes that they are means of."""
@@ -236,6 +243,16 @@ class Run:
                 f"{FORMAT_VERSION}"
             )
         return dict(checkpoint)
+
+    def _lines(self, name: str) -> list[dict[str, Any]]:  # Any: JSON
+        file = self.path / name
+        if not file.exists():
+            return []
+        return [json.loads(line) for line in file.read_text("utf-8").splitlines()]
+
+    def _write_lines(self, name: str, lines: list[dict[str, Any]]) -> None:  # Any: JSON
+        with atomic_path(self.path / name) as temporary:
+            temporary.write_text("".join(json.dumps(line) + "\n" for line in lines), "utf-8")
 
     def _checkpoint(self, name: CheckpointName) -> Path:
         return self.path / "checkpoints" / f"{name}.pt"

@@ -114,7 +114,11 @@ def test_the_figures_are_those_of_the_run(measured: Run) -> None:
     assert "cold" not in slices  # nobody is, under last-out
     assert report.transfer is not None and report.transfer.against_alone[0].p_holm == 0.005
     assert report.held_back == json.loads((measured.path / "gate.json").read_text())["held_back"]
-    assert report.missing == ()
+    assert report.health is not None and [name for name, _ in report.health.rows] == ["1", "2", "3"]
+    assert report.health.columns[0] == "separation"
+    separations = [values[0] for _, values in report.health.rows]
+    assert separations == [line["separation"] for line in measured.health()]
+    assert report.alarms == () and report.missing == ()
 
 
 def test_names_are_text_and_nothing_comes_from_elsewhere(measured: Run) -> None:
@@ -128,7 +132,7 @@ def test_names_are_text_and_nothing_comes_from_elsewhere(measured: Run) -> None:
                 assert str(value).startswith(("#", "data:")), f"<{tag} {name}={value}>"
     assert any('<script>alert("x")</script>&$_^' in word for word in seen.words)
     assert "url(" not in page.replace("url(#", "")
-    assert len([tag for tag, _ in seen.tags if tag == "svg"]) == 4
+    assert len([tag for tag, _ in seen.tags if tag == "svg"]) == 5
 
 
 def test_what_was_not_measured_is_named_with_its_command(run: Run, tmp_path: Path) -> None:
@@ -145,6 +149,18 @@ def test_what_was_not_measured_is_named_with_its_command(run: Run, tmp_path: Pat
     words = Seen(render(report)).words
     assert f"crossfeed evaluate {bare.path} --transfer" in words
     assert not any(word.startswith("How good") and word.endswith("?") for word in words)
+
+
+def test_alarms_are_shown_with_their_epoch(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    alarmed = Run.open(tmp_path / "run")
+    lines = alarmed.health()
+    lines[1]["alarms"] = [{"name": "entropy", "cause": "few items <b>"}]
+    alarmed.write_health(lines)
+    page = render(make_report(alarmed, examples=0))
+    assert "epoch 2, entropy: few items &lt;b&gt;" in page and "No alarm." not in page
+    (alarmed.path / "health.jsonl").unlink()  # a run that kept none
+    assert "Was the training healthy?" not in render(make_report(alarmed, examples=0))
 
 
 def test_a_report_is_the_same_at_every_call(measured: Run) -> None:
@@ -304,7 +320,7 @@ def test_a_browser_draws_it(measured: Run, tmp_path: Path, width: int) -> None:
     browsed = _browse(tmp_path / "copy.html", width, tmp_path / "profile")
     body = next(attributes for tag, attributes in Seen(browsed.stdout).tags if tag == "body")
     measures = json.loads(str(body["data-measured"]))
-    assert len(measures["charts"]) == 4
+    assert len(measures["charts"]) == 5
     for chart in measures["charts"]:
         assert chart["width"] > 250 and chart["marks"] > 10, chart
     assert measures["overflow"] <= 0 and np.isclose(measures["width"], width, atol=20)

@@ -120,6 +120,7 @@ def test_killed_and_resumed_is_uninterrupted(
     assert_same_weights(resumed, uninterrupted)
     assert_same_weights(resumed, uninterrupted, "last")
     assert without_times(resumed) == without_times(uninterrupted)
+    assert resumed.health() == uninterrupted.health()
 
 
 @pytest.mark.parametrize(

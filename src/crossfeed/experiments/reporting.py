@@ -30,6 +30,7 @@ from crossfeed.run import Run
 __all__ = ["make_report", "write_report"]
 
 _METRIC = "ndcg@10"
+_PLAYERS = ("discriminator", "generator")
 
 Json = Mapping[str, Any]  # Any: JSON
 
@@ -89,7 +90,8 @@ def make_report(run: Run, *, examples: int) -> Report:
         lists=_lists(results) if results else None,
         transfer=_transfer(transfer) if transfer else None,
         held_back=gate["held_back"] if gate else None,
-        health=None,
+        health=_health(run),
+        alarms=_alarms(run),
         examples=_examples(run, dataset, results, examples),
         missing=_missing(run, results=results, transfer=transfer),
         commands=commands(
@@ -236,6 +238,35 @@ def _figure(tree: Any, *path: str) -> float | None:  # Any: JSON
     for key in path:
         tree = tree.get(key) if tree else None
     return None if tree is None else float(tree)
+
+
+def _health(run: Run) -> Table | None:
+    """Return what each epoch said of both players; None of an older run, which kept none."""
+    rows = tuple((str(line["epoch"]), tuple(_vitals(line).values())) for line in run.health())
+    return Table(columns=tuple(_vitals(run.health()[0])), rows=rows) if rows else None
+
+
+def _vitals(line: Json) -> dict[str, float | None]:
+    entropies = line["entropy"].values()
+    norms = line["gradient_norms"]
+    return {
+        "separation": line["separation"],
+        "entropy": sum(entropies) / len(entropies) if entropies else None,
+        "least entropy": min(entropies) if entropies else None,
+        "distinct candidates": line["distinct_share"],
+        "reward": line["reward_mean"],
+        "variance of reward": line["reward_variance"],
+        "gap": line["gap"],
+        **{f"gradient of {player}": norms.get(player) for player in _PLAYERS},
+    }
+
+
+def _alarms(run: Run) -> tuple[Fact, ...]:
+    return tuple(
+        Fact(f"epoch {line['epoch']}, {alarm['name']}", alarm["cause"])
+        for line in run.health()
+        for alarm in line["alarms"]
+    )
 
 
 def _transfer(transfer: Json) -> TransferFacts:

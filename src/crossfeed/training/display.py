@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
 
@@ -15,6 +16,8 @@ from rich.progress import (
 )
 
 from crossfeed.evaluation.results import Results
+from crossfeed.training.alarms import Alarm
+from crossfeed.training.health import Health
 
 __all__ = ["Display"]
 
@@ -65,6 +68,21 @@ class Display:
             micro, macro = results.micro["ndcg@10"], results.macro["ndcg@10"]
             line += f"  validation ndcg@10 micro {micro:.4f} macro {macro:.4f}"
         self.say(line + ("  best so far" if best else ""))
+
+    def health(self, health: Health, alarms: Sequence[Alarm]) -> None:
+        """Show what an epoch said of both players, and every sign of collapse."""
+        entropies = health.entropy.values()
+        told = {
+            "separation": health.separation,
+            "entropy": sum(entropies) / len(entropies) if entropies else None,
+            "distinct candidates": health.distinct_share,
+            "reward": health.reward_mean,
+            "gap": health.gap,
+        }
+        text = "  ".join(f"{name} {value:.3f}" for name, value in told.items() if value is not None)
+        self.say(f"  health: {text}")
+        for alarm in alarms:
+            self.say(f"  alarm ({alarm.name}): {alarm.cause}")
 
     def say(self, line: str) -> None:
         """Show one line."""

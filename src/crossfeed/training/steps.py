@@ -26,7 +26,15 @@ from crossfeed.model.players import Players
 from crossfeed.training.batches import Batch
 from crossfeed.training.proposals import Proposals
 
-__all__ = ["Scores", "TargetLoss", "discriminator_step", "generator_step", "score", "target_loss"]
+__all__ = [
+    "Move",
+    "Scores",
+    "TargetLoss",
+    "discriminator_step",
+    "generator_step",
+    "score",
+    "target_loss",
+]
 
 
 @dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Scores:
     """(B,) second score."""
 
     def detached(self) -> Scores:
-        """Return the same without gradients, for the phase in which the discriminator rests."""
+        """Return the same without gradients."""
         return Scores(self.candidates.detach(), self.clicks.detach())
 
 
@@ -60,6 +68,16 @@ class TargetLoss:
     def total(self) -> Tensor:
         """Return L1 + L2 + L3."""
         return self.generator + self.anchor + self.discriminator + self.gap
+
+
+@dataclass(frozen=True)
+class Move:
+    """What one step of a player saw and did."""
+
+    losses: TargetLoss
+    scores: Scores
+    gradient_norm: float
+    """Of the player that moved, before it was clipped."""
 
 
 def score(players: Players, batch: Batch, proposals: Proposals) -> Scores:
@@ -101,26 +119,26 @@ def target_loss(
 
 def discriminator_step(
     players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
-) -> TargetLoss:
+) -> Move:
     """Move the discriminator; the generator and its proposals stay as they are."""
     resting = proposals.detached()
     scores = score(players, batch, resting)
     losses = target_loss(players, batch, resting, scores, config)
     _require_finite(losses, batch, resting, scores)
-    _move(players.discriminator, optimiser, losses, config)
-    return losses
+    norm = _move(players.discriminator, optimiser, losses, config)
+    return Move(losses, scores.detached(), norm)
 
 
 def generator_step(
     players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
-) -> TargetLoss:
+) -> Move:
     """Move the generator by the scores of the discriminator as it stands now."""
     with torch.no_grad():
         scores = score(players, batch, proposals)
     losses = target_loss(players, batch, proposals, scores, config)
     _require_finite(losses, batch, proposals, scores)
-    _move(players.generator, optimiser, losses, config)
-    return losses
+    norm = _move(players.generator, optimiser, losses, config)
+    return Move(losses, scores, norm)
 
 
 def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:
@@ -152,11 +170,13 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     return torch.stack(losses).mean()
 
 
-def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> None:
+def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> float:
+    """Move a player, and return the norm of its gradient."""
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()  # type: ignore[no-untyped-call]
-    nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
+    norm = nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
     optimiser.step()
+    return float(norm)
 
 
 def _require_finite(losses: TargetLoss, batch: Batch, proposals: Proposals, scores: Scores) -> None:

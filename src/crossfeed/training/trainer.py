@@ -13,18 +13,24 @@ from torch.optim import AdamW, Optimizer
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, TrainingError
+from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import CheckpointName, Run
+from crossfeed.training.alarms import Alarm, find_alarms
 from crossfeed.training.batches import Batch, batches, steps_per_epoch
 from crossfeed.training.display import Display
+from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step
 
 __all__ = ["train"]
+
+MOST_ROLL_BACKS = 3
+"""Roll-backs after which a training that collapses again is stopped."""
 
 
 def train(
@@ -82,7 +88,14 @@ class FitProgress:
     seconds: float = 0.0
     losses: dict[str, float] = field(default_factory=dict)
     """Sums of the running epoch's losses."""
+    health_sums: dict[str, float] = field(default_factory=dict)
+    """What `HealthSums` holds of the running epoch."""
+    health_counts: dict[str, int] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
+    health: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
+    floor: float | None = None
+    """Popularity's validation figure, once it has been measured."""
+    roll_backs: int = 0
 
 
 class Fit:
@@ -113,6 +126,7 @@ class Fit:
         }
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
+        self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
 
     def go_on(self) -> None:
         """Train from where the fit stands until it is finished."""
@@ -159,15 +173,17 @@ class Fit:
             expanded=self.expanded,
             share=config.train.proposal_share,
         )
-        losses = discriminator_step(
+        move = discriminator_step(
             self.players, self.optimisers["discriminator"], batch, proposals, config
         )
-        self._count("discriminator", losses)
+        self._count("discriminator", move.losses)
+        self.health.add_discriminator(batch, proposals, move)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
-            losses = generator_step(
+            move = generator_step(
                 self.players, self.optimisers["generator"], batch, proposals, config
             )
-            self._count("generator", losses)
+            self._count("generator", move.losses)
+            self.health.add_generator(batch, proposals, move, config=config.train)
 
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
@@ -176,19 +192,61 @@ class Fit:
         is_best = value > progress.best or not self.selects
         if is_best:
             progress.best, progress.best_epoch = value, progress.epoch
+        health = self.health.mean()
+        alarms = self._alarms(health, value) if results else ()
         progress.metrics.append(self._epoch_metrics(results))
+        progress.health.append(
+            {"epoch": progress.epoch + 1, **health.to_json(), "alarms": [vars(a) for a in alarms]}
+        )
         display.epoch(epoch=progress.epoch, results=results, seconds=progress.seconds, best=is_best)
+        display.health(health, alarms)
         stale = progress.epoch - progress.best_epoch
         progress.finished = progress.epoch + 1 >= self.epochs or (
             self.selects and stale >= self.config.train.patience
         )
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.seconds, progress.losses = 0.0, {}
+        self.health.clear()
         if is_best and (self.selects or progress.finished):
             self.run.write_checkpoint(self.best, {"players": self.players.state_dict()})
         if self.selects:
             self.run.write_metrics(progress.metrics)
+            self.run.write_health(progress.health)
+            self._recover(display, collapsed=bool(alarms))
         self._save()
+
+    def _alarms(self, health: Health, value: float) -> tuple[Alarm, ...]:
+        """Return the signs of collapse in the epoch that ends; warm-up gives none."""
+        progress = self.progress
+        if progress.epoch < self.config.train.warmup_epochs:
+            return ()
+        if progress.floor is None:
+            popularity = evaluate(Popularity(self.dataset), self.dataset, part=Part.VALIDATION)
+            progress.floor = _selected(popularity, self.config)
+        metric = self.config.train.select_on
+        return find_alarms(health, metric=metric, value=value, floor=progress.floor)
+
+    def _recover(self, display: Display, *, collapsed: bool) -> None:
+        """Keep a healthy epoch; go back to the last one from a collapsed epoch, if that is set."""
+        progress, train = self.progress, self.config.train
+        if train.on_collapse != "roll-back" or progress.finished:
+            return
+        if not collapsed:
+            self.run.write_checkpoint("healthy", self._players_and_optimisers())
+            return
+        if not self.run.has_checkpoint("healthy"):
+            return
+        if progress.roll_backs == MOST_ROLL_BACKS:
+            progress.finished = True
+            display.say(f"collapsed again after {MOST_ROLL_BACKS} roll-backs: stopped")
+            return
+        progress.roll_backs += 1
+        rate = train.learning_rate * 0.5**progress.roll_backs
+        self._restore_players(self.run.read_checkpoint("healthy"))
+        for optimiser in self.optimisers.values():
+            for group in optimiser.param_groups:
+                group["lr"] = rate
+        display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _validate(self) -> Results:
         scorer = NetworkScorer(self.dataset.catalogue, self.players)
@@ -224,17 +282,25 @@ class Fit:
         self.run.write_checkpoint(
             self.last,
             {
-                "players": self.players.state_dict(),
-                "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
+                **self._players_and_optimisers(),
                 "random_state": torch.get_rng_state(),
                 "progress": vars(self.progress),
             },
         )
 
-    def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
+    def _players_and_optimisers(self) -> dict[str, Any]:  # Any: see run.Checkpoint
+        return {
+            "players": self.players.state_dict(),
+            "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
+        }
+
+    def _restore_players(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
         self.players.load_state_dict(checkpoint["players"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(checkpoint["optimisers"][name])
+
+    def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
+        self._restore_players(checkpoint)
         self.random_state = checkpoint["random_state"]
         self.progress = FitProgress(**checkpoint["progress"])
 

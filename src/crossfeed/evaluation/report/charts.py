@@ -15,7 +15,7 @@ from crossfeed.evaluation.report.contents import Epoch, Table
 from crossfeed.evaluation.report.svg import GRID, INK, SERIES, chart_style, inline_svg, plain
 from crossfeed.evaluation.statistics import Estimate
 
-__all__ = ["bars_chart", "heat_map", "losses_chart", "validation_chart"]
+__all__ = ["bars_chart", "health_chart", "heat_map", "losses_chart", "validation_chart"]
 
 _WIDTH = 5.0
 """Inches; 72 units of the view box each."""
@@ -28,19 +28,19 @@ _SHADE = 0.7
 def losses_chart(epochs: Sequence[Epoch]) -> str:
     """Return the losses of both players by epoch, one panel each: their scales differ."""
     names = list(dict.fromkeys(name for epoch in epochs for name in epoch.losses))
-    rows = -(-len(names) // 2)
-    with matplotlib.rc_context(chart_style()):
-        figure = Figure(figsize=(_WIDTH, 1.7 * rows), layout="constrained")
-        panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
-        for panel, name in zip(panels, names, strict=False):
-            having = [epoch for epoch in epochs if name in epoch.losses]
-            _line(panel, having, [epoch.losses[name] for epoch in having], SERIES[0])
-            panel.set_title(plain(name), fontsize=10)
-        for panel in panels[len(names) :]:
-            panel.set_axis_off()
-        for panel in panels[-2:]:
-            panel.set_xlabel("epoch")
-        return inline_svg(figure, name="losses", title=f"Losses by epoch: {', '.join(names)}")
+    numbers = [epoch.number for epoch in epochs]
+    curves = {name: [epoch.losses.get(name) for epoch in epochs] for name in names}
+    return _panels(numbers, curves, name="losses", title=f"Losses by epoch: {', '.join(names)}")
+
+
+def health_chart(health: Table) -> str:
+    """Return the columns of a table of epochs, one panel each."""
+    numbers = [int(name) for name, _ in health.rows]
+    curves = {
+        column: [row[place] for _, row in health.rows]
+        for place, column in enumerate(health.columns)
+    }
+    return _panels(numbers, curves, name="health", title="Health of the training by epoch")
 
 
 def validation_chart(epochs: Sequence[Epoch], *, metric: str, best: int | None) -> str:
@@ -48,9 +48,9 @@ def validation_chart(epochs: Sequence[Epoch], *, metric: str, best: int | None) 
     with matplotlib.rc_context(chart_style()):
         figure = Figure(figsize=(_WIDTH, 3.0), layout="constrained")
         axes = figure.subplots()
-        validated = [one for one in epochs if one.micro is not None and one.macro is not None]
-        _line(axes, validated, [one.micro or 0.0 for one in validated], SERIES[0])
-        _line(axes, validated, [one.macro or 0.0 for one in validated], SERIES[1])
+        numbers = [epoch.number for epoch in epochs]
+        _line(axes, numbers, [epoch.micro for epoch in epochs], SERIES[0])
+        _line(axes, numbers, [epoch.macro for epoch in epochs], SERIES[1])
         axes.legend(axes.lines, ["micro", "macro"], frameon=False, loc="lower right")
         if best is not None:
             axes.axvline(best, color=INK, linewidth=1, linestyle=(0, (4, 3)))
@@ -116,8 +116,30 @@ def heat_map(table: Table, *, metric: str) -> str:
         return inline_svg(figure, name="transfer", title=f"{metric} by what the network was shown")
 
 
-def _line(axes: Axes, epochs: Sequence[Epoch], values: Sequence[float], colour: str) -> None:
-    axes.plot([one.number for one in epochs], values, color=colour, marker="o", markersize=3)
+def _panels(
+    numbers: Sequence[int],
+    curves: Mapping[str, Sequence[float | None]],
+    *,
+    name: str,
+    title: str,
+) -> str:
+    rows = -(-len(curves) // 2)
+    with matplotlib.rc_context(chart_style()):
+        figure = Figure(figsize=(_WIDTH, 1.7 * rows), layout="constrained")
+        panels = figure.subplots(rows, 2, sharex=True, squeeze=False).ravel()
+        for panel, (curve, values) in zip(panels, curves.items(), strict=False):
+            _line(panel, numbers, values, SERIES[0])
+            panel.set_title(plain(curve), fontsize=10)
+        for panel in panels[len(curves) :]:
+            panel.set_axis_off()
+        for panel in panels[-2:]:
+            panel.set_xlabel("epoch")
+        return inline_svg(figure, name=name, title=title)
+
+
+def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float | None], colour: str) -> None:
+    known = [np.nan if value is None else value for value in values]
+    axes.plot(numbers, known, color=colour, marker="o", markersize=3)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color=GRID, linewidth=0.6)
 

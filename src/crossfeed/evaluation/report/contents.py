@@ -169,6 +169,9 @@ class Report:
     held_back: Mapping[str, str] | None
     """Domain -> why the gate holds it back; None where there is no gate."""
     health: Table | None
+    """Rows: epochs; `None` where the training kept none."""
+    alarms: tuple[Fact, ...]
+    """Epoch -> the sign of collapse that it gave."""
     examples: tuple[Example, ...]
     missing: tuple[Missing, ...]
     commands: tuple[str, ...]

@@ -9,6 +9,7 @@ from markupsafe import Markup
 
 from crossfeed.evaluation.report.charts import (
     bars_chart,
+    health_chart,
     heat_map,
     losses_chart,
     validation_chart,
@@ -49,6 +50,8 @@ def _charts(report: Report) -> dict[str, Markup]:
         drawn["validation"] = validation_chart(
             report.epochs, metric=report.validation_metric, best=report.best_epoch
         )
+    if report.health:
+        drawn["health"] = health_chart(report.health)
     if report.quality:
         drawn["bars"] = bars_chart(report.quality.scorers, metric=report.quality.metric)
     if report.transfer:

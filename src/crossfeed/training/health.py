@@ -1,0 +1,130 @@
+"""The health of an adversarial training: what tells a collapse before the losses do.
+
+Dims: B clicks, b clicks of one domain, K candidates per click, N items of a pool.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+
+from crossfeed.config import TrainConfig
+from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.proposals import Proposals
+from crossfeed.training.steps import Move
+
+__all__ = ["Health", "HealthSums"]
+
+_ROWS = 64
+"""Clicks of a domain by which a batch's entropy is told; more say the same and cost time."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """What one epoch said of both players; None where nothing was measured."""
+
+    separation: float | None
+    """Share of pairs of a click and one of its candidates in which the click scores higher, ties
+    half: 0.5 where the discriminator cannot tell them apart, 1 where it always does."""
+    distinct_share: float | None
+    """Different candidates of a domain's batch, of as many as there could be, in (0, 1]."""
+    entropy: Mapping[str, float]
+    """Domain -> entropy of the generator's confidence over a user's pool, of its maximum log N:
+    1 for all items alike, 0 for one item alone."""
+    reward_mean: float | None
+    """Mean over candidates of score minus log-confidence, which the generator raises."""
+    reward_variance: float | None
+    gap: float | None
+    """The distance between clicks and candidates (`train.gap`), mean over batches; over the domains
+    of a batch it is -tau log mean exp(-distance / tau)."""
+    gradient_norms: Mapping[str, float]
+    """Player -> mean norm of its gradient before it is clipped."""
+
+    def to_json(self) -> dict[str, object]:
+        """Return a line of health.jsonl, without the number of the epoch."""
+        return asdict(self)
+
+
+@dataclass
+class HealthSums:
+    """Sums over the steps of an epoch, in dictionaries that a checkpoint can hold."""
+
+    sums: dict[str, float]
+    counts: dict[str, int]
+
+    def add_discriminator(self, batch: Batch, proposals: Proposals, move: Move) -> None:
+        """Count a step of the discriminator."""
+        first, second = move.scores.candidates, move.scores.clicks.unsqueeze(1)
+        above = (second > first).float() + 0.5 * (second == first).float()  # (B, K)
+        self._add("separation", above.mean())
+        self._add("distinct share", _distinct_share(batch, proposals))
+        self._add("gradient discriminator", move.gradient_norm)
+
+    def add_generator(
+        self, batch: Batch, proposals: Proposals, move: Move, *, config: TrainConfig
+    ) -> None:
+        """Count a step of the generator."""
+        for group, confidence in zip(batch.groups, proposals.confidences, strict=True):
+            self._add(f"entropy {group.name}", _entropy(confidence[:_ROWS].detach()))
+        rewards = move.scores.candidates - proposals.candidate_log_confidence.detach()  # (B, K)
+        self._add("reward mean", rewards.mean())
+        self._add("reward square", rewards.square().mean())
+        self._add("gradient generator", move.gradient_norm)
+        gap_loss = float(move.losses.gap.detach())
+        if config.gap_weight and gap_loss > 0:  # the loss is weight * exp(-gap / scale)
+            self._add("gap", -config.gap_scale * math.log(gap_loss / config.gap_weight))
+
+    def mean(self) -> Health:
+        """Return the means over what was counted."""
+        means = {name: total / self.counts[name] for name, total in self.sums.items()}
+        mean, square = means.get("reward mean"), means.get("reward square")
+        return Health(
+            separation=means.get("separation"),
+            distinct_share=means.get("distinct share"),
+            entropy=_under("entropy ", means),
+            reward_mean=mean,
+            reward_variance=None if mean is None or square is None else square - mean**2,
+            gap=means.get("gap"),
+            gradient_norms=_under("gradient ", means),
+        )
+
+    def clear(self) -> None:
+        """Begin a new epoch."""
+        self.sums.clear()
+        self.counts.clear()
+
+    def _add(self, name: str, value: Tensor | float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+        self.counts[name] = self.counts.get(name, 0) + 1
+
+
+def _under(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name.removeprefix(prefix): mean for name, mean in means.items() if name.startswith(prefix)
+    }
+
+
+def _distinct_share(batch: Batch, proposals: Proposals) -> float:
+    """Return the mean over the batch's domains."""
+    shares = [_distinct(group, proposals.candidates[group.rows]) for group in batch.groups]
+    return sum(shares) / len(shares)
+
+
+def _distinct(group: DomainRows, candidates: Tensor) -> float:
+    items = int(group.pool.stop - group.pool.start)
+    drawn = torch.bincount(candidates.flatten(), minlength=items) > 0
+    return float(drawn.sum()) / min(candidates.numel(), items)
+
+
+def _entropy(log_confidence: Tensor) -> Tensor:
+    """Return the mean over rows (b, N) of entropy by its maximum; rows of one item count as 1."""
+    inside = log_confidence.isfinite()
+    terms = torch.where(inside, log_confidence.exp() * log_confidence, 0.0)
+    sizes = inside.sum(dim=1)
+    most = sizes.clamp_min(2).float().log()
+    shares = torch.where(sizes > 1, -terms.sum(dim=1) / most, 1.0)
+    return shares.mean()

@@ -1,0 +1,223 @@
+"""Health is measured as it is defined, and a collapse is seen, named and left behind."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from planted import tiny_config
+from typer.testing import CliRunner
+
+from crossfeed.cli import app
+from crossfeed.config import Config, load_config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.training import trainer
+from crossfeed.training.alarms import Alarm, find_alarms
+from crossfeed.training.batches import Batch, DomainRows, batches
+from crossfeed.training.health import Health, HealthSums
+from crossfeed.training.proposals import Proposals
+from crossfeed.training.steps import Move, Scores, TargetLoss
+from crossfeed.training.trainer import train
+
+HEALTHY = Health(
+    separation=0.7,
+    distinct_share=0.5,
+    entropy={"books": 0.6, "films": 0.4},
+    reward_mean=1.0,
+    reward_variance=2.0,
+    gap=0.1,
+    gradient_norms={"discriminator": 1.0, "generator": 1.0},
+)
+PUBLISHED = load_config(
+    preset="published",
+    overrides=[
+        *("model.width=16", "model.heads=2", "model.dropout=0.1", "train.candidates=8"),
+        *("train.batch_size=256", "train.learning_rate=0.01", "train.patience=9"),
+    ],
+)
+
+
+def published(**train: object) -> Config:
+    return PUBLISHED.model_copy(update={"train": PUBLISHED.train.model_copy(update=train)})
+
+
+def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
+    """Return two clicks of one domain of four items, with two candidates each."""
+    first = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
+    nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
+    group = DomainRows(0, "books", slice(0, 2), slice(0, 4), torch.tensor([0, 1]), nothing)
+    # The first row's pool lacks an item and is even; the second holds one item for sure.
+    logits = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [100.0, 0.0, 0.0, 0.0]])
+    confidence = logits.log_softmax(dim=1)
+    candidates = torch.tensor([[0, 1], [1, 1]])
+    zero = torch.zeros(())
+    proposals = Proposals(
+        confidences=(confidence,),
+        candidates=candidates,
+        candidate_log_confidence=torch.tensor([[-1.0, -1.0], [-2.0, -2.0]]),
+        click_log_confidence=torch.zeros(2),
+        candidate_log_proposal=torch.zeros(2, 2),
+        click_log_proposal=torch.zeros(2),
+        expanded=torch.ones(2, dtype=torch.bool),
+    )
+    scores = Scores(
+        candidates=torch.tensor([[0.0, 2.0], [1.0, 1.0]]), clicks=torch.tensor([1.0, 1.0])
+    )
+    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5 / 2.0)))
+    return replace(first, groups=(group,)), proposals, Move(losses, scores, gradient_norm=3.0)
+
+
+def test_health_by_hand(last_out: Dataset) -> None:
+    batch, proposals, move = hand_made(last_out)
+    config = tiny_config(gap_weight=0.1, gap_scale=2.0).train
+    sums = HealthSums({}, {})
+    sums.add_discriminator(batch, proposals, move)
+    sums.add_generator(batch, proposals, move, config=config)
+    health = sums.mean()
+    # Pairs: 1 above 0, 1 below 2, two ties. Rewards: 1, 3, 3, 3.
+    assert health.separation == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
+    assert health.distinct_share == pytest.approx(2 / 4)
+    assert health.entropy == {"books": pytest.approx((1.0 + 0.0) / 2)}
+    assert health.reward_mean == pytest.approx(2.5)
+    assert health.reward_variance == pytest.approx(0.75)
+    assert health.gap == pytest.approx(0.5)
+    assert health.gradient_norms == {"discriminator": 3.0, "generator": 3.0}
+    sums.clear()
+    assert sums.mean() == Health(None, None, {}, None, None, None, {})
+
+
+def test_a_healthy_epoch_gives_no_alarm() -> None:
+    assert find_alarms(HEALTHY, metric="micro ndcg@10", value=0.2, floor=0.1) == ()
+    nothing = Health(None, None, {}, None, None, None, {})
+    assert find_alarms(nothing, metric="micro ndcg@10", value=None, floor=None) == ()
+
+
+def test_each_sign_of_collapse_has_its_name_and_its_cause() -> None:
+    def alarm(health: Health, value: float = 0.2) -> Alarm:
+        (found,) = find_alarms(health, metric="micro ndcg@10", value=value, floor=0.1)
+        return found
+
+    entropy = alarm(replace(HEALTHY, entropy={"books": 0.6, "films": 0.01}))
+    assert entropy.name == "entropy"
+    assert "in 1 of 2 domains: entropy 0.010 of 1 in 'films'" in entropy.cause
+    separation = alarm(replace(HEALTHY, separation=0.51))
+    assert separation.name == "separation" and "51.0% of the pairs" in separation.cause
+    validation = alarm(HEALTHY, value=0.05)
+    assert validation.name == "validation"
+    assert "validation micro ndcg@10 0.0500, popularity 0.1000" in validation.cause
+
+
+def test_the_published_form_collapses_and_the_default_does_not(
+    last_out: Dataset, tmp_path: Path
+) -> None:
+    collapsed = train(last_out, out=tmp_path / "published", config=published(epochs=4))
+    causes = {alarm["name"] for line in collapsed.health() for alarm in line["alarms"]}
+    assert "separation" in causes
+    assert collapsed.health()[0]["alarms"] == []  # warm-up
+    healthy = train(last_out, out=tmp_path / "default", config=tiny_config(epochs=4, patience=4))
+    assert [line["alarms"] for line in healthy.health()] == [[]] * 4
+    separations = [line["separation"] for line in healthy.health()]
+    assert separations[-1] > collapsed.health()[-1]["separation"] + 0.05
+
+
+def test_every_epoch_has_its_line(last_out: Dataset, tmp_path: Path) -> None:
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(epochs=2))
+    lines = [json.loads(line) for line in (run.path / "health.jsonl").read_text().splitlines()]
+    assert lines == run.health() and [line["epoch"] for line in lines] == [1, 2]
+    for line in lines:
+        assert set(line["entropy"]) == set(last_out.catalogue.domains)
+        assert all(0 < value <= 1 for value in line["entropy"].values())
+        assert 0 < line["separation"] < 1 and 0 < line["distinct_share"] <= 1
+        assert line["reward_variance"] >= 0
+        assert all(norm > 0 for norm in line["gradient_norms"].values())
+    assert lines[0]["gap"] is None and lines[1]["gap"] >= 0  # warm-up has no gap loss
+
+
+def test_without_a_generator_only_the_discriminator_is_measured(
+    last_out: Dataset, tmp_path: Path
+) -> None:
+    run = train(last_out, out=tmp_path / "run", config=tiny_config(adversary=False, epochs=1))
+    (line,) = run.health()
+    assert line["entropy"] == {} and line["reward_mean"] is None
+    assert set(line["gradient_norms"]) == {"discriminator"}
+
+
+def always_alarmed(monkeypatch: pytest.MonkeyPatch, *, after: int = 0) -> list[int]:
+    """Make every epoch after the first `after` ones a collapsed one."""
+    calls: list[int] = []
+
+    def alarms(*_: object, **__: object) -> tuple[Alarm, ...]:
+        calls.append(len(calls) + 1)
+        return (Alarm("entropy", "planted"),) if len(calls) > after else ()
+
+    monkeypatch.setattr(trainer, "find_alarms", alarms)
+    return calls
+
+
+def test_a_collapse_is_rolled_back_with_half_the_rate_three_times(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always_alarmed(monkeypatch, after=1)
+    config = tiny_config(epochs=9, patience=9, on_collapse="roll-back")
+    run = train(last_out, out=tmp_path / "run", config=config)
+    lines = run.health()
+    assert [len(line["alarms"]) for line in lines] == [0, 0, 1, 1, 1, 1]
+    last = run.read_checkpoint("last")
+    assert last["progress"]["roll_backs"] == 3
+    for optimiser in last["optimisers"].values():
+        assert {group["lr"] for group in optimiser["param_groups"]} == {0.01 / 8}
+    # Each collapsed epoch began at the same healthy weights, with less and less of a step.
+    moved = [line["gradient_norms"]["discriminator"] for line in lines[2:]]
+    assert all(one > 0 for one in moved)
+
+
+def test_after_a_roll_back_the_weights_are_the_healthy_ones(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    always_alarmed(monkeypatch, after=1)
+    saved: list[dict[str, torch.Tensor]] = []
+    save = trainer.Fit._save
+
+    def keep(fit: trainer.Fit) -> None:
+        saved.append({name: value.clone() for name, value in fit.players.state_dict().items()})
+        save(fit)
+
+    monkeypatch.setattr(trainer.Fit, "_save", keep)
+    config = tiny_config(epochs=4, patience=9, on_collapse="roll-back")
+    run = train(last_out, out=tmp_path / "run", config=config)
+    healthy = run.read_checkpoint("healthy")["players"]
+
+    def same(one: dict[str, torch.Tensor]) -> bool:
+        return all(torch.equal(value, healthy[name]) for name, value in one.items())
+
+    assert [same(one) for one in saved] == [False, True, True, False]  # the last epoch is left
+
+
+def test_a_warning_changes_nothing(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = train(last_out, out=tmp_path / "plain", config=tiny_config(epochs=3))
+    always_alarmed(monkeypatch)
+    warned = train(last_out, out=tmp_path / "warned", config=tiny_config(epochs=3))
+    assert [line["losses"] for line in plain.metrics()] == [
+        line["losses"] for line in warned.metrics()
+    ]
+    assert not warned.has_checkpoint("healthy")
+
+
+def test_alarms_are_shown_live(last_out: Dataset, tmp_path: Path) -> None:
+    values = ("model.width=16", "train.epochs=3", "train.batch_size=256", "train.candidates=8")
+    settings = ["--preset=published", *(f"--set={value}" for value in values)]
+    shown = CliRunner().invoke(
+        app,
+        ["train", str(last_out.path), "--out", str(tmp_path / "run"), *settings],
+    )
+    assert shown.exit_code == 0, shown.output
+    assert "health: separation 0." in shown.stderr
+    assert (
+        "alarm (separation): the discriminator cannot tell clicks from candidates" in shown.stderr
+    )
