@@ -86,7 +86,7 @@ def run(work: Path, *, only: str, jobs: int) -> None:
     """Run all cells that have no result yet, `jobs` at a time."""
     todo = [cell for cell in cells() if cell.name.startswith(only) and not cell.file.exists()]
     for data, split in dict.fromkeys((cell.data, cell.split) for cell in todo):
-        _dataset(work, data, split)  # prepared once, before several cells need it
+        dataset_of(work, data, split)  # prepared once, before several cells need it
     with ThreadPoolExecutor(jobs) as pool:
         for line in pool.map(lambda cell: _run_apart(cell, work), todo):
             print(line, flush=True)
@@ -103,7 +103,7 @@ def _run_apart(cell: Cell, work: Path) -> str:
 
 def run_cell(cell: Cell, work: Path) -> None:
     """Fit, select and judge one scorer, and write its result."""
-    dataset = _dataset(work, cell.data, cell.split)
+    dataset = dataset_of(work, cell.data, cell.split)
     scorer, about = _fitted(cell, dataset, work)
     began = time.perf_counter()
     results = evaluate(scorer, dataset)
@@ -175,7 +175,7 @@ def _seconds(trained: Run) -> float:
     return sum(float(epoch["seconds"]) for epoch in trained.metrics())
 
 
-def _dataset(work: Path, data: str, split: str) -> Dataset:
+def dataset_of(work: Path, data: str, split: str) -> Dataset:
     """Return a data set under a split, prepared once."""
     out = work / f"{data}.{split}.dataset"
     if out.exists():

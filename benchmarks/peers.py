@@ -1,0 +1,112 @@
+"""Outside recommenders on the very same split, judged by the same evaluator.
+
+    python benchmarks/peers.py export --work WORK ciao.last-out    # writes WORK/peers/ciao.last-out
+    PEERS/bin/python benchmarks/peer_recbole.py WORK/peers/ciao.last-out SASRec
+    python benchmarks/peers.py judge --work WORK ciao.last-out recbole.SASRec
+
+Each peer runs in an environment of its own, with its own training loop and its own selection on the
+validation part; docs/benchmarks.md says how the environments are made. It reads the split, writes a
+score of every item of the pool for every test event, and never sees the test part's items.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+from quality import dataset_of
+from quality_table import RESULTS, write_standings
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.evaluation.outcomes import write_outcomes
+from crossfeed.files import write_json
+from crossfeed.scorer import Floats, Histories, Ints
+
+PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
+
+
+class Recorded:
+    """Scores that were made elsewhere, given out in the order of the test events of each domain."""
+
+    def __init__(self, name: str, scores: Floats, dataset: Dataset) -> None:
+        self.name = name
+        domains = dataset.event_domain[dataset.events(Part.TEST)]
+        sizes = dataset.catalogue.known[domains]
+        if len(scores) != sizes.sum():
+            raise SystemExit(f"{name}: {len(scores):,} scores, not {int(sizes.sum()):,}")
+        ends = np.cumsum(sizes)
+        self._rows = {
+            domain: np.stack(
+                [
+                    scores[ends[row] - sizes[row] : ends[row]]
+                    for row in np.flatnonzero(domains == domain)
+                ]
+            )
+            for domain in np.unique(domains).tolist()
+        }
+        self._given = dict.fromkeys(self._rows, 0)
+
+    def score(self, histories: Histories, domain: int) -> Floats:
+        """Return (B, N) the next B rows of the domain: `evaluate` asks for each once, in order."""
+        first = self._given[domain]
+        self._given[domain] = first + len(histories)
+        return self._rows[domain][first : first + len(histories)]
+
+
+def export(dataset: Dataset, folder: Path) -> None:
+    """Write the split: users, items, domains and histories of every part; no item of the test."""
+    arrays: dict[str, Ints] = {
+        "pool_offsets": dataset.catalogue.offsets,
+        "pool_known": dataset.catalogue.known,
+    }
+    for name, part in PARTS.items():
+        events = dataset.events(part)
+        histories = dataset.histories(events, part)
+        arrays[f"{name}_users"] = dataset.users_of(events)
+        arrays[f"{name}_domains"] = dataset.event_domain[events].astype(np.int64)
+        arrays[f"{name}_history"] = histories.items
+        arrays[f"{name}_offsets"] = histories.offsets
+        if part is not Part.TEST:
+            arrays[f"{name}_items"] = dataset.event_item[events].astype(np.int64)
+    folder.mkdir(parents=True, exist_ok=True)
+    np.savez(folder / "split.npz", **arrays)  # type: ignore[arg-type]
+
+
+def judge(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
+    """Evaluate the scores that a peer wrote, and keep the cell beside those of the benchmark."""
+    folder = work / "peers" / ground
+    about = json.loads((folder / f"{peer}.json").read_text("utf-8"))
+    scorer = Recorded(peer, np.load(folder / f"{peer}.npy", mmap_mode="r"), dataset)
+    results = evaluate(scorer, dataset)
+    data, split = ground.split(".")
+    cell = {"data": data, "split": split, "scorer": peer, "seed": 0}
+    name = f"{ground}.{peer}.0"
+    write_outcomes(work / f"{name}.outcomes.parquet", [results.outcomes])
+    content_hash = dataset.manifest["content_hash"]
+    write_json(
+        RESULTS / f"{name}.json",
+        {**cell, **about, "dataset_hash": content_hash, "results": results.to_json()},
+    )
+    write_standings(work)
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("command", choices=["export", "judge"])
+    parser.add_argument("--work", type=Path, required=True, help="folder of quality.py")
+    parser.add_argument("ground", help="data.split")
+    parser.add_argument("peer", nargs="?", help="name of the scores")
+    given = parser.parse_args()
+    dataset = dataset_of(given.work, *given.ground.split("."))
+    if given.command == "export":
+        export(dataset, given.work / "peers" / given.ground)
+    else:
+        judge(dataset, ground=given.ground, peer=given.peer, work=given.work)
+
+
+if __name__ == "__main__":
+    main()
