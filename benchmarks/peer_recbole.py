@@ -26,8 +26,6 @@ ROWS = 512
 
 COMMON = {
     "seed": 0,
-    "epochs": 200,
-    "stopping_step": 5,
     "train_batch_size": 2048,
     "eval_batch_size": 4096,
     "embedding_size": 64,

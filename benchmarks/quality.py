@@ -25,7 +25,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from quality_table import RESULTS, table, write_standings
+from quality_table import PAGE, RESULTS, table, write_page, write_standings
 
 from crossfeed.config import load_config
 from crossfeed.data.dataset import Dataset, Part
@@ -204,12 +204,13 @@ def main() -> None:
     everything.add_argument("--jobs", type=int, default=1, help="cells at a time, a thread each")
     one = commands.add_parser("cell", help="run one cell")
     one.add_argument("name", help="data.split.scorer.seed")
-    commands.add_parser("table", help="print the results so far")
+    shown = commands.add_parser("table", help="print the results so far")
+    shown.add_argument("--write", action="store_true", help="put them into docs/benchmarks.md")
     for command in (everything, one):
         command.add_argument("--work", type=Path, required=True, help="folder for data and runs")
     given = parser.parse_args()
     if given.command == "table":
-        print(table())
+        write_page(PAGE) if given.write else print(table())
         return
     given.work.mkdir(parents=True, exist_ok=True)
     if given.command == "run":

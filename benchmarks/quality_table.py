@@ -22,9 +22,12 @@ from crossfeed.evaluation.statistics import (
 )
 from crossfeed.files import write_json
 
-__all__ = ["RESULTS", "table", "write_standings"]
+__all__ = ["PAGE", "RESULTS", "table", "write_page", "write_standings"]
 
 RESULTS = Path(__file__).parent / "results" / "quality"
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+_BEGIN, _END = "<!-- quality -->\n", "<!-- /quality -->\n"
 
 METRIC = "ndcg@10"
 OURS = "crossfeed"
@@ -53,6 +56,13 @@ def table() -> str:
         for (data, split), cells in _by_split().items()
         for line in [f"### {data}, {split}", "", *_rows(data, split, cells), ""]
     )
+
+
+def write_page(page: Path) -> None:
+    """Put the results so far into a page, between its two markers."""
+    before, _, rest = page.read_text("utf-8").partition(_BEGIN)
+    _, _, after = rest.partition(_END)
+    page.write_text(f"{before}{_BEGIN}\n{table()}\n{_END}{after}", "utf-8")
 
 
 def _by_split() -> dict[tuple[str, str], dict[str, list[Json]]]:
