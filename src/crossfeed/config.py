@@ -109,6 +109,9 @@ class TrainConfig(_Section):
     """Step size of both players' optimisers."""
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of both players' optimisers."""
+    average: float = Field(default=0.998, ge=0, lt=1)
+    """What a step leaves of the running average of the weights, which is validated, kept and
+    served; 0 keeps the weights themselves."""
     gradient_clip: float = Field(default=5.0, gt=0)
     """Largest norm of a player's gradient."""
     candidates: int = Field(default=100, ge=2)

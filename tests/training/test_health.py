@@ -183,7 +183,9 @@ def test_after_a_roll_back_the_weights_are_the_healthy_ones(
     save = trainer.Fit._save
 
     def keep(fit: trainer.Fit) -> None:
-        saved.append({name: value.clone() for name, value in fit.players.state_dict().items()})
+        saved.append(
+            {name: value.clone() for name, value in fit.state.players.state_dict().items()}
+        )
         save(fit)
 
     monkeypatch.setattr(trainer.Fit, "_save", keep)

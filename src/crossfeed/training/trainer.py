@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim import AdamW, Optimizer
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
@@ -16,7 +15,6 @@ from crossfeed.errors import ConfigError, TrainingError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
-from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import CheckpointName, Run
 from crossfeed.training.alarms import Alarm, find_alarms
@@ -25,6 +23,7 @@ from crossfeed.training.display import Display
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
+from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step
 
 __all__ = ["train"]
@@ -118,12 +117,8 @@ class Fit:
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.train.seed)
-            self.players = Players(dataset.catalogue, self.config.model).to(self.device)
+            self.state = FitState(dataset.catalogue, self.config, device=self.device)
             self.random_state = torch.get_rng_state()
-        self.optimisers = {
-            "discriminator": _optimiser(self.players.discriminator, self.config),
-            "generator": _optimiser(self.players.generator, self.config),
-        }
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
@@ -141,7 +136,7 @@ class Fit:
 
     def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:
         progress = self.progress
-        self.players.train()
+        self.state.players.train()
         began = time.perf_counter() - progress.seconds
         for batch in batches(
             self.dataset,
@@ -164,7 +159,8 @@ class Fit:
         warming_up = self.progress.epoch < config.train.warmup_epochs
         if warming_up:
             config = _warmup(config)
-        generator = self.players.generator if self.config.has_generator else None
+        players, optimisers = self.state.players, self.state.optimisers
+        generator = players.generator if self.config.has_generator else None
         proposals = propose(
             generator,
             batch,
@@ -173,17 +169,14 @@ class Fit:
             expanded=self.expanded,
             share=config.train.proposal_share,
         )
-        move = discriminator_step(
-            self.players, self.optimisers["discriminator"], batch, proposals, config
-        )
+        move = discriminator_step(players, optimisers["discriminator"], batch, proposals, config)
         self._count("discriminator", move.losses)
         self.health.add_discriminator(batch, proposals, move)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
-            move = generator_step(
-                self.players, self.optimisers["generator"], batch, proposals, config
-            )
+            move = generator_step(players, optimisers["generator"], batch, proposals, config)
             self._count("generator", move.losses)
             self.health.add_generator(batch, proposals, move, config=config.train)
+        self.state.average()
 
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
@@ -208,7 +201,7 @@ class Fit:
         progress.seconds, progress.losses = 0.0, {}
         self.health.clear()
         if is_best and (self.selects or progress.finished):
-            self.run.write_checkpoint(self.best, {"players": self.players.state_dict()})
+            self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
         if self.selects:
             self.run.write_metrics(progress.metrics)
             self.run.write_health(progress.health)
@@ -232,7 +225,7 @@ class Fit:
         if train.on_collapse != "roll-back" or progress.finished:
             return
         if not collapsed:
-            self.run.write_checkpoint("healthy", self._players_and_optimisers())
+            self.run.write_checkpoint("healthy", self.state.to_checkpoint())
             return
         if not self.run.has_checkpoint("healthy"):
             return
@@ -242,14 +235,12 @@ class Fit:
             return
         progress.roll_backs += 1
         rate = train.learning_rate * 0.5**progress.roll_backs
-        self._restore_players(self.run.read_checkpoint("healthy"))
-        for optimiser in self.optimisers.values():
-            for group in optimiser.param_groups:
-                group["lr"] = rate
+        self.state.restore(self.run.read_checkpoint("healthy"))
+        self.state.set_learning_rate(rate)
         display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _validate(self) -> Results:
-        scorer = NetworkScorer(self.dataset.catalogue, self.players)
+        scorer = NetworkScorer(self.dataset.catalogue, self.state.served)
         return evaluate(scorer, self.dataset, part=Part.VALIDATION)
 
     def _epoch_metrics(self, results: Results | None) -> dict[str, Any]:  # Any: JSON
@@ -282,40 +273,16 @@ class Fit:
         self.run.write_checkpoint(
             self.last,
             {
-                **self._players_and_optimisers(),
+                **self.state.to_checkpoint(),
                 "random_state": torch.get_rng_state(),
                 "progress": vars(self.progress),
             },
         )
 
-    def _players_and_optimisers(self) -> dict[str, Any]:  # Any: see run.Checkpoint
-        return {
-            "players": self.players.state_dict(),
-            "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
-        }
-
-    def _restore_players(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
-        self.players.load_state_dict(checkpoint["players"])
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(checkpoint["optimisers"][name])
-
     def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
-        self._restore_players(checkpoint)
+        self.state.restore(checkpoint)
         self.random_state = checkpoint["random_state"]
         self.progress = FitProgress(**checkpoint["progress"])
-
-
-def _optimiser(player: torch.nn.Module, config: Config) -> Optimizer:
-    """Return AdamW; biases and norms are not decayed."""
-    decayed = [value for value in player.parameters() if value.ndim > 1]
-    others = [value for value in player.parameters() if value.ndim <= 1]
-    return AdamW(
-        [
-            {"params": decayed, "weight_decay": config.train.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.train.learning_rate,
-    )
 
 
 def _warmup(config: Config) -> Config:
