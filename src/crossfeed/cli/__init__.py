@@ -16,7 +16,7 @@ import typer
 from typer.core import TyperGroup
 
 from crossfeed import __version__
-from crossfeed.cli import comparing, data, output, reporting, serving, start, training
+from crossfeed.cli import comparing, data, generating, output, reporting, serving, start, training
 from crossfeed.errors import CrossfeedError
 
 __all__ = ["COMMANDS", "HISTORIES", "app", "main"]
@@ -38,6 +38,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "evaluate": training.evaluate,
         "compare": comparing.compare,
         "report": reporting.report,
+        "generate": generating.generate,
         "export": training.export,
     },
     "From a bundle to recommendations": {

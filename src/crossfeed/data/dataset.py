@@ -183,15 +183,23 @@ class Dataset:
         starts = self.user_offsets[self.users_of(events)]
         if limit is not None:
             starts = np.maximum(starts, events - limit)
-        lengths = events - starts
-        rows = np.repeat(np.arange(len(events)), lengths)
+        return self._visible(starts, events, part)
+
+    def timelines(self, users: Ints, part: Part) -> Histories:
+        """Return all that may be seen of users (B,) in a part, as if they came after the end."""
+        return self._visible(self.user_offsets[users], self.user_offsets[users + 1], part)
+
+    def _visible(self, starts: Ints, ends: Ints, part: Part) -> Histories:
+        """Return what may be seen in a part of the events from `starts` to before `ends`."""
+        lengths = ends - starts
+        rows = np.repeat(np.arange(len(lengths)), lengths)
         firsts = np.cumsum(lengths) - lengths
         positions = np.arange(len(rows)) - firsts[rows] + starts[rows]
         items = self.event_item[positions].astype(np.int64)
         kept = np.isin(self.event_part[positions], _VISIBLE[part]) & self._is_known(items)
         if self.history_domains is not None:
             kept &= self.history_domains[self.event_domain[positions]]
-        counts = np.bincount(rows[kept], minlength=len(events))
+        counts = np.bincount(rows[kept], minlength=len(lengths))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         return Histories(items[kept], offsets)
 
