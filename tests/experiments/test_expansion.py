@@ -150,7 +150,7 @@ def test_precision_against_the_truth_by_hand(simulated: tuple[Run, Truth], tmp_p
         (chances,) = truth.probabilities([str(user)], domain, timestamps=[end])[:, places]
         left = [place for place in range(len(items)) if place not in seen[str(user)]]
         count = max(1, int(0.1 * len(items)))
-            best = sorted(left, key=lambda place: -chances[place])[:count]
+        best = sorted(left, key=lambda place: -chances[place])[:count]
         good += items.index(item) in best
     assert found.truth is not None
     assert found.truth.precision == pytest.approx(good / found.samples)
