@@ -21,7 +21,8 @@ from crossfeed.serving.app import MOST_BODY_BYTES, create_app
 from crossfeed.serving.history import Event
 from crossfeed.serving.monitoring import REQUEST_LOG
 from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
+from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.store_url import open_store
 
 
 @pytest.fixture

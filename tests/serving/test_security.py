@@ -19,8 +19,9 @@ from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, HistoryStoreError
 from crossfeed.serving.app import MOST_BODY_BYTES, create_app
 from crossfeed.serving.security import KEYS_VARIABLE, keys_from_environment, require_keys_beyond
-from crossfeed.serving.server import default_store_url, serve
-from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
+from crossfeed.serving.server import serve
+from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.store_url import default_store_url, open_store
 
 KEY = "a-key-of-enough-characters"
 

@@ -16,7 +16,7 @@ from crossfeed.cli.options import Json, Overwrite
 
 if TYPE_CHECKING:
     from crossfeed.bundle import Bundle
-    from crossfeed.serving.sqlite_store import SqliteHistoryStore
+    from crossfeed.serving.history import HistoryStore
 
 __all__ = ["export_histories", "forget_user", "load_histories", "recommend", "serve"]
 
@@ -26,7 +26,7 @@ StoreUrl = Annotated[
     typer.Option(
         "--history-store",
         metavar="URL",
-        help="sqlite:///FILE; by default BUNDLE.histories.sqlite beside the bundle.",
+        help="sqlite:///FILE or redis://HOST:PORT/0; by default BUNDLE.histories.sqlite beside it.",
     ),
 ]
 
@@ -162,11 +162,10 @@ def _announce(url: str) -> None:
 
 
 @contextmanager
-def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, SqliteHistoryStore]]:
+def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, HistoryStore]]:
     """Open the store of a bundle, filled as the service would fill it."""
     from crossfeed.bundle import Bundle
-    from crossfeed.serving.server import default_store_url
-    from crossfeed.serving.sqlite_store import open_store
+    from crossfeed.serving.store_url import default_store_url, open_store
 
     loaded = Bundle.load(bundle)
     store = open_store(url or default_store_url(bundle))

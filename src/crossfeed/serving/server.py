@@ -16,7 +16,7 @@ from crossfeed.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["default_store_url", "serve"]
+__all__ = ["serve"]
 
 
 def serve(
@@ -48,7 +48,7 @@ def serve(
             raise MissingExtraError(package=package, extra="serve")
     from crossfeed.serving.app import create_app
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
-    from crossfeed.serving.sqlite_store import open_store
+    from crossfeed.serving.store_url import default_store_url, open_store
 
     keys = keys_from_environment()
     require_keys_beyond(host, keys)
@@ -74,12 +74,6 @@ def _run(app: FastAPI, listening: socket.socket, announce: Callable[[str], None]
                 announce(_url(listening))
 
     Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
-
-
-def default_store_url(bundle: Path) -> str:
-    """Return the store beside a bundle: never inside, where every file is verified by its hash."""
-    folder = bundle.resolve()
-    return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
 
 
 def _log_requests() -> None:
