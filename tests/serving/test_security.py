@@ -17,18 +17,25 @@ from stores import items
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, HistoryStoreError
-from crossfeed.serving.app import MOST_BODY_BYTES, create_app
-from crossfeed.serving.security import KEYS_VARIABLE, keys_from_environment, require_keys_beyond
+from crossfeed.serving.app import create_app
+from crossfeed.serving.limits import Limits
+from crossfeed.serving.security import (
+    KEYS_VARIABLE,
+    ApiKey,
+    keys_from_environment,
+    require_keys_beyond,
+)
 from crossfeed.serving.server import serve
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 from crossfeed.serving.store_url import default_store_url, open_store
 
 KEY = "a-key-of-enough-characters"
+KEYS = (ApiKey("another-key-entirely"), ApiKey(KEY))
 
 
 def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: Path) -> None:
     store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    with TestClient(create_app(bundle, store=store, keys=["another-key-entirely", KEY])) as client:
+    with TestClient(create_app(bundle, store=store, keys=KEYS)) as client:
         assert client.get("/health/live").status_code == 200
         assert client.get("/health/ready").status_code == 200
         for path in ("/v1/domains", "/v1/users/u001/history", "/metrics"):
@@ -41,7 +48,7 @@ def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: P
 
 @pytest.fixture
 def guarded(bundle: Bundle) -> Iterator[TestClient]:
-    app = create_app(bundle, store=open_store("sqlite://"), keys=["another-key-entirely", KEY])
+    app = create_app(bundle, store=open_store("sqlite://"), keys=KEYS)
     with TestClient(app) as client:
         yield client
 
@@ -55,7 +62,7 @@ def guarded(bundle: Bundle) -> Iterator[TestClient]:
     ],
 )
 def test_without_a_key_nothing_is_told(method: str, path: str, guarded: TestClient) -> None:
-    response = guarded.request(method, path, content=b"{" * 2 * MOST_BODY_BYTES)
+    response = guarded.request(method, path, content=b"{" * 2 * Limits().body_bytes)
     assert response.status_code == 401
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["www-authenticate"] == "Bearer"
@@ -110,7 +117,7 @@ def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
 
 def test_keys_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEYS_VARIABLE, f" {KEY} ,, another-key-entirely\n")
-    assert keys_from_environment() == (KEY, "another-key-entirely")
+    assert keys_from_environment() == (ApiKey(KEY), ApiKey("another-key-entirely"))
     monkeypatch.delenv(KEYS_VARIABLE)
     assert keys_from_environment() == ()
 
@@ -141,7 +148,7 @@ def test_this_machine_needs_no_key(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "localhost.example.org"])
 def test_other_hosts_do(host: str) -> None:
-    require_keys_beyond(host, (KEY,))
+    require_keys_beyond(host, (ApiKey(KEY),))
     with pytest.raises(ConfigError, match="can be reached from other machines"):
         require_keys_beyond(host, ())
 

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import logging
+import math
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
@@ -16,7 +21,12 @@ from crossfeed.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
+    from crossfeed.serving.history import HistoryStore
+    from crossfeed.serving.limits import Limits
+
 __all__ = ["serve"]
+
+_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -25,6 +35,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     history_store: str | None = None,
+    limits: Limits | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
@@ -35,6 +46,7 @@ def serve(
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
+        limits: what the process takes on; by default `Limits()`.
         announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
@@ -47,6 +59,7 @@ def serve(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     from crossfeed.serving.app import create_app
+    from crossfeed.serving.limits import Limits
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
     from crossfeed.serving.store_url import default_store_url, open_store
 
@@ -54,26 +67,55 @@ def serve(
     require_keys_beyond(host, keys)
     loaded = Bundle.load(bundle)
     _log_requests()
-    url = history_store or default_store_url(Path(bundle))
+    url, limits = history_store or default_store_url(Path(bundle)), limits or Limits()
     with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
         # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
         _ = loaded.scorer
-        _run(create_app(loaded, store=store, keys=keys), listening, announce)
+        _state_durability(store)
+        app = create_app(loaded, store=store, keys=keys, limits=limits)
+        _run(app, listening, announce, most_seconds=limits.timeout_seconds)
 
 
-def _run(app: FastAPI, listening: socket.socket, announce: Callable[[str], None] | None) -> None:
+def _state_durability(store: HistoryStore) -> None:
+    durability = store.durability()
+    level = logging.INFO if durability.kept else logging.WARNING
+    _log.log(level, "history store %s: %s", store, durability.sentence)
+
+
+def _run(
+    app: FastAPI,
+    listening: socket.socket,
+    announce: Callable[[str], None] | None,
+    *,
+    most_seconds: float,
+) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Tells when it begins to answer."""
+        """Tells when it begins to answer, reloads on SIGHUP, and says when it is about to stop."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if announce and self.started:
+            if not self.started:
+                return
+            if threading.current_thread() is threading.main_thread():  # the only one with signals
+                loop, reload = asyncio.get_running_loop(), app.state.service.reload_model
+                loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, reload)
+            if announce:
                 announce(_url(listening))
 
-    Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.service.stopping = True
+            super().handle_exit(sig, frame)
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(2 * most_seconds),  # a body, then its answer
+    )
+    Server(config).run(sockets=[listening])
 
 
 def _log_requests() -> None:
