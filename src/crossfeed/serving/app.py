@@ -66,6 +66,7 @@ def create_app(
         try:
             store.fill(bundle.histories(), origin=bundle.version)
             check_answers(service.model.recommender)  # loads the model before the first request
+            service.monitoring.started(str(store), store.durability())
             yield
         finally:
             store.close()
@@ -238,7 +239,7 @@ class Service:
         except HistoryStoreError as error:
             self.monitoring.store_failed("ping", error)
             return StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
-        self.monitoring.store_durable(durability.kept)
+        self.monitoring.store_durable(durability)
         return StoreFacts(reachable=True, durable=durability.kept, durability=durability.sentence)
 
 

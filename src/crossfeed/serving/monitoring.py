@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.errors import CrossfeedError, HistoryStoreError
+from crossfeed.serving.history import Durability
 from crossfeed.serving.recommender import Recommendations
 from crossfeed.serving.reload import Reloaded
 
@@ -116,9 +117,16 @@ class Monitoring:
         facts = {"operation": operation, "message": error.message}
         _write(logging.ERROR, "store error", facts)
 
-    def store_durable(self, kept: bool) -> None:
+    def started(self, store: str, durability: Durability) -> None:
+        """Log what the history store promises."""
+        self.store_durable(durability)
+        level = logging.INFO if durability.kept else logging.WARNING
+        facts = {"store": store, "durable": durability.kept, "durability": durability.sentence}
+        _write(level, "history store", facts)
+
+    def store_durable(self, durability: Durability) -> None:
         """Note whether the history store keeps what it acknowledged."""
-        self._durable.set(kept)
+        self._durable.set(durability.kept)
 
     def reloaded(self, reloaded: Reloaded) -> None:
         """Count and log one reload that went well."""

@@ -21,12 +21,9 @@ from crossfeed.errors import ConfigError, MissingExtraError
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from crossfeed.serving.history import HistoryStore
     from crossfeed.serving.limits import Limits
 
 __all__ = ["serve"]
-
-_log = logging.getLogger(__name__)
 
 
 def serve(
@@ -72,15 +69,8 @@ def serve(
         # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
         _ = loaded.scorer
-        _state_durability(store)
         app = create_app(loaded, store=store, keys=keys, limits=limits)
         _run(app, listening, announce, most_seconds=limits.timeout_seconds)
-
-
-def _state_durability(store: HistoryStore) -> None:
-    durability = store.durability()
-    level = logging.INFO if durability.kept else logging.WARNING
-    _log.log(level, "history store %s: %s", store, durability.sentence)
 
 
 def _run(
