@@ -334,7 +334,7 @@ def test_a_user_id_in_a_url_is_checked(route: str, client: TestClient) -> None:
 
 
 @pytest.mark.parametrize(
-    "user_id", ["a/b", "7", "007", "a b?c=d#e", "ユーザー", "x/history", "50%"]
+    "user_id", ["a/b", "7", "007", "a b?c=d#e", "ユーザー", "x/history", "50%", "a\n/b\n"]
 )
 def test_any_id_can_be_in_a_url(user_id: str, client: TestClient) -> None:
     url = f"/v1/users/{quote(user_id, safe='')}"

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from crossfeed import __version__
@@ -85,6 +86,15 @@ def create_app(
     return app
 
 
+class _AnyText(StringConvertor):
+    """Any id in a URL, also one with slashes or line breaks."""
+
+    regex = "(?s:.*)"
+
+
+register_url_convertor("any", _AnyText())
+
+
 class Service:
     """The handlers. They are plain functions, which FastAPI runs in threads off the event loop."""
 
@@ -98,13 +108,13 @@ class Service:
         """Whether no new work should be sent here."""
 
     def routes(self) -> APIRouter:
-        """Return the routes; an id in a URL may hold slashes."""
+        """Return the routes."""
         router = APIRouter()
         router.post("/v1/recommend")(self.recommend)
-        router.get("/v1/users/{user_id:path}/recommendations")(self.recommend_to_user)
-        router.get("/v1/users/{user_id:path}/history")(self.history)
+        router.get("/v1/users/{user_id:any}/recommendations")(self.recommend_to_user)
+        router.get("/v1/users/{user_id:any}/history")(self.history)
         router.post("/v1/events")(self.store_events)
-        router.delete("/v1/users/{user_id:path}")(self.forget)
+        router.delete("/v1/users/{user_id:any}")(self.forget)
         router.get("/v1/domains")(self.domains)
         router.get("/v1/model")(self.model_facts)
         router.post("/v1/model/reload", responses={409: {"model": Problem}})(self.reload)
