@@ -11,8 +11,9 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.bundle import Bundle
+from crossfeed.serving.admission import Admission, BodyLimit, RateLimit
 from crossfeed.serving.app import create_app
-from crossfeed.serving.limits import Admission, BodyLimit, Limits, RateLimit
+from crossfeed.serving.limits import Limits
 from crossfeed.serving.security import ApiKey
 from crossfeed.serving.store_url import open_store
 

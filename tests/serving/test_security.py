@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
+from typer.testing import CliRunner
 
 from crossfeed.bundle import Bundle
+from crossfeed.cli import app as command_line
 from crossfeed.errors import ConfigError, HistoryStoreError
 from crossfeed.serving.app import create_app
 from crossfeed.serving.limits import Limits
@@ -175,6 +178,20 @@ def test_no_path_from_a_request_is_ever_opened(bundle: Bundle, tmp_path: Path) -
     watching = False
     assert any(str(bundle.path) in name for name in opened)  # the watch does see files
     assert not [name for name in opened if "planted-secret" in name]
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:-1] + b"\0"])
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors", "histories.parquet"])
+def test_validate_refuses_a_truncated_or_tampered_bundle(
+    name: str, change: Callable[[bytes], bytes], bundle_path: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    assert CliRunner().invoke(command_line, ["validate", str(copy)]).exit_code == 0
+    data = (copy / name).read_bytes().rstrip()
+    (copy / name).write_bytes(change(data))
+    result = CliRunner().invoke(command_line, ["validate", str(copy)])
+    assert result.exit_code == 1
+    assert f"is damaged: {name}" in result.stderr.replace("\n", " ")
 
 
 def test_beyond_loopback_a_key_is_needed(

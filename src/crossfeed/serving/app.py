@@ -43,13 +43,15 @@ from crossfeed.serving.security import ApiKey
 
 __all__ = ["Service", "create_app"]
 
+_DEFAULTS = Limits()
+
 
 def create_app(
     bundle: Bundle,
     *,
     store: HistoryStore,
     keys: Sequence[ApiKey] = (),
-    limits: Limits | None = None,
+    limits: Limits = _DEFAULTS,
 ) -> FastAPI:
     """Make the service; its `state.service` can reload the model.
 
@@ -82,7 +84,7 @@ def create_app(
     app.include_router(service.routes())
     app.add_exception_handler(HistoryStoreError, service.store_problem)
     add_problem_handlers(app)
-    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits or Limits())
+    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits)
     return app
 
 

@@ -10,7 +10,8 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from crossfeed.errors import RequestError
-from crossfeed.serving.limits import Admission, BodyLimit, Limits, RateLimit
+from crossfeed.serving.admission import Admission, BodyLimit, RateLimit
+from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import Monitoring, RequestLog
 from crossfeed.serving.problems import http_problem, problem, request_problem, validation_problem
 from crossfeed.serving.security import ApiKey, RequireKey, Right

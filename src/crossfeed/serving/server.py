@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, MissingExtraError
+from crossfeed.serving.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-    from crossfeed.serving.limits import Limits
-
 __all__ = ["serve"]
+
+_DEFAULTS = Limits()
 
 
 def serve(
@@ -32,7 +33,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     history_store: str | None = None,
-    limits: Limits | None = None,
+    limits: Limits = _DEFAULTS,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
@@ -43,7 +44,7 @@ def serve(
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
-        limits: what the process takes on; by default `Limits()`.
+        limits: what the process takes on; see `Limits`.
         announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
@@ -56,7 +57,6 @@ def serve(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     from crossfeed.serving.app import create_app
-    from crossfeed.serving.limits import Limits
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
     from crossfeed.serving.store_url import default_store_url, open_store
 
@@ -64,7 +64,7 @@ def serve(
     require_keys_beyond(host, keys)
     loaded = Bundle.load(bundle)
     _log_requests()
-    url, limits = history_store or default_store_url(Path(bundle)), limits or Limits()
+    url = history_store or default_store_url(Path(bundle))
     with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
         # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
