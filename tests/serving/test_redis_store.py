@@ -7,11 +7,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 import redis
 from redis_server import RedisServer
 from stores import batch, click, count, items
+from typer.testing import CliRunner
 
+from crossfeed.cli import app as command_line
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.redis_store import RedisHistoryStore as Store
 
@@ -192,3 +195,22 @@ def test_times_that_a_double_would_round_are_refused(own: Store) -> None:
     assert [event.timestamp for event in own.read("ann")] == [-exact, exact]
     with pytest.raises(HistoryStoreError, match="none that an event can have"):
         own.append([click("e3", time=2**53 + 1)])
+
+
+def test_the_command_line_loads_exports_and_forgets(
+    own: Store, server: RedisServer, bundle_path: Path, tmp_path: Path
+) -> None:
+    def histories(command: str, *words: str | Path) -> str:
+        given = ["histories", command, bundle_path, *words, "--history-store", server.url]
+        result = CliRunner().invoke(command_line, [str(word) for word in given])
+        assert result.exit_code == 0, result.stderr
+        return result.stderr
+
+    out = tmp_path / "out.parquet"
+    assert "wrote " in histories("export", "--out", out)
+    events = count(own)
+    assert pq.read_metadata(out).num_rows == events > 0
+    assert "erased 18 events of 'u001'" in histories("forget", "u001")
+    assert items(own, "u001") == []
+    assert f"18 events are new, {events - 18:,} were stored" in histories("load", out)
+    assert len(items(own, "u001")) == 18
