@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crossfeed.bundle import Bundle
 from crossfeed.serving.app import create_app
+from crossfeed.serving.schemas import Problem
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
 OPERATIONS = (
@@ -87,7 +88,7 @@ def ask_all(api: Api, label: str, mode: GenerationMode, change: Callable[[Any], 
         statuses.add(response.status_code)
         if response.status_code >= 400:
             assert response.headers["content-type"] == ["application/problem+json"]
-            assert "Traceback" not in response.text
+            Problem.model_validate_json(response.content)
 
     ask()
     return statuses

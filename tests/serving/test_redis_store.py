@@ -115,6 +115,8 @@ def test_settings_that_are_not_told_count_as_not_durable(own: Store, server: Red
         client.execute_command("ACL", "SETUSER", "default", "-config")
     assert not own.durability().kept
     assert "does not tell" in own.durability().sentence
+    own.append([click("e1")])
+    assert own.forget("ann") == 1  # its log is the host's own affair
 
 
 def test_a_password_is_asked_for_and_never_shown(own: Store, server: RedisServer) -> None:

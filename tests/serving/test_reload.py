@@ -179,7 +179,7 @@ def test_reloads_under_load_lose_and_mix_no_answer_of_5_000(
     app = create_app(Bundle.load(link), store=SqliteHistoryStore(tmp_path / "store.sqlite"))
 
     async def load() -> list[tuple[int, bytes]]:
-        paths = [ASKED, *[ASKED_BY_NOBODY] * 4] * 200
+        paths = [ASKED, *[ASKED_BY_NOBODY] * 9] * 100
         return [await ask(app, "GET", path) for path in paths]
 
     async def reload(done: asyncio.Event) -> Counter[int]:

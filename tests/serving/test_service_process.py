@@ -33,23 +33,37 @@ def event(number: int, user: str = "new-user") -> dict[str, object]:
     }
 
 
-def test_a_service_that_is_ended_keeps_what_it_acknowledged(
+def test_a_service_that_is_ended_finishes_its_work_and_keeps_it(
     bundle_path: Path, tmp_path: Path
 ) -> None:
+    """The second half of a request's body is sent after the process was told to end."""
     url, log = f"sqlite:///{tmp_path}/store.sqlite", tmp_path / "log"
+    body = json.dumps({"events": [event(1)]}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+
+    def halves() -> Iterator[bytes]:
+        yield body[:20]
+        time.sleep(0.2)  # for the service to begin with it
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        yield body[20:]
+
     with Service(bundle_path, url, log=log, keys=KEY) as service:
-        headers = {"x-api-key": KEY}
-        with httpx2.Client(base_url=service.url, timeout=30, headers=headers) as client:
-            answer = client.post("/v1/events", json={"events": [event(1)]})
-            assert answer.json() == {"accepted": 1, "duplicates": 0}
+        with httpx2.Client(base_url=service.url, timeout=30) as client:
+            client.headers["x-api-key"] = KEY
             client.get("/v1/users/new-user/history?secret=query")
-        assert service.end(signal.SIGTERM) == -signal.SIGTERM
+            answer = client.post("/v1/events", content=halves(), headers=headers)
+            assert answer.json() == {"accepted": 1, "duplicates": 0}
+        assert service.process.wait(timeout=30) == -signal.SIGTERM
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{service.url}/health/live")
     store = open_store(url)
     assert items(store, "new-user") == ["a03"]
     assert items(store, "u001") != []
     store.close()
     logged = log.read_text()
     assert '"route": "/v1/events", "status": 200' in logged
+    assert "every event is on disk before it is acknowledged" in logged
     for private in (KEY, "new-user", "query"):
         assert private not in logged
 
@@ -101,13 +115,6 @@ def test_killing_it_during_10_000_acknowledged_events_loses_none(
     store.close()
 
 
-@pytest.fixture
-def service(bundle_path: Path, tmp_path: Path) -> Iterator[Service]:
-    copy = shutil.copytree(bundle_path, tmp_path / "bundle")
-    with Service(copy, "sqlite://", log=tmp_path / "log") as started:
-        yield started
-
-
 def logged(tmp_path: Path, event: str) -> dict[str, object]:
     """Wait for a line of the log and return it."""
     for _ in range(1_000):
@@ -118,34 +125,14 @@ def logged(tmp_path: Path, event: str) -> dict[str, object]:
     raise AssertionError(f"{event} was not logged")
 
 
-def test_hanging_up_reloads_or_keeps_the_model(service: Service, tmp_path: Path) -> None:
-    assert "in memory and end with the process" in (tmp_path / "log").read_text()
-    os.kill(service.process.pid, signal.SIGHUP)
-    assert logged(tmp_path, "reload")["changed"] is False
-    (tmp_path / "bundle" / "items.parquet").write_bytes(b"damaged")
-    os.kill(service.process.pid, signal.SIGHUP)
-    assert "items.parquet has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
-    answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
-    assert answer.status_code == 200
-
-
-def test_a_request_in_work_is_answered_before_the_end(service: Service) -> None:
-    """The body's second half is sent after the process was told to end."""
-    body = json.dumps({"events": [event(1)]}).encode()
-    told = threading.Event()
-
-    def halves() -> Iterator[bytes]:
-        yield body[:20]
-        time.sleep(0.2)
-        service.process.send_signal(signal.SIGTERM)
-        told.set()
-        time.sleep(0.2)
-        yield body[20:]
-
-    headers = {"content-type": "application/json", "content-length": str(len(body))}
-    answer = httpx2.post(f"{service.url}/v1/events", content=halves(), headers=headers, timeout=30)
-    assert told.is_set()
-    assert answer.json() == {"accepted": 1, "duplicates": 0}
-    assert service.process.wait(timeout=30) == -signal.SIGTERM
-    with pytest.raises(httpx2.ConnectError):
-        httpx2.get(f"{service.url}/health/live")
+def test_hanging_up_reloads_or_keeps_the_model(bundle_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    with Service(copy, "sqlite://", log=tmp_path / "log") as service:
+        assert "in memory and end with the process" in (tmp_path / "log").read_text()
+        os.kill(service.process.pid, signal.SIGHUP)
+        assert logged(tmp_path, "reload")["changed"] is False
+        (copy / "items.parquet").write_bytes(b"damaged")
+        os.kill(service.process.pid, signal.SIGHUP)
+        assert "items.parquet has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
+        answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
+        assert answer.status_code == 200

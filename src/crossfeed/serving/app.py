@@ -246,13 +246,11 @@ class Service:
 
     def _store_facts(self) -> StoreFacts:
         try:
-            self.store.store.ping()
-            durability = self.store.store.durability()
-        except HistoryStoreError as error:
-            self.monitoring.store_failed("ping", error)
+            found = self.store.check()
+        except HistoryStoreError:
             return StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
-        self.monitoring.store_durable(durability)
-        return StoreFacts(reachable=True, durable=durability.kept, durability=durability.sentence)
+        self.monitoring.store_durable(found)
+        return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
 
 
 def _recommend(recommender: Recommender, body: RecommendBody) -> Recommendations:

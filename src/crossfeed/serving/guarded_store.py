@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.history import Event, HistoryStore, Id, NewEvent
+from crossfeed.serving.history import Durability, Event, HistoryStore, Id, NewEvent
 
 __all__ = ["GuardedStore"]
 
@@ -38,7 +38,7 @@ class GuardedStore:
             failed: is told the operation that failed, and how; not of callers during a pause.
             clock: seconds; it never goes back.
         """
-        self.store = store
+        self._store = store
         self._took, self._failed, self._clock = took, failed, clock
         self._gate = threading.Lock()
         self._closed_until: dict[str, float] = {}
@@ -46,17 +46,30 @@ class GuardedStore:
     def read(self, user_id: Id) -> Sequence[Event]:
         """Return all events of a user, oldest first."""
         with self._watched("read"):
-            return self.store.read(user_id)
+            return self._store.read(user_id)
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
         """Store events durably; return how many were new and how many known by their id."""
         with self._watched("append"):
-            return self.store.append(events)
+            return self._store.append(events)
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user; return how many."""
         with self._watched("forget"):
-            return self.store.forget(user_id)
+            return self._store.forget(user_id)
+
+    def check(self) -> Durability:
+        """Return what the store promises now that it answers; asked also during a pause.
+
+        Raises:
+            HistoryStoreError: it cannot be written.
+        """
+        try:
+            self._store.ping()
+            return self._store.durability()
+        except HistoryStoreError as error:
+            self._failed("ping", error)
+            raise
 
     @contextlib.contextmanager
     def _watched(self, operation: str) -> Iterator[None]:

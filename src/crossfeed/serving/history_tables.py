@@ -15,7 +15,15 @@ from crossfeed.errors import HistoryStoreError
 from crossfeed.files import atomic_path, require_free
 from crossfeed.serving.history import Id
 
-__all__ = ["ROWS_AT_ONCE", "EventFile", "Row", "open_events", "rows_of", "write_events"]
+__all__ = [
+    "ROWS_AT_ONCE",
+    "EventFile",
+    "Row",
+    "chunks_of",
+    "open_events",
+    "rows_of",
+    "write_events",
+]
 
 Row = tuple[Id, Id, str, int, str | None]
 """user_id, item_id, domain, timestamp (ms), event_id; without an event id None."""
@@ -66,6 +74,14 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
     columns.setdefault("event_id", pa.nulls(batch.num_rows))
     columns["timestamp"] = columns["timestamp"].cast(pa.int64())
     return zip(*(columns[name].to_pylist() for name in _COLUMNS), strict=True)
+
+
+def chunks_of(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[list[Row]]:
+    """Yield the rows of all batches, at most `size` at a time."""
+    for batch in batches:
+        rows = rows_of(batch)
+        while chunk := list(itertools.islice(rows, size)):
+            yield chunk
 
 
 def write_events(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -17,20 +18,12 @@ from typing import Any
 import pyarrow as pa
 from redis import Redis
 from redis.backoff import NoBackoff
-from redis.exceptions import (
-    AuthenticationError,
-    ConnectionError,
-    OutOfMemoryError,
-    ReadOnlyError,
-    RedisError,
-    ResponseError,
-    TimeoutError,
-)
+from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.history import DURABLE, Durability, Event, Id, NewEvent
-from crossfeed.serving.history_tables import Row, open_events, rows_of, write_events
+from crossfeed.serving.history import Durability, Event, Id, NewEvent
+from crossfeed.serving.history_tables import Row, chunks_of, open_events, write_events
 from crossfeed.serving.redis_records import (
     COUNTER,
     EVENT_IDS,
@@ -46,23 +39,17 @@ from crossfeed.serving.redis_records import (
     user_of,
 )
 from crossfeed.serving.redis_scripts import APPEND, FILL, FORGET
+from crossfeed.serving.redis_settings import durability_of, hint_for
 
 __all__ = ["RedisHistoryStore"]
 
+
+_log = logging.getLogger(__name__)
 
 _EVENTS_AT_ONCE = 1_000
 """Events in one call of a script, in which the server answers nobody else."""
 _KEYS_AT_ONCE = 100
 _REWRITE_SECONDS = 10.0
-_UNREACHABLE = "is the server running, and can it be reached from here?"
-_HINTS: Mapping[type[RedisError], str] = {
-    AuthenticationError: "put user and password into the URL: redis://USER:PASSWORD@HOST:PORT/0",
-    ConnectionError: _UNREACHABLE,
-    TimeoutError: _UNREACHABLE,
-    OutOfMemoryError: "give the server more memory (maxmemory); what was acknowledged is kept",
-    ReadOnlyError: "name the primary server: this one is a replica and takes no events",
-}
-_OTHER_HINT = "the server's log tells more; what was acknowledged before is kept"
 _VALUES = "ids must be strings or integers, times integers; none is missing"
 
 
@@ -161,7 +148,7 @@ class RedisHistoryStore:
         if not self.is_new():
             return 0
         stored = 0
-        for rows in _chunks(batches):
+        for rows in chunks_of(batches, _EVENTS_AT_ONCE):
             if not self._fill_rows(rows, number=stored + 1, origin=origin, last=False):
                 return 0  # another replica was faster
             stored += len(rows)
@@ -180,7 +167,7 @@ class RedisHistoryStore:
             HistoryStoreError: the file cannot be read, or the server does not answer.
         """
         with open_events(file) as source, self._errors("write"):
-            chunks = _chunks(source.batches)
+            chunks = chunks_of(source.batches, _EVENTS_AT_ONCE)
             stored = sum(self._append_rows(rows, by_content=True) for rows in chunks)
         return stored, source.rows - stored
 
@@ -206,7 +193,7 @@ class RedisHistoryStore:
                 )  # Any: as above
             except ResponseError:  # hosted servers keep their settings to themselves
                 return Durability(False, "the server does not tell whether it keeps events")
-        return _durability(settings)
+        return durability_of(settings)
 
     def ping(self) -> None:
         """Check that the server takes what is written.
@@ -253,14 +240,18 @@ class RedisHistoryStore:
     def _rewrite_log(self) -> None:
         """Begin a rewrite of the server's log that sees what was just erased."""
         deadline = time.monotonic() + _REWRITE_SECONDS
-        while self._redis.config_get("appendonly").get("appendonly") == "yes":
+        while True:
             try:
-                self._redis.bgrewriteaof()
+                if self._redis.config_get("appendonly").get("appendonly") == "yes":
+                    self._redis.bgrewriteaof()
                 return
-            except ResponseError as error:  # one that began before is still going on
-                if "in progress" not in str(error) or time.monotonic() > deadline:
+            except ResponseError as error:
+                if "in progress" not in str(error):  # a hosted server keeps its log to itself
+                    _log.warning("old copies stay in the log of the server: %s", error)
+                    return
+                if time.monotonic() > deadline:
                     raise
-                time.sleep(0.02)
+            time.sleep(0.02)  # one that began before is still going on
 
     def _pages(self) -> Iterator[Sequence[Row]]:
         """Yield all events some users at a time; a scan may show a key twice."""
@@ -288,32 +279,10 @@ class RedisHistoryStore:
         try:
             yield
         except (RedisError, UnicodeError) as error:
-            hints = [hint for kind, hint in _HINTS.items() if isinstance(error, kind)]
             raise HistoryStoreError(
-                f"cannot {verb} the history store {self}: {error}",
-                hint=(hints or [_OTHER_HINT])[0],
+                f"cannot {verb} the history store {self}: {error}", hint=hint_for(error)
             ) from error
         except ValueRefused as error:
             raise HistoryStoreError(
                 f"cannot {verb} the history store {self}: {error}", hint=_VALUES
             ) from None
-
-
-def _chunks(batches: Iterable[pa.RecordBatch]) -> Iterator[list[Row]]:
-    for batch in batches:
-        rows = rows_of(batch)
-        while chunk := list(itertools.islice(rows, _EVENTS_AT_ONCE)):
-            yield chunk
-
-
-def _durability(settings: Mapping[str | None, str | None]) -> Durability:
-    sync, policy = settings.get("appendfsync"), settings.get("maxmemory-policy")
-    if settings.get("appendonly") != "yes":
-        lost = "a crash loses the events since the last snapshot (appendonly is not yes)"
-    elif sync != "always":
-        lost = f"a crash can lose the events of the last seconds (appendfsync {sync}, not always)"
-    elif policy != "noeviction" and settings.get("maxmemory") != "0":
-        lost = f"where memory is full, histories are dropped (maxmemory-policy {policy})"
-    else:
-        return DURABLE
-    return Durability(False, lost)

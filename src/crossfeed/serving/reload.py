@@ -74,20 +74,27 @@ def check_answers(recommender: Recommender) -> None:
     Raises:
         BundleError: an answer is missing, not finite or of another domain.
     """
-    for name in recommender.domains:
-        for history in ([], _first_item(recommender.bundle, name)):
-            try:
-                found = recommender.recommend(domain=name, history=history, k=1, exclude_seen=False)
-            except (CrossfeedError, ValueError, RuntimeError, ArithmeticError) as error:
-                raise _unsound(recommender.bundle, f"'{name}' cannot be answered") from error
-            good = [one for one in found.items if one.domain == name and math.isfinite(one.score)]
-            if len(good) != 1:
-                raise _unsound(recommender.bundle, f"'{name}' has no item with a finite score")
+    bundle = recommender.bundle
+    for name, known in zip(bundle.catalogue.domains, bundle.catalogue.known, strict=True):
+        if known:
+            _check_domain(recommender, name, [])
+            _check_domain(recommender, name, [_first_event(bundle, name)])
 
 
-def _first_item(bundle: Bundle, domain: str) -> list[Event]:
+def _check_domain(recommender: Recommender, domain: str, history: list[Event]) -> None:
+    bundle = recommender.bundle
+    try:
+        found = recommender.recommend(domain=domain, history=history, k=1, exclude_seen=False)
+    except (CrossfeedError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise _unsound(bundle, f"'{domain}' cannot be answered") from error
+    good = [one for one in found.items if one.domain == domain and math.isfinite(one.score)]
+    if len(good) != 1:
+        raise _unsound(bundle, f"'{domain}' has no item with a finite score")
+
+
+def _first_event(bundle: Bundle, domain: str) -> Event:
     first = int(bundle.catalogue.offsets[bundle.catalogue.domain_index(domain)])
-    return [Event(bundle.item_ids[first].as_py(), domain, 0)]
+    return Event(bundle.item_ids[first].as_py(), domain, 0)
 
 
 def _require_same_ids(fresh: Bundle, before: Bundle) -> None:

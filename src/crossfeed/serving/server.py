@@ -50,13 +50,15 @@ def serve(
     Raises:
         MissingExtraError: the extra `serve` is not installed.
         ConfigError: the host needs a key, or the port cannot be listened on.
-        BundleError: the bundle is missing or damaged.
+        BundleError: the bundle is missing or damaged, or fails its check.
         HistoryStoreError: the store cannot be opened.
     """
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     from crossfeed.serving.app import create_app
+    from crossfeed.serving.recommender import Recommender
+    from crossfeed.serving.reload import check_answers
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
     from crossfeed.serving.store_url import default_store_url, open_store
 
@@ -68,7 +70,7 @@ def serve(
     with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
         # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
-        _ = loaded.scorer
+        check_answers(Recommender(loaded))
         app = create_app(loaded, store=store, keys=keys, limits=limits)
         _run(app, listening, announce, most_seconds=limits.timeout_seconds)
 
