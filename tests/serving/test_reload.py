@@ -158,6 +158,20 @@ def test_a_folder_that_is_replaced_during_the_reload_is_refused(
     assert client.get(ASKED).json()["model_version"] == load(bundles["one"]).version
 
 
+def test_whatever_a_new_bundle_breaks_the_old_one_stays(
+    client: TestClient, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(path: Path) -> Bundle:
+        raise KeyError("planted")
+
+    before = client.get(ASKED).json()["items"]
+    monkeypatch.setattr(Bundle, "load", fail)
+    with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
+        assert client.post("/v1/model/reload").status_code == 409
+    assert "failed its check: KeyError while it was loaded" in caplog.text
+    assert client.get(ASKED).json()["items"] == before
+
+
 async def ask(app: ASGIApp, method: str, path: str) -> tuple[int, bytes]:
     """Return status and body of an application's answer."""
     url, sent = urlsplit(path), []

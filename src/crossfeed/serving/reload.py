@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from dataclasses import dataclass
+from pathlib import Path
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, CrossfeedError
@@ -57,15 +58,27 @@ class ModelInService:
         """
         with self._gate:
             before = self.bundle
-            fresh = Bundle.load(self._folder)
-            if fresh.version == before.version:
-                return Reloaded(before.version, changed=False)
-            _require_same_ids(fresh, before)
-            recommender = Recommender(fresh, histories=self._histories)
-            check_answers(recommender)
-            _require_unmoved(fresh)
+            try:
+                recommender = self._load(before)
+            except CrossfeedError:
+                raise
+            except Exception as error:  # whatever a new bundle breaks, the model in service stays
+                raise _unsound(
+                    self._folder, f"{type(error).__name__} while it was loaded"
+                ) from error
             self.recommender = recommender
-            return Reloaded(fresh.version, changed=True)
+            return Reloaded(self.bundle.version, changed=self.bundle.version != before.version)
+
+    def _load(self, before: Bundle) -> Recommender:
+        """Return what answers by the bundle in the folder, checked; the present one if it is it."""
+        fresh = Bundle.load(self._folder)
+        if fresh.version == before.version:
+            return self.recommender
+        _require_same_ids(fresh, before)
+        recommender = Recommender(fresh, histories=self._histories)
+        check_answers(recommender)
+        _require_unmoved(fresh)
+        return recommender
 
 
 def check_answers(recommender: Recommender) -> None:
@@ -86,10 +99,10 @@ def _check_domain(recommender: Recommender, domain: str, history: list[Event]) -
     try:
         found = recommender.recommend(domain=domain, history=history, k=1, exclude_seen=False)
     except (CrossfeedError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise _unsound(bundle, f"'{domain}' cannot be answered") from error
+        raise _unsound(bundle.path, f"'{domain}' cannot be answered") from error
     good = [one for one in found.items if one.domain == domain and math.isfinite(one.score)]
     if len(good) != 1:
-        raise _unsound(bundle, f"'{domain}' has no item with a finite score")
+        raise _unsound(bundle.path, f"'{domain}' has no item with a finite score")
 
 
 def _first_event(bundle: Bundle, domain: str) -> Event:
@@ -120,7 +133,7 @@ def _require_unmoved(bundle: Bundle) -> None:
         )
 
 
-def _unsound(bundle: Bundle, what: str) -> BundleError:
+def _unsound(folder: Path, what: str) -> BundleError:
     return BundleError(
-        f"the bundle '{bundle.path}' failed its check: {what}", hint="export it again from its run"
+        f"the bundle '{folder}' failed its check: {what}", hint="export it again from its run"
     )
