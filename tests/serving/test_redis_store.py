@@ -104,6 +104,7 @@ def test_a_full_server_says_so_and_loses_nothing(own: Store, server: RedisServer
 def test_a_server_that_may_lose_events_is_told_of(
     settings: dict[str, str], told: str, own: Store, server: RedisServer
 ) -> None:
+    change(server, maxmemory_policy="volatile-lru", maxmemory="1gb")  # no key of ours may expire
     assert own.durability().kept
     change(server, **settings)
     assert not own.durability().kept

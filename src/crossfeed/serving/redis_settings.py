@@ -30,12 +30,12 @@ _OTHER = "the server's log tells more; what was acknowledged before is kept"
 
 def durability_of(settings: Mapping[str | None, str | None]) -> Durability:
     """Return what a server's settings promise of the events that it acknowledged."""
-    sync, policy = settings.get("appendfsync"), settings.get("maxmemory-policy")
+    sync, policy = settings.get("appendfsync"), settings.get("maxmemory-policy") or ""
     if settings.get("appendonly") != "yes":
         lost = "a crash loses the events since the last snapshot (appendonly is not yes)"
     elif sync != "always":
         lost = f"a crash can lose the events of the last seconds (appendfsync {sync}, not always)"
-    elif policy != "noeviction" and settings.get("maxmemory") != "0":
+    elif policy.startswith("allkeys") and settings.get("maxmemory") != "0":
         lost = f"where memory is full, histories are dropped (maxmemory-policy {policy})"
     else:
         return DURABLE

@@ -188,9 +188,7 @@ class RedisHistoryStore:
         """
         with self._errors("read"):
             try:
-                settings: Mapping[Any, Any] = self._redis.config_get(
-                    "append*", "maxmemory*"
-                )  # Any: as above
+                settings = self._redis.config_get("append*", "maxmemory*")
             except ResponseError:  # hosted servers keep their settings to themselves
                 return Durability(False, "the server does not tell whether it keeps events")
         return durability_of(settings)
