@@ -1,23 +1,26 @@
-"""Events and small questions for the tests of the history store."""
+"""Events and small questions for the tests of the history stores."""
 
 from __future__ import annotations
 
+import tempfile
+from pathlib import Path
+
 import pyarrow as pa
 
-from crossfeed.serving.history import Id, NewEvent
-from crossfeed.serving.sqlite_store import SqliteHistoryStore as Store
+from crossfeed.serving.history import HistoryStore, Id, NewEvent
 
 
 def click(name: str, user: Id = "ann", item: Id = "b1", time: int = 1_000) -> NewEvent:
     return NewEvent(event_id=name, user_id=user, item_id=item, domain="books", timestamp=time)
 
 
-def items(store: Store, user: Id = "ann") -> list[Id]:
+def items(store: HistoryStore, user: Id = "ann") -> list[Id]:
     return [event.item_id for event in store.read(user)]
 
 
-def count(store: Store) -> int:
-    return store._write(lambda c: int(c.execute("SELECT count(*) FROM events").fetchone()[0]))
+def count(store: HistoryStore) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        return store.export(Path(folder) / "all.parquet")
 
 
 def batch(*rows: tuple[Id, Id, str, int]) -> pa.RecordBatch:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner, Result
 import crossfeed
 from crossfeed.cli import app
 from crossfeed.serving.app import create_app
-from crossfeed.serving.sqlite_store import open_store
+from crossfeed.serving.store_url import open_store
 
 SMALLER = {
     "simulate": ["--users", "1200", "--items", "400", "--events", "12000"],

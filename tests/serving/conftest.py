@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import redis
 from planted import tiny_config
+from redis_server import RedisServer
 
 from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Dataset
 from crossfeed.export import export
 from crossfeed.run import Run
-from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
+from crossfeed.serving.history import HistoryStore
+from crossfeed.serving.store_url import open_store
 from crossfeed.training.trainer import train
 
 
@@ -37,8 +40,26 @@ def file(tmp_path: Path) -> Path:
     return tmp_path / "histories.sqlite"
 
 
-@pytest.fixture(params=["file", "memory"])
-def store(request: pytest.FixtureRequest, file: Path) -> Iterator[SqliteHistoryStore]:
-    opened = open_store(f"sqlite:///{file}" if request.param == "file" else "sqlite://")
+@pytest.fixture(scope="session")
+def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RedisServer]:
+    server = RedisServer(tmp_path_factory.mktemp("redis"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(params=["file", "memory", "redis"])
+def store_url(request: pytest.FixtureRequest, file: Path) -> str:
+    """Return the URL of an empty store of each kind: what holds of one holds of all."""
+    if request.param != "redis":
+        return f"sqlite:///{file}" if request.param == "file" else "sqlite://"
+    server: RedisServer = request.getfixturevalue("redis_server")
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    return server.url
+
+
+@pytest.fixture
+def store(store_url: str) -> Iterator[HistoryStore]:
+    opened = open_store(store_url)
     yield opened
     opened.close()

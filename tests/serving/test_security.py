@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-import os
-import signal
+import shutil
 import socket
-import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import quote
 
-import httpx2
 import pytest
 from starlette.testclient import TestClient
-from stores import items
+from typer.testing import CliRunner
 
 from crossfeed.bundle import Bundle
+from crossfeed.cli import app as command_line
 from crossfeed.errors import ConfigError, HistoryStoreError
-from crossfeed.serving.app import MOST_BODY_BYTES, create_app
-from crossfeed.serving.security import KEYS_VARIABLE, keys_from_environment, require_keys_beyond
-from crossfeed.serving.server import default_store_url, serve
-from crossfeed.serving.sqlite_store import SqliteHistoryStore, open_store
+from crossfeed.serving.app import create_app
+from crossfeed.serving.limits import Limits
+from crossfeed.serving.security import (
+    KEYS_VARIABLE,
+    ApiKey,
+    Right,
+    keys_from_environment,
+    require_keys_beyond,
+)
+from crossfeed.serving.server import serve
+from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.store_url import default_store_url, open_store
 
 KEY = "a-key-of-enough-characters"
+KEYS = (ApiKey("another-key-entirely"), ApiKey(KEY))
 
 
 def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: Path) -> None:
     store = SqliteHistoryStore(tmp_path / "store.sqlite")
-    with TestClient(create_app(bundle, store=store, keys=["another-key-entirely", KEY])) as client:
+    with TestClient(create_app(bundle, store=store, keys=KEYS)) as client:
         assert client.get("/health/live").status_code == 200
         assert client.get("/health/ready").status_code == 200
         for path in ("/v1/domains", "/v1/users/u001/history", "/metrics"):
@@ -40,7 +49,7 @@ def test_keys_are_asked_for_everywhere_but_at_health(bundle: Bundle, tmp_path: P
 
 @pytest.fixture
 def guarded(bundle: Bundle) -> Iterator[TestClient]:
-    app = create_app(bundle, store=open_store("sqlite://"), keys=["another-key-entirely", KEY])
+    app = create_app(bundle, store=open_store("sqlite://"), keys=KEYS)
     with TestClient(app) as client:
         yield client
 
@@ -54,7 +63,7 @@ def guarded(bundle: Bundle) -> Iterator[TestClient]:
     ],
 )
 def test_without_a_key_nothing_is_told(method: str, path: str, guarded: TestClient) -> None:
-    response = guarded.request(method, path, content=b"{" * 2 * MOST_BODY_BYTES)
+    response = guarded.request(method, path, content=b"{" * 2 * Limits().body_bytes)
     assert response.status_code == 401
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["www-authenticate"] == "Bearer"
@@ -78,6 +87,111 @@ def test_without_a_key_nothing_is_told(method: str, path: str, guarded: TestClie
 )
 def test_another_key_is_refused(headers: dict[str, str], guarded: TestClient) -> None:
     assert guarded.get("/v1/domains", headers=headers).status_code == 401
+
+
+READER, WRITER, ADMIN = (
+    "reads-and-nothing-else",
+    "writes-and-nothing-else",
+    "admin-and-nothing-else",
+)
+EXPIRED, VALID = "a-key-that-has-expired", "a-key-that-still-holds"
+
+
+@pytest.fixture
+def scoped(bundle: Bundle) -> Iterator[TestClient]:
+    keys = [
+        ApiKey(READER, frozenset({Right.READ})),
+        ApiKey(WRITER, frozenset({Right.WRITE})),
+        ApiKey(ADMIN, frozenset({Right.ADMIN})),
+        ApiKey(EXPIRED, expires=time.time()),
+        ApiKey(VALID, expires=time.time() + 1000),
+    ]
+    with TestClient(create_app(bundle, store=open_store("sqlite://"), keys=keys)) as client:
+        yield client
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "key"),
+    [
+        ("GET", "/v1/users/u001/history", READER),
+        ("GET", "/v1/users/u001/recommendations?domain=videos", READER),
+        ("GET", "/metrics", READER),
+        ("POST", "/v1/recommend", READER),
+        ("POST", "/v1/events", WRITER),
+        ("DELETE", "/v1/users/u001", ADMIN),
+        ("POST", "/v1/model/reload", ADMIN),
+        ("PATCH", "/v1/a-route-that-may-come", ADMIN),
+    ],
+)
+def test_a_key_does_what_its_scope_allows_and_no_more(
+    method: str, path: str, key: str, scoped: TestClient
+) -> None:
+    for other in {READER, WRITER, ADMIN} - {key}:
+        refused = scoped.request(method, path, headers={"x-api-key": other})
+        assert refused.status_code == 403
+        assert "it needs the scope" in refused.json()["detail"]
+    assert scoped.request(method, path, headers={"x-api-key": key}).status_code not in (401, 403)
+    assert scoped.request(method, path, headers={"x-api-key": VALID}).status_code not in (401, 403)
+
+
+def test_an_expired_key_is_refused_from_its_moment_on(
+    scoped: TestClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = scoped.get("/v1/domains", headers={"x-api-key": EXPIRED})
+    assert refused.status_code == 401
+    assert refused.json()["title"] == "The key has expired"
+    assert scoped.get("/v1/domains", headers={"x-api-key": VALID}).status_code == 200
+    later = time.time() + 1000
+    monkeypatch.setattr("crossfeed.serving.security.time.time", lambda: later)
+    assert scoped.get("/v1/domains", headers={"x-api-key": VALID}).status_code == 401
+
+
+def test_a_key_shows_itself_nowhere() -> None:
+    assert KEY not in repr(ApiKey(KEY))
+
+
+def test_no_path_from_a_request_is_ever_opened(bundle: Bundle, tmp_path: Path) -> None:
+    """Whatever a request holds, of all files none is opened that it names."""
+    secret = tmp_path / "planted-secret"
+    secret.write_text("secret")
+    names = [str(secret), f"file://{secret}", f"../../../../../..{secret}", f"{secret}\0.json"]
+    opened: list[str] = []
+    watching = True
+
+    def watch(event: str, arguments: tuple[object, ...]) -> None:
+        if watching and event in ("open", "os.listdir", "os.scandir"):
+            opened.append(str(arguments[0]))
+
+    store = SqliteHistoryStore(tmp_path / "store.sqlite")
+    sys.addaudithook(watch)
+    with TestClient(create_app(bundle, store=store)) as client:
+        for name in names:
+            event = {"event_id": name, "user_id": name, "item_id": name, "domain": "videos"}
+            client.post("/v1/events", json={"events": [{**event, "timestamp": 1_700_000_000}]})
+            client.post("/v1/recommend", json={"user_id": name, "domain": name})
+            lists = {"include": [name], "exclude": [name], "candidates": [name]}
+            client.post("/v1/recommend", json={"user_id": name, "domain": "videos", **lists})
+            client.post("/v1/model/reload", json={"path": name, "bundle": name})
+            for path in (name, f"/v1/users/{quote(name, safe='')}/history", f"/docs/{name}"):
+                client.get(f"/{quote(path)}", params={"domain": name, "path": name})
+            client.delete(f"/v1/users/{quote(name, safe='')}")
+    watching = False
+    assert any(str(bundle.path) in name for name in opened)  # the watch does see files
+    assert not [name for name in opened if "planted-secret" in name]
+
+
+@pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data[:-1] + b"\0"])
+@pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors", "histories.parquet"])
+def test_validate_refuses_a_truncated_or_tampered_bundle(
+    name: str, change: Callable[[bytes], bytes], bundle_path: Path, tmp_path: Path
+) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    assert CliRunner().invoke(command_line, ["validate", str(copy)]).exit_code == 0
+    data = (copy / name).read_bytes().rstrip()
+    (copy / name).write_bytes(change(data))
+    result = CliRunner().invoke(command_line, ["validate", str(copy)])
+    assert result.exit_code == 1
+    assert f"is damaged: {name}" in result.stderr.replace("\n", " ")
 
 
 def test_beyond_loopback_a_key_is_needed(
@@ -109,7 +223,10 @@ def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
 
 def test_keys_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(KEYS_VARIABLE, f" {KEY} ,, another-key-entirely\n")
-    assert keys_from_environment() == (KEY, "another-key-entirely")
+    assert keys_from_environment() == (ApiKey(KEY), ApiKey("another-key-entirely"))
+    monkeypatch.setenv(KEYS_VARIABLE, f"{KEY};scopes=read+write; expires=2027-01-31T00:00:00Z")
+    rights, end = frozenset({Right.READ, Right.WRITE}), 1_801_353_600
+    assert keys_from_environment() == (ApiKey(KEY, rights, expires=end),)
     monkeypatch.delenv(KEYS_VARIABLE)
     assert keys_from_environment() == ()
 
@@ -122,6 +239,10 @@ def test_keys_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("planted-clé-de-seize-lettres", "beyond ASCII"),
         ("planted key with spaces", "holds a space"),
         ("planted-key-with-\x07-bell", "holds a space or"),
+        ("planted-key-of-enough;scope=read", "has 'scope', not scopes or expires"),
+        ("planted-key-of-enough;scopes=read+all", "has scope 'all', none of: read, write, admin"),
+        ("planted-key-of-enough;scopes=", "has scope '', none of"),
+        ("planted-key-of-enough;expires=soon", "expires 'soon', which is no ISO 8601 time"),
     ],
 )
 def test_keys_that_cannot_work_are_refused_and_not_shown(
@@ -140,52 +261,9 @@ def test_this_machine_needs_no_key(host: str) -> None:
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "", "10.0.0.1", "localhost.example.org"])
 def test_other_hosts_do(host: str) -> None:
-    require_keys_beyond(host, (KEY,))
+    require_keys_beyond(host, (ApiKey(KEY),))
     with pytest.raises(ConfigError, match="can be reached from other machines"):
         require_keys_beyond(host, ())
-
-
-_SERVE = """
-import sys
-from crossfeed.serving.server import serve
-
-serve(sys.argv[1], port=0, history_store=sys.argv[2], announce=lambda url: print(url, flush=True))
-"""
-
-
-@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGTERM])
-def test_a_service_that_is_ended_keeps_what_it_acknowledged(
-    end: signal.Signals, bundle_path: Path, tmp_path: Path
-) -> None:
-    url = f"sqlite:///{tmp_path}/store.sqlite"
-    command = [sys.executable, "-c", _SERVE, str(bundle_path), url]
-    environment = {**os.environ, KEYS_VARIABLE: KEY}
-    log = tmp_path / "log"
-    with (
-        log.open("w") as stderr,
-        subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
-        ) as process,
-    ):
-        assert process.stdout is not None
-        address = process.stdout.readline().strip()
-        with httpx2.Client(base_url=address, timeout=30) as client:
-            event = {"event_id": "e1", "user_id": "new-user", "item_id": "a03"}
-            event |= {"domain": "articles", "timestamp": 1_700_000_000}
-            client.headers["x-api-key"] = KEY
-            answer = client.post("/v1/events", json={"events": [event]})
-            assert answer.json() == {"accepted": 1, "duplicates": 0}
-            client.get("/v1/users/new-user/history?secret=query")
-        process.send_signal(end)
-    assert process.returncode == -end
-    store = open_store(url)
-    assert items(store, "new-user") == ["a03"]
-    assert items(store, "u001") != []
-    store.close()
-    logged = log.read_text()
-    assert '"route": "/v1/events", "status": 200' in logged
-    for private in (KEY, "new-user", "query"):
-        assert private not in logged
 
 
 def test_a_store_that_fails_stops_the_service_before_it_is_announced(

@@ -11,8 +11,8 @@ import pytest
 from stores import batch, click, count, items
 
 from crossfeed.errors import HistoryStoreError, OutputError
-from crossfeed.serving.sqlite_store import SqliteHistoryStore as Store
-from crossfeed.serving.sqlite_store import open_store
+from crossfeed.serving.history import HistoryStore as Store
+from crossfeed.serving.store_url import open_store
 
 
 def test_a_new_store_is_filled_once(store: Store) -> None:
@@ -71,11 +71,14 @@ def test_export_of_mixed_ids_is_refused(store: Store, tmp_path: Path) -> None:
 def test_export_reads_page_by_page(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossfeed.serving.sqlite_store._ROWS_AT_ONCE", 2)
-    store.append([click(f"e{number}") for number in range(5)])
-    assert store.export(tmp_path / "out.parquet") == 5
-    names = pq.read_table(tmp_path / "out.parquet")["event_id"].to_pylist()
-    assert names == [f"e{number}" for number in range(5)]
+    monkeypatch.setattr("crossfeed.serving.sqlite_store.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("crossfeed.serving.redis_store._KEYS_AT_ONCE", 2)
+    store.append([click(f"e{number}", user=f"u{number % 5}") for number in range(15)])
+    assert store.export(tmp_path / "out.parquet") == 15
+    rows = pq.read_table(tmp_path / "out.parquet").select(["user_id", "event_id"]).to_pylist()
+    for user in range(5):
+        names = [row["event_id"] for row in rows if row["user_id"] == f"u{user}"]
+        assert names == [f"e{user + 5 * turn}" for turn in range(3)]
 
 
 def test_export_does_not_replace_unasked(store: Store, tmp_path: Path) -> None:

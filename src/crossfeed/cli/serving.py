@@ -16,7 +16,7 @@ from crossfeed.cli.options import Json, Overwrite
 
 if TYPE_CHECKING:
     from crossfeed.bundle import Bundle
-    from crossfeed.serving.sqlite_store import SqliteHistoryStore
+    from crossfeed.serving.history import HistoryStore
 
 __all__ = ["export_histories", "forget_user", "load_histories", "recommend", "serve"]
 
@@ -26,7 +26,7 @@ StoreUrl = Annotated[
     typer.Option(
         "--history-store",
         metavar="URL",
-        help="sqlite:///FILE; by default BUNDLE.histories.sqlite beside the bundle.",
+        help="sqlite:///FILE or redis://HOST:PORT/0; by default BUNDLE.histories.sqlite beside it.",
     ),
 ]
 
@@ -83,18 +83,42 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     history_store: StoreUrl = None,
+    requests_per_second: Annotated[
+        float | None, typer.Option(min=0.01, help="For each API key; by default no limit.")
+    ] = None,
+    requests_at_once: Annotated[
+        int, typer.Option(min=1, help="What comes beyond is told to try again.")
+    ] = 100,
+    timeout_seconds: Annotated[
+        float, typer.Option(min=0.1, help="For a request to come, and for its answer.")
+    ] = 10.0,
 ) -> None:
     """Serve a bundle over HTTP, with a store of what users do.
 
-    Beyond this machine it asks for an API key: set CROSSFEED_API_KEYS.
+    Beyond this machine it asks for an API key: set CROSSFEED_API_KEYS. SIGHUP puts the bundle that
+    lies in the folder by then into service.
 
     \b
     crossfeed serve BUNDLE
     crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite
+    crossfeed serve BUNDLE --history-store redis://localhost:6379/0
     """
+    from crossfeed.serving.limits import Limits
     from crossfeed.serving.server import serve
 
-    serve(bundle, host=host, port=port, history_store=history_store, announce=_announce)
+    limits = Limits(
+        requests_per_second=requests_per_second,
+        requests_at_once=requests_at_once,
+        timeout_seconds=timeout_seconds,
+    )
+    serve(
+        bundle,
+        host=host,
+        port=port,
+        history_store=history_store,
+        limits=limits,
+        announce=_announce,
+    )
 
 
 def load_histories(
@@ -162,11 +186,10 @@ def _announce(url: str) -> None:
 
 
 @contextmanager
-def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, SqliteHistoryStore]]:
+def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, HistoryStore]]:
     """Open the store of a bundle, filled as the service would fill it."""
     from crossfeed.bundle import Bundle
-    from crossfeed.serving.server import default_store_url
-    from crossfeed.serving.sqlite_store import open_store
+    from crossfeed.serving.store_url import default_store_url, open_store
 
     loaded = Bundle.load(bundle)
     store = open_store(url or default_store_url(bundle))

@@ -5,20 +5,24 @@ from __future__ import annotations
 import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated
+from typing import Annotated, Literal
 
 from fastapi import APIRouter, FastAPI, Query, Request
-from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse, Response
+from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
-from crossfeed.errors import HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.serving.guarded_store import GuardedStore
+from crossfeed.serving.guards import add_guards, add_problem_handlers
 from crossfeed.serving.history import HistoryStore, Id, NewEvent, restore_id
-from crossfeed.serving.monitoring import Monitoring, RequestLog
-from crossfeed.serving.problems import http_problem, problem, request_problem, validation_problem
-from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.limits import Limits
+from crossfeed.serving.monitoring import Monitoring
+from crossfeed.serving.problems import problem
+from crossfeed.serving.recommender import Recommendations, Recommender
+from crossfeed.serving.reload import ModelInService, Reloaded, check_answers
 from crossfeed.serving.schemas import (
     Answer,
     DomainFacts,
@@ -28,35 +32,44 @@ from crossfeed.serving.schemas import (
     Forgotten,
     ModelFacts,
     Problem,
+    Readiness,
     RecommendBody,
+    ReloadFacts,
+    StoreFacts,
     UserHistory,
     WantedBody,
 )
-from crossfeed.serving.security import BodyLimit, RequireKey
+from crossfeed.serving.security import ApiKey
 
-__all__ = ["MOST_BODY_BYTES", "OPEN_PATHS", "create_app"]
+__all__ = ["Service", "create_app"]
 
-OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-"""What never needs a key."""
-MOST_BODY_BYTES = 1_048_576
+_DEFAULTS = Limits()
 
 
-def create_app(bundle: Bundle, *, store: HistoryStore, keys: Sequence[str] = ()) -> FastAPI:
-    """Make the service.
+def create_app(
+    bundle: Bundle,
+    *,
+    store: HistoryStore,
+    keys: Sequence[ApiKey] = (),
+    limits: Limits = _DEFAULTS,
+) -> FastAPI:
+    """Make the service; its `state.service` can reload the model.
 
     Args:
         bundle: the model in service.
         store: what users did; it is filled from the bundle's histories when it is new, and
             closed with the application.
         keys: API keys of which a request must bring one; none means that everybody may ask.
+        limits: what the process takes on.
     """
-    service = _Service(bundle, store)
+    service = Service(bundle, store)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             store.fill(bundle.histories(), origin=bundle.version)
-            _ = bundle.scorer  # loaded before the first request
+            check_answers(service.model.recommender)  # loads the model before the first request
+            service.monitoring.started(str(store), store.durability())
             yield
         finally:
             store.close()
@@ -67,66 +80,74 @@ def create_app(bundle: Bundle, *, store: HistoryStore, keys: Sequence[str] = ())
         lifespan=lifespan,
         responses={422: {"model": Problem}, 503: {"model": Problem}},
     )
+    app.state.service = service
     app.include_router(service.routes())
-    app.add_exception_handler(RequestError, _request_problem)
-    app.add_exception_handler(RequestValidationError, _validation_problem)
     app.add_exception_handler(HistoryStoreError, service.store_problem)
-    app.add_exception_handler(HTTPException, _http_problem)
-    _add_guards(app, service.monitoring, keys)
+    add_problem_handlers(app)
+    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits)
     return app
 
 
-def _add_guards(app: FastAPI, monitoring: Monitoring, keys: Sequence[str]) -> None:
-    """Put around the routes what every request passes; the last one added is the outermost."""
-    too_large = problem(413, "The body is too large", f"at most {MOST_BODY_BYTES} bytes are read")
-    app.add_middleware(BodyLimit, most_bytes=MOST_BODY_BYTES, refusal=too_large)
-    if keys:
-        no_key = problem(401, "No valid key", "send a key as X-API-Key or as a bearer token")
-        no_key.headers["www-authenticate"] = "Bearer"
-        app.add_middleware(RequireKey, keys=keys, open_paths=OPEN_PATHS, refusal=no_key)
-    failure = problem(500, "Something went wrong", "the service's log tells more")
-    app.add_middleware(RequestLog, monitoring=monitoring, failure=failure)
+class _AnyText(StringConvertor):
+    """Any id in a URL, also one with slashes or line breaks."""
+
+    regex = "(?s:.*)"
 
 
-class _Service:
+register_url_convertor("any", _AnyText())
+
+
+class Service:
     """The handlers. They are plain functions, which FastAPI runs in threads off the event loop."""
 
     def __init__(self, bundle: Bundle, store: HistoryStore) -> None:
-        self.bundle, self.store = bundle, store
-        self.recommender = Recommender(bundle, histories=store)
         self.monitoring = Monitoring(model_version=bundle.version)
+        self.store = GuardedStore(
+            store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
+        )
+        self.model = ModelInService(bundle, histories=self.store)
+        self.stopping = False
+        """Whether no new work should be sent here."""
 
     def routes(self) -> APIRouter:
-        """Return the routes; an id in a URL may hold slashes."""
+        """Return the routes."""
         router = APIRouter()
         router.post("/v1/recommend")(self.recommend)
-        router.get("/v1/users/{user_id:path}/recommendations")(self.recommend_to_user)
-        router.get("/v1/users/{user_id:path}/history")(self.history)
+        router.get("/v1/users/{user_id:any}/recommendations")(self.recommend_to_user)
+        router.get("/v1/users/{user_id:any}/history")(self.history)
         router.post("/v1/events")(self.store_events)
-        router.delete("/v1/users/{user_id:path}")(self.forget)
+        router.delete("/v1/users/{user_id:any}")(self.forget)
         router.get("/v1/domains")(self.domains)
-        router.get("/v1/model")(self.model)
+        router.get("/v1/model")(self.model_facts)
+        router.post("/v1/model/reload", responses={409: {"model": Problem}})(self.reload)
         router.get("/metrics", response_class=PlainTextResponse)(self.metrics)
         router.get("/health/live")(self.live)
         router.get("/health/ready")(self.ready)
         return router
 
     def recommend(self, body: RecommendBody) -> Answer:
-        """Recommend items of a domain to a known user, or to a history in the request."""
+        """Recommend items of a domain to a known user, or to a history in the request.
+
+        Where the history store does not answer, a known user gets what a new one would.
+        """
         began = time.perf_counter()
-        events = body.history
-        found = self.recommender.recommend(
-            domain=body.domain,
-            user_id=body.user_id,
-            history=None if events is None else [event.model_dump() for event in events],
-            k=body.k,
-            exclude_seen=body.exclude_seen,
-            include=body.include,
-            exclude=body.exclude,
-            candidates=body.candidates,
+        recommender = self.model.recommender  # one model for the whole answer
+        degraded = None
+        try:
+            found = _recommend(recommender, body)
+        except HistoryStoreError:
+            degraded = "the history store does not answer"
+            unknown = body.model_copy(update={"user_id": None, "history": []})
+            found = _recommend(recommender, unknown)
+        seconds = time.perf_counter() - began
+        self.monitoring.recommended(
+            body.domain,
+            found,
+            seconds=seconds,
+            degraded=degraded is not None,
+            held_back=body.domain in recommender.bundle.held_back,
         )
-        self.monitoring.recommended(body.domain, found)
-        return Answer.of(found, took_ms=(time.perf_counter() - began) * 1000)
+        return Answer.of(found, took_ms=seconds * 1000, degraded=degraded)
 
     def recommend_to_user(self, user_id: str, wanted: Annotated[WantedBody, Query()]) -> Answer:
         """Recommend items of a domain to a known user."""
@@ -144,8 +165,9 @@ class _Service:
 
     def store_events(self, body: EventsBody) -> EventsStored:
         """Store events; they are on disk before the answer, and the next answer knows them."""
+        bundle = self.model.bundle
         new = [
-            self._new_event(event, f"events[{place}]") for place, event in enumerate(body.events)
+            _new_event(event, f"events[{place}]", bundle) for place, event in enumerate(body.events)
         ]
         accepted, duplicates = self.store.append(new)
         self.monitoring.stored(accepted=accepted, duplicates=duplicates)
@@ -158,63 +180,100 @@ class _Service:
 
     def domains(self) -> list[DomainFacts]:
         """Return the domains that can be asked for."""
-        catalogue = self.bundle.catalogue
+        catalogue = self.model.bundle.catalogue
         return [
             DomainFacts(domain=name, items=int(items))
             for name, items in zip(catalogue.domains, catalogue.known, strict=True)
         ]
 
-    def model(self) -> ModelFacts:
+    def model_facts(self) -> ModelFacts:
         """Return what is known of the model in service."""
+        bundle = self.model.bundle
         return ModelFacts(
-            model_version=self.bundle.version,
-            crossfeed=self.bundle.about["crossfeed"],
-            card=self.bundle.card,
+            model_version=bundle.version, crossfeed=bundle.about["crossfeed"], card=bundle.card
         )
 
-    def metrics(self) -> Response:
+    def reload(self) -> ReloadFacts:
+        """Put what lies in the bundle's folder now into service, unless it fails its check."""
+        reloaded = self.reload_model()
+        if reloaded is None:
+            stays = f"model {self.model.bundle.version} stays in service; the log tells why"
+            raise HTTPException(409, f"the new bundle was refused; {stays}")
+        return ReloadFacts(model_version=reloaded.version, changed=reloaded.changed)
+
+    def reload_model(self) -> Reloaded | None:
+        """Do what `reload` does, and log it; return None where the model in service stays."""
+        try:
+            reloaded = self.model.reload()
+        except BundleError as error:
+            self.monitoring.reload_failed(error)
+            return None
+        self.monitoring.reloaded(reloaded)
+        return reloaded
+
+    async def metrics(self) -> Response:
         """Return the metrics in Prometheus' text format."""
         return PlainTextResponse(self.monitoring.page())
 
-    def live(self) -> dict[str, str]:
+    async def live(self) -> dict[str, str]:
         """Return that the process answers."""
         return {"status": "live"}
 
-    def ready(self) -> dict[str, str]:
-        """Return that model and history store can answer requests."""
-        self.store.ping()
-        return {"status": "ready"}
+    def ready(self, response: Response) -> Readiness:
+        """Return whether requests should be sent here, and what of the service is impaired.
+
+        `degraded` is 200: recommendations are answered as for new users, and where replicas share
+        a store, taking all of them away would leave nobody to answer at all.
+        """
+        response.status_code = 503 if self.stopping else 200
+        store = self._store_facts()
+        able: Literal["ready", "degraded"] = "ready" if store.reachable else "degraded"
+        return Readiness(
+            status="stopping" if self.stopping else able,
+            model_version=self.model.bundle.version,
+            history_store=store,
+        )
 
     def store_problem(self, request: Request, error: Exception) -> Response:
         """Answer that the store fails; what of it, the log tells and not the answer."""
         self.monitoring.failed(error, request_id=request.state.request_id)
-        return problem(503, "The history store does not answer", "try again later")
+        answer = problem(503, "The history store does not answer", "try again later")
+        answer.headers["retry-after"] = "1"
+        return answer
 
     def _user(self, text: str) -> Id:
-        return restore_id(text, self.bundle.user_id_type, field="user_id")
+        return restore_id(text, self.model.bundle.user_id_type, field="user_id")
 
-    def _new_event(self, event: EventBody, name: str) -> NewEvent:
-        domains = self.bundle.catalogue.domains
-        if event.domain not in domains:
-            unknown = UnknownDomainError(event.domain, domains)
-            raise RequestError(
-                unknown.message, field=f"{name}.domain", value=event.domain, allowed=unknown.allowed
-            )
-        user_id = restore_id(event.user_id, self.bundle.user_id_type, field=f"{name}.user_id")
-        item_id = restore_id(event.item_id, self.bundle.item_id_type, field=f"{name}.item_id")
-        return NewEvent(event.event_id, user_id, item_id, event.domain, event.timestamp)
+    def _store_facts(self) -> StoreFacts:
+        try:
+            found = self.store.check()
+        except HistoryStoreError:
+            return StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
+        self.monitoring.store_durable(found)
+        return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
 
 
-def _request_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    return request_problem(error)
+def _recommend(recommender: Recommender, body: RecommendBody) -> Recommendations:
+    events = body.history
+    return recommender.recommend(
+        domain=body.domain,
+        user_id=body.user_id,
+        history=None if events is None else [event.model_dump() for event in events],
+        k=body.k,
+        exclude_seen=body.exclude_seen,
+        include=body.include,
+        exclude=body.exclude,
+        candidates=body.candidates,
+    )
 
 
-def _validation_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestValidationError)
-    return validation_problem(error)
-
-
-def _http_problem(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    return http_problem(error)
+def _new_event(event: EventBody, name: str, bundle: Bundle) -> NewEvent:
+    domains = bundle.catalogue.domains
+    if event.domain not in domains:
+        unknown = UnknownDomainError(event.domain, domains)
+        raise RequestError(
+            unknown.message, field=f"{name}.domain", value=event.domain, allowed=unknown.allowed
+        )
+    user_id = restore_id(event.user_id, bundle.user_id_type, field=f"{name}.user_id")
+    item_id = restore_id(event.item_id, bundle.item_id_type, field=f"{name}.item_id")
+    return NewEvent(event.event_id, user_id, item_id, event.domain, event.timestamp)

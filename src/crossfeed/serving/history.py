@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol, TypeGuard
 
 import numpy as np
@@ -17,7 +18,9 @@ from crossfeed.scorer import Histories, Ints
 
 __all__ = [
     "ANY_ID",
+    "DURABLE",
     "BundleHistories",
+    "Durability",
     "Event",
     "HistoryReader",
     "HistoryStore",
@@ -59,6 +62,19 @@ class NewEvent:
     """Milliseconds since 1970 (UTC)."""
 
 
+@dataclass(frozen=True, slots=True)
+class Durability:
+    """What a store promises of the events that it acknowledged."""
+
+    kept: bool
+    """Whether they outlive a crash of process and machine."""
+    sentence: str
+    """What happens to them, for people."""
+
+
+DURABLE = Durability(True, "every event is on disk before it is acknowledged")
+
+
 class HistoryReader(Protocol):
     """Anything that knows what users did."""
 
@@ -67,19 +83,34 @@ class HistoryReader(Protocol):
 
 
 class HistoryStore(HistoryReader, Protocol):
-    """A reader that also learns; every method raises HistoryStoreError where the store fails."""
+    """A reader that also learns; every method raises HistoryStoreError where the store fails.
+
+    Events of a user are ordered by their time, also those that come late; ties as they came.
+    """
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
-        """Store events durably; return how many were new and how many known by their id."""
+        """Store events, all or none; return how many were new and how many known by their id."""
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user; return how many."""
 
+    def is_new(self) -> bool:
+        """Return whether the store was never filled and never given an event."""
+
     def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
-        """Store a bundle's histories if the store never held an event; return how many events."""
+        """Store a bundle's histories if the store is new; return how many events."""
+
+    def load(self, file: Path) -> tuple[int, int]:
+        """Store the events of a Parquet file; return how many were new and how many known."""
+
+    def export(self, out: Path, *, overwrite: bool = False) -> int:
+        """Write all events as Parquet, which `load` reads; return how many."""
+
+    def durability(self) -> Durability:
+        """Return what becomes of acknowledged events in a crash, as the store is set up now."""
 
     def ping(self) -> None:
-        """Check that the store answers."""
+        """Check that the store can be written."""
 
     def close(self) -> None:
         """Finish what was asked for and let go."""

@@ -7,19 +7,22 @@ import logging
 import secrets
 import time
 import traceback
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from crossfeed.errors import HistoryStoreError
+from crossfeed.errors import CrossfeedError, HistoryStoreError
+from crossfeed.serving.history import Durability
 from crossfeed.serving.recommender import Recommendations
+from crossfeed.serving.reload import Reloaded
 
 __all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
 
 REQUEST_LOG = "crossfeed.requests"
-"""Name of the logger that gets one line of JSON per request."""
+"""Name of the logger that gets one line of JSON per request and per accident."""
 
 _log = logging.getLogger(REQUEST_LOG)
 
@@ -41,25 +44,102 @@ class Monitoring:
             buckets=_SECONDS,
             registry=registry,
         )
+        self._stages = Histogram(
+            "crossfeed_stage_seconds",
+            "Time by stage; the history store works for all domains at once.",
+            ["stage", "domain"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
         self._recommendations = Counter(
             "crossfeed_recommendations",
-            "Recommendations by domain and fallback.",
-            ["domain", "fallback"],
+            "Recommendations by domain, fallback and what was known of the user.",
+            ["domain", "fallback", "user"],
             registry=registry,
         )
         self._events = Counter(
             "crossfeed_events", "Events by outcome.", ["outcome"], registry=registry
         )
-        model = Gauge("crossfeed_model", "The model in service.", ["version"], registry=registry)
-        model.labels(version=model_version).set(1)
+        self._store_errors = Counter(
+            "crossfeed_store_errors",
+            "Failures of the history store.",
+            ["operation"],
+            registry=registry,
+        )
+        self._durable = Gauge(
+            "crossfeed_store_durable",
+            "1 if acknowledged events outlive a crash, as the store was set up when last asked.",
+            registry=registry,
+        )
+        self._reloads = Counter(
+            "crossfeed_reloads", "Reloads by outcome.", ["outcome"], registry=registry
+        )
+        self._model = Gauge(
+            "crossfeed_model", "The model in service.", ["version"], registry=registry
+        )
+        self._model.labels(version=model_version).set(1)
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
         return generate_latest(self._registry)
 
-    def recommended(self, domain: str, found: Recommendations) -> None:
-        """Count one answered request for recommendations."""
-        self._recommendations.labels(domain=domain, fallback=found.fallback or "none").inc()
+    def recommended(
+        self,
+        domain: str,
+        found: Recommendations,
+        *,
+        seconds: float,
+        degraded: bool,
+        held_back: bool,
+    ) -> None:
+        """Count one answered request for recommendations.
+
+        Args:
+            domain: the target domain; one that exists, so that their number is bounded.
+            found: the answer.
+            seconds: how long it took, the history included.
+            degraded: the history store did not answer.
+            held_back: the domain is served by popularity, whatever is known of the user.
+        """
+        cold = "cold" if found.fallback else "known"
+        user = "unreachable" if degraded else "not asked" if held_back else cold
+        fallback = found.fallback or "none"
+        self._recommendations.labels(domain=domain, fallback=fallback, user=user).inc()
+        self._stages.labels(stage="recommend", domain=domain).observe(seconds)
+
+    def store_took(self, operation: str, seconds: float) -> None:
+        """Note the time of one operation of the history store."""
+        self._stages.labels(stage=f"store_{operation}", domain="").observe(seconds)
+
+    def store_failed(self, operation: str, error: HistoryStoreError) -> None:
+        """Count and log one failure of the history store; its message never names a user."""
+        self._store_errors.labels(operation=operation).inc()
+        facts = {"operation": operation, "message": error.message}
+        _write(logging.ERROR, "store error", facts)
+
+    def started(self, store: str, durability: Durability) -> None:
+        """Log what the history store promises."""
+        self.store_durable(durability)
+        level = logging.INFO if durability.kept else logging.WARNING
+        facts = {"store": store, "durable": durability.kept, "durability": durability.sentence}
+        _write(level, "history store", facts)
+
+    def store_durable(self, durability: Durability) -> None:
+        """Note whether the history store keeps what it acknowledged."""
+        self._durable.set(durability.kept)
+
+    def reloaded(self, reloaded: Reloaded) -> None:
+        """Count and log one reload that went well."""
+        self._reloads.labels(outcome="changed" if reloaded.changed else "unchanged").inc()
+        self._model.clear()
+        self._model.labels(version=reloaded.version).set(1)
+        facts = {"model": reloaded.version, "changed": reloaded.changed}
+        _write(logging.INFO, "reload", facts)
+
+    def reload_failed(self, error: CrossfeedError) -> None:
+        """Count and log one reload that left the model as it was."""
+        self._reloads.labels(outcome="refused").inc()
+        _write(logging.ERROR, "reload refused", {"message": str(error)})
 
     def stored(self, *, accepted: int, duplicates: int) -> None:
         """Count events by what became of them."""
@@ -72,30 +152,26 @@ class Monitoring:
         """Count and log one answer; the route is a template, so that no id is in it."""
         self._requests.labels(route=route, status=status).inc()
         self._seconds.labels(route=route).observe(seconds)
-        line = {
-            "time": _now(),
-            "event": "request",
+        facts = {
             "request_id": request_id,
             "method": method,
             "route": route,
             "status": status,
             "took_ms": round(seconds * 1000, 2),
         }
-        _log.info("%s", json.dumps(line))
+        _write(logging.INFO, "request", facts)
 
     def failed(self, error: Exception, *, request_id: str) -> None:
         """Log what went wrong inside, without any value: a value may be somebody's id."""
         frames = traceback.extract_tb(error.__traceback__)
-        line = {
-            "time": _now(),
-            "event": "error",
+        facts: dict[str, object] = {
             "request_id": request_id,
             "error": type(error).__name__,
             "at": [f"{frame.filename}:{frame.lineno} {frame.name}" for frame in frames[-8:]],
         }
         if isinstance(error, HistoryStoreError):  # it names the store and never a user
-            line["message"] = error.message
-        _log.error("%s", json.dumps(line))
+            facts["message"] = error.message
+        _write(logging.ERROR, "error", facts)
 
 
 class RequestLog:
@@ -141,5 +217,7 @@ class RequestLog:
             )
 
 
-def _now() -> str:
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
+def _write(level: int, event: str, facts: Mapping[str, object]) -> None:
+    """Log one line of JSON."""
+    now = datetime.now(UTC).isoformat(timespec="milliseconds")
+    _log.log(level, "%s", json.dumps({"time": now, "event": event, **facts}))

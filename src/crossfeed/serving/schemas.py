@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from datetime import UTC, datetime
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import (
     BaseModel,
@@ -33,7 +33,10 @@ __all__ = [
     "ModelFacts",
     "PastEvent",
     "Problem",
+    "Readiness",
     "RecommendBody",
+    "ReloadFacts",
+    "StoreFacts",
     "UserHistory",
     "WantedBody",
 ]
@@ -154,10 +157,11 @@ class Answer(BaseModel):
     model_version: str
     fallback: str | None
     reason: str | None
+    degraded: str | None = Field(description="What failed, so that less of the user was known.")
     took_ms: float
 
     @classmethod
-    def of(cls, found: Recommendations, *, took_ms: float) -> Answer:
+    def of(cls, found: Recommendations, *, took_ms: float, degraded: str | None = None) -> Answer:
         """Return recommendations as an answer."""
         items = [
             ItemAnswer(
@@ -170,6 +174,7 @@ class Answer(BaseModel):
             model_version=found.model_version,
             fallback=found.fallback,
             reason=found.reason,
+            degraded=degraded,
             took_ms=round(took_ms, 3),
         )
 
@@ -209,6 +214,33 @@ class ModelFacts(BaseModel):
     model_version: str
     crossfeed: str
     card: dict[str, object]
+
+
+class ReloadFacts(BaseModel):
+    """What a reload came to."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model_version: str
+    changed: bool
+
+
+class StoreFacts(BaseModel):
+    """How the history store is."""
+
+    reachable: bool
+    durable: bool | None = Field(description="Whether acknowledged events outlive a crash.")
+    durability: str
+
+
+class Readiness(BaseModel):
+    """Whether requests should be sent here; `degraded` answers without the history store."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    status: Literal["ready", "degraded", "stopping"]
+    model_version: str
+    history_store: StoreFacts
 
 
 class Problem(BaseModel):

@@ -1,23 +1,29 @@
-"""Who may ask, and how much: API keys and the size of a body."""
+"""Who may ask for what: API keys with scopes and an end."""
 
 from __future__ import annotations
 
 import hmac
 import ipaddress
 import os
-from collections.abc import Sequence, Set
+import time
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
 
 from starlette.datastructures import Headers
 from starlette.responses import Response
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crossfeed.errors import ConfigError
 
 __all__ = [
+    "ALL_RIGHTS",
     "KEYS_VARIABLE",
-    "BodyLimit",
+    "ApiKey",
     "RequireKey",
-    "has_key",
+    "Right",
+    "find_key",
     "keys_from_environment",
     "require_keys_beyond",
 ]
@@ -26,31 +32,47 @@ KEYS_VARIABLE = "CROSSFEED_API_KEYS"
 _LEAST_KEY_LENGTH = 16
 
 
-def keys_from_environment() -> tuple[str, ...]:
+class Right(StrEnum):
+    """What a key may do; none of them includes another."""
+
+    READ = "read"
+    """Ask for recommendations, histories, facts and metrics."""
+    WRITE = "write"
+    """Store events."""
+    ADMIN = "admin"
+    """Erase users and put another model into service."""
+
+
+ALL_RIGHTS = frozenset(Right)
+
+
+@dataclass(frozen=True)
+class ApiKey:
+    """A key that requests may bring."""
+
+    secret: str = field(repr=False)
+    rights: Set[Right] = ALL_RIGHTS
+    expires: float | None = None
+    """Seconds since 1970; None is never."""
+
+
+def keys_from_environment() -> tuple[ApiKey, ...]:
     """Return the API keys of the environment variable CROSSFEED_API_KEYS, split at commas.
 
+    Each is a secret, then what narrows it: `SECRET;scopes=read+write;expires=2027-01-31`. Without
+    scopes it may do everything, without an end it stays.
+
     Raises:
-        ConfigError: it is set and holds no key, or one that is too short or that no header can
-            carry; the message does not show it.
+        ConfigError: it is set and holds no key, or one that cannot work; no message shows one.
     """
     given = os.environ.get(KEYS_VARIABLE, "")
-    keys = tuple(key.strip() for key in given.split(",") if key.strip())
-    problem = None
+    keys = tuple(_parse(entry.strip()) for entry in given.split(",") if entry.strip())
     if given and not keys:
-        problem = f"{KEYS_VARIABLE} is set, but holds no key"
-    elif any(len(key) < _LEAST_KEY_LENGTH for key in keys):
-        problem = f"a key in {KEYS_VARIABLE} is shorter than {_LEAST_KEY_LENGTH} characters"
-    elif any(not key.isascii() or not key.isprintable() or " " in key for key in keys):
-        problem = f"a key in {KEYS_VARIABLE} holds a space or a character beyond ASCII"
-    if problem:
-        raise ConfigError(
-            problem,
-            hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'",
-        )
+        raise _invalid(f"{KEYS_VARIABLE} is set, but holds no key")
     return keys
 
 
-def require_keys_beyond(host: str, keys: Sequence[str]) -> None:
+def require_keys_beyond(host: str, keys: Sequence[ApiKey]) -> None:
     """Refuse to listen beyond this machine without a key.
 
     Raises:
@@ -63,61 +85,109 @@ def require_keys_beyond(host: str, keys: Sequence[str]) -> None:
         )
 
 
-def has_key(headers: Headers, keys: Sequence[str]) -> bool:
-    """Return whether a request's headers bring one of the keys: X-API-Key or a bearer token."""
+def find_key(headers: Headers, keys: Sequence[ApiKey]) -> ApiKey | None:
+    """Return the key that a request's headers bring: X-API-Key or a bearer token."""
     given = headers.get("x-api-key", "")
     scheme, _, token = headers.get("authorization", "").partition(" ")
     if not given and scheme.lower() == "bearer":
         given = token.strip()
     # Each key is compared, in constant time, so that time tells nothing about any of them.
-    matches = [hmac.compare_digest(given.encode(), key.encode()) for key in keys]
-    return any(matches)
+    matches = [hmac.compare_digest(given.encode(), key.secret.encode()) for key in keys]
+    return keys[matches.index(True)] if any(matches) else None
 
 
 class RequireKey:
-    """Answers `refusal` to a request without a key, before anything of it is read."""
+    """Refuses a request whose key does not allow it, before anything of it is read.
+
+    The key is put into the request's state, for what comes after.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, keys: Sequence[str], open_paths: Set[str], refusal: Response
+        self,
+        app: ASGIApp,
+        *,
+        keys: Sequence[ApiKey],
+        open_paths: Set[str],
+        right_for: Callable[[str, str], Right],
+        no_key: Response,
+        expired: Response,
+        no_right: Mapping[Right, Response],
     ) -> None:
-        self.app, self.keys, self.open_paths, self.refusal = app, keys, open_paths, refusal
+        """Guard an application.
+
+        Args:
+            app: what is guarded.
+            keys: those of which a request must bring one.
+            open_paths: what needs no key.
+            right_for: tells which right a method and a path need.
+            no_key: the answer to a request without a known key.
+            expired: the answer to a request with a key past its end.
+            no_right: the answers to a request whose key lacks a right.
+        """
+        self.app, self.keys, self.open_paths, self.right_for = app, keys, open_paths, right_for
+        self.no_key, self.expired, self.no_right = no_key, expired, no_right
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass on what brings a key, and what asks for an open path."""
-        guarded = scope["type"] == "http" and scope["path"] not in self.open_paths
-        if guarded and not has_key(Headers(scope=scope), self.keys):
-            await self.refusal(scope, receive, send)
-        else:
-            await self.app(scope, receive, send)
-
-
-class BodyLimit:
-    """Answers 413 to a body of more bytes than allowed, before anything reads it."""
-
-    def __init__(self, app: ASGIApp, *, most_bytes: int, refusal: Response) -> None:
-        self.app, self.most_bytes, self.refusal = app, most_bytes, refusal
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Read the body as far as allowed, then let the application have it."""
-        if scope["type"] != "http":
+        """Pass on what a key allows, and what asks for an open path."""
+        if scope["type"] != "http" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
-        messages: list[Message] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > self.most_bytes:
-                await self.refusal(scope, receive, send)
-                return
-        waiting = iter(messages)
+        refusal = self._refusal(scope)
+        await (refusal or self.app)(scope, receive, send)
 
-        async def replay() -> Message:
-            return next(waiting, None) or await receive()
+    def _refusal(self, scope: Scope) -> Response | None:
+        key = find_key(Headers(scope=scope), self.keys)
+        if key is None:
+            return self.no_key
+        if key.expires is not None and time.time() >= key.expires:
+            return self.expired
+        right = self.right_for(scope["method"], scope["path"])
+        if right not in key.rights:
+            return self.no_right[right]
+        scope.setdefault("state", {})["key"] = key
+        return None
 
-        await self.app(scope, replay, send)
+
+def _parse(entry: str) -> ApiKey:
+    secret, *options = (part.strip() for part in entry.split(";"))
+    if len(secret) < _LEAST_KEY_LENGTH:
+        raise _invalid(f"a key in {KEYS_VARIABLE} is shorter than {_LEAST_KEY_LENGTH} characters")
+    if not secret.isascii() or not secret.isprintable() or " " in secret:
+        raise _invalid(f"a key in {KEYS_VARIABLE} holds a space or a character beyond ASCII")
+    given = {name: value for name, _, value in (option.partition("=") for option in options)}
+    if unknown := given.keys() - {"scopes", "expires"}:
+        raise _invalid(f"a key in {KEYS_VARIABLE} has '{min(unknown)}', not scopes or expires")
+    return ApiKey(
+        secret,
+        rights=_rights(given["scopes"]) if "scopes" in given else ALL_RIGHTS,
+        expires=_moment(given["expires"]) if "expires" in given else None,
+    )
+
+
+def _rights(text: str) -> frozenset[Right]:
+    names = text.split("+")
+    if unknown := [name for name in names if name not in ALL_RIGHTS]:
+        allowed = ", ".join(Right)
+        raise _invalid(f"a key in {KEYS_VARIABLE} has scope '{unknown[0]}', none of: {allowed}")
+    return frozenset(Right(name) for name in names)
+
+
+def _moment(text: str) -> float:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise _invalid(
+            f"a key in {KEYS_VARIABLE} expires '{text}', which is no ISO 8601 time"
+        ) from None
+    return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
+
+
+def _invalid(problem: str) -> ConfigError:
+    return ConfigError(
+        problem,
+        hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'; "
+        "narrow it: KEY;scopes=read+write;expires=2027-01-31",
+    )
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import importlib.util
 import logging
+import math
+import signal
 import socket
+import threading
 from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
 from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, MissingExtraError
+from crossfeed.serving.limits import Limits
 
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["default_store_url", "serve"]
+__all__ = ["serve"]
+
+_DEFAULTS = Limits()
 
 
 def serve(
@@ -25,6 +33,7 @@ def serve(
     host: str = "127.0.0.1",
     port: int = 8000,
     history_store: str | None = None,
+    limits: Limits = _DEFAULTS,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
@@ -35,20 +44,23 @@ def serve(
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
+        limits: what the process takes on; see `Limits`.
         announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
         ConfigError: the host needs a key, or the port cannot be listened on.
-        BundleError: the bundle is missing or damaged.
+        BundleError: the bundle is missing or damaged, or fails its check.
         HistoryStoreError: the store cannot be opened.
     """
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     from crossfeed.serving.app import create_app
+    from crossfeed.serving.recommender import Recommender
+    from crossfeed.serving.reload import check_answers
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
-    from crossfeed.serving.sqlite_store import open_store
+    from crossfeed.serving.store_url import default_store_url, open_store
 
     keys = keys_from_environment()
     require_keys_beyond(host, keys)
@@ -58,28 +70,44 @@ def serve(
     with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
         # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
-        _ = loaded.scorer
-        _run(create_app(loaded, store=store, keys=keys), listening, announce)
+        check_answers(Recommender(loaded))
+        app = create_app(loaded, store=store, keys=keys, limits=limits)
+        _run(app, listening, announce, most_seconds=limits.timeout_seconds)
 
 
-def _run(app: FastAPI, listening: socket.socket, announce: Callable[[str], None] | None) -> None:
+def _run(
+    app: FastAPI,
+    listening: socket.socket,
+    announce: Callable[[str], None] | None,
+    *,
+    most_seconds: float,
+) -> None:
     import uvicorn
 
     class Server(uvicorn.Server):
-        """Tells when it begins to answer."""
+        """Tells when it begins to answer, reloads on SIGHUP, and says when it is about to stop."""
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
-            if announce and self.started:
+            if not self.started:
+                return
+            if threading.current_thread() is threading.main_thread():  # the only one with signals
+                loop, reload = asyncio.get_running_loop(), app.state.service.reload_model
+                loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, reload)
+            if announce:
                 announce(_url(listening))
 
-    Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listening])
+        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+            app.state.service.stopping = True
+            super().handle_exit(sig, frame)
 
-
-def default_store_url(bundle: Path) -> str:
-    """Return the store beside a bundle: never inside, where every file is verified by its hash."""
-    folder = bundle.resolve()
-    return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        timeout_graceful_shutdown=math.ceil(2 * most_seconds),  # a body, then its answer
+    )
+    Server(config).run(sockets=[listening])
 
 
 def _log_requests() -> None:

@@ -15,21 +15,24 @@ from pathlib import Path
 from typing import TypeVar
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.files import atomic_path, require_free
 from crossfeed.serving.group_commit import GroupCommit
-from crossfeed.serving.history import Event, Id, NewEvent
+from crossfeed.serving.history import DURABLE, Durability, Event, Id, NewEvent
+from crossfeed.serving.history_tables import (
+    ROWS_AT_ONCE,
+    Row,
+    open_events,
+    rows_of,
+    write_events,
+)
 from crossfeed.serving.sqlite_file import create, hint_for, open_file
 
-__all__ = ["SqliteHistoryStore", "open_store"]
+__all__ = ["SqliteHistoryStore"]
 
 T = TypeVar("T")
 
 _BUSY_SECONDS = 10.0
-_ROWS_AT_ONCE = 50_000
-_COLUMNS = ("user_id", "item_id", "domain", "timestamp", "event_id")
 
 _INSERT = """
 INSERT INTO events (user_id, item_id, domain, timestamp, event_id) VALUES (?, ?, ?, ?, ?)
@@ -144,16 +147,9 @@ class SqliteHistoryStore:
         Raises:
             HistoryStoreError: the file cannot be read; nothing of it was stored.
         """
-        try:
-            with pq.ParquetFile(file) as source:
-                batches = source.iter_batches(_ROWS_AT_ONCE)
-                stored = self._write(lambda connection: _insert_all(connection, batches, _ADD))
-                return stored, source.metadata.num_rows - stored
-        except (OSError, pa.ArrowException) as error:
-            raise HistoryStoreError(
-                f"cannot load '{file}': {error}",
-                hint="it must be Parquet with user_id, item_id, domain and timestamp (ms)",
-            ) from error
+        with open_events(file) as source:
+            stored = self._write(lambda connection: _insert_all(connection, source.batches, _ADD))
+        return stored, source.rows - stored
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:
         """Write all events as Parquet, in the order in which they came; return how many.
@@ -162,22 +158,13 @@ class SqliteHistoryStore:
             OutputError: `out` exists and may not be replaced, or cannot be written.
             HistoryStoreError: the file cannot be read, or holds ids of two types.
         """
-        require_free(out, overwrite=overwrite)
-        written = 0
-        with atomic_path(out) as temporary:
-            schema = self._schema()
-            with pq.ParquetWriter(temporary, schema) as writer:
-                for columns in self._all_columns():
-                    try:
-                        arrays = dict(zip(schema.names, columns, strict=True))
-                        writer.write_table(pa.table(arrays, schema))
-                    except pa.ArrowException as error:
-                        raise HistoryStoreError(
-                            f"the history store {self} mixes ids of strings and integers",
-                            hint="a column of a table cannot hold both",
-                        ) from error
-                    written += len(columns[0])
-        return written
+        return write_events(out, self._pages(), store=self, overwrite=overwrite)
+
+    def durability(self) -> Durability:
+        """Return what becomes of acknowledged events when the process or the machine dies."""
+        if self.path is None:
+            return Durability(False, "histories are in memory and end with the process")
+        return DURABLE
 
     def ping(self) -> None:
         """Check that the store can be written.
@@ -241,28 +228,16 @@ class SqliteHistoryStore:
                 hint="forget the user again when the reader is done",
             )
 
-    def _schema(self) -> pa.Schema:
-        """Return the columns of an export, the ids as they are stored."""
-        rest = {"domain": pa.string(), "timestamp": pa.int64(), "event_id": pa.string()}
-        return pa.schema(
-            {"user_id": self._id_type("user_id"), "item_id": self._id_type("item_id"), **rest}
-        )
-
-    def _id_type(self, column: str) -> pa.DataType:
-        query = f"SELECT typeof({column}) FROM events LIMIT 1"
-        kind = self._read(lambda connection: connection.execute(query).fetchone())
-        return pa.int64() if kind == ("integer",) else pa.string()
-
-    def _all_columns(self) -> Iterator[list[tuple[object, ...]]]:
+    def _pages(self) -> Iterator[Sequence[Row]]:
         """Yield all events page by page, so that no reader holds the file for long."""
         last = 0
         while rows := self._page(last):
             last = rows[-1][0]
-            yield list(zip(*rows, strict=True))[1:]
+            yield [row[1:] for row in rows]
 
     def _page(self, last: int) -> list[tuple[int, Id, Id, str, int, str | None]]:
         return self._read(
-            lambda connection: connection.execute(_PAGE, (last, _ROWS_AT_ONCE)).fetchall()
+            lambda connection: connection.execute(_PAGE, (last, ROWS_AT_ONCE)).fetchall()
         )
 
     @contextlib.contextmanager
@@ -275,33 +250,8 @@ class SqliteHistoryStore:
             ) from error
 
 
-def open_store(url: str) -> SqliteHistoryStore:
-    """Open the history store that a URL names, or make it.
-
-    Args:
-        url: `sqlite:///relative.sqlite` or `sqlite:////absolute.sqlite`; `sqlite://` keeps
-            histories in memory, for trials.
-
-    Raises:
-        HistoryStoreError: the URL names no kind of store that there is, or it cannot be opened.
-    """
-    scheme, _, rest = url.partition("://")
-    if url == "sqlite://":
-        return SqliteHistoryStore(None)
-    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        return SqliteHistoryStore(rest[1:])
-    # The rest is not shown: it may hold a password.
-    what = "a history store in Redis" if scheme in ("redis", "rediss") else f"'{scheme}'"
-    raise HistoryStoreError(
-        f"{what} is no kind of history store that this version has",
-        hint="name a file: sqlite:///histories.sqlite; sqlite:// keeps them in memory",
-    )
-
-
-def _insert(
-    connection: sqlite3.Connection, rows: Iterable[Sequence[object]], statement: str = _INSERT
-) -> int:
-    """Insert rows of `_COLUMNS`; return how many were new."""
+def _insert(connection: sqlite3.Connection, rows: Iterable[Row], statement: str = _INSERT) -> int:
+    """Insert rows; return how many were new."""
     before = connection.total_changes
     connection.executemany(statement, rows)
     return connection.total_changes - before
@@ -310,17 +260,4 @@ def _insert(
 def _insert_all(
     connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch], statement: str
 ) -> int:
-    return sum(_insert(connection, _rows(batch), statement) for batch in batches)
-
-
-def _rows(batch: pa.RecordBatch) -> Iterator[tuple[object, ...]]:
-    columns = {name: batch[name] for name in batch.schema.names}
-    missing = [name for name in _COLUMNS[:4] if name not in columns]
-    if missing:
-        raise HistoryStoreError(
-            f"the histories have no column {', '.join(missing)}",
-            hint="needed are user_id, item_id, domain and timestamp (ms); event_id may be missing",
-        )
-    columns.setdefault("event_id", pa.nulls(batch.num_rows))
-    columns["timestamp"] = columns["timestamp"].cast(pa.int64())
-    return zip(*(columns[name].to_pylist() for name in _COLUMNS), strict=True)
+    return sum(_insert(connection, rows_of(batch), statement) for batch in batches)

@@ -1,0 +1,21 @@
+"""How much one process of the service takes on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one process takes on."""
+
+    body_bytes: int = 1_048_576
+    """The largest body that is read."""
+    requests_at_once: int = 100
+    """Requests in work or waiting for a thread; one more is refused, so that no queue grows."""
+    timeout_seconds: float = 10.0
+    """How long a body may take to come, and then the answer."""
+    requests_per_second: float | None = None
+    """For each key, or for all requests together where there are no keys; None is no limit."""

@@ -1,0 +1,286 @@
+"""The shared history store: a Redis server that several replicas of the service use.
+
+An event is acknowledged when the server answers, which with `appendonly yes` and `appendfsync
+always` it does once the event is on its disk. Other settings lose events in a crash; `durability`
+says which ones the server has.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from redis import Redis
+from redis.backoff import NoBackoff
+from redis.exceptions import RedisError, ResponseError
+from redis.retry import Retry
+
+from crossfeed.errors import HistoryStoreError
+from crossfeed.serving.history import Durability, Event, Id, NewEvent
+from crossfeed.serving.history_tables import Row, chunks_of, open_events, write_events
+from crossfeed.serving.redis_records import (
+    COUNTER,
+    EVENT_IDS,
+    FACTS,
+    PING,
+    TIMELINES,
+    Members,
+    ValueRefused,
+    checked,
+    content,
+    parse,
+    timeline,
+    user_of,
+)
+from crossfeed.serving.redis_scripts import APPEND, FILL, FORGET
+from crossfeed.serving.redis_settings import durability_of, hint_for
+
+__all__ = ["RedisHistoryStore"]
+
+
+_log = logging.getLogger(__name__)
+
+_EVENTS_AT_ONCE = 1_000
+"""Events in one call of a script, in which the server answers nobody else."""
+_KEYS_AT_ONCE = 100
+_REWRITE_SECONDS = 10.0
+_VALUES = "ids must be strings or integers, times integers; none is missing"
+
+
+class RedisHistoryStore:
+    """Histories in a Redis server; its keys all begin with `crossfeed:`."""
+
+    def __init__(self, url: str, *, timeout_seconds: float = 2.0) -> None:
+        """Make ready to talk to a server; the first call connects, and after a failure the next.
+
+        Raises:
+            HistoryStoreError: the URL cannot be read; it is not shown, as it may hold a password.
+        """
+        try:
+            # Every call may be repeated once (an idle connection may have been cut): all of them
+            # are idempotent, though a repeated append may count its own events as duplicates.
+            self._redis: Redis = Redis.from_url(
+                url,
+                decode_responses=True,
+                socket_timeout=timeout_seconds,
+                socket_connect_timeout=timeout_seconds,
+                retry=Retry(NoBackoff(), 1),
+            )
+        except ValueError:
+            raise HistoryStoreError(
+                "the URL of the history store in Redis cannot be read",
+                hint="it must be such as redis://USER:PASSWORD@HOST:PORT/DATABASE",
+            ) from None
+        self._append = self._redis.register_script(APPEND)
+        self._fill = self._redis.register_script(FILL)
+        self._forget = self._redis.register_script(FORGET)
+        self._closed = False
+
+    def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
+        """Store events; on return the server has them on disk, if it is set up so.
+
+        Returns:
+            How many were new, and how many had an event id that is stored already; of those the
+            first stays, whatever the later ones hold.
+
+        Raises:
+            HistoryStoreError: it is not known to be stored; sending it again is harmless.
+        """
+        rows = [(e.user_id, e.item_id, e.domain, e.timestamp, e.event_id) for e in events]
+        with self._errors("write"):
+            accepted = self._append_rows(rows)
+        return accepted, len(rows) - accepted
+
+    def read(self, user_id: Id) -> Sequence[Event]:
+        """Return all events of a user by their time, also those that came late; ties as they came.
+
+        Raises:
+            HistoryStoreError: the server does not answer.
+        """
+        with self._errors("read"):
+            members: Members = self._redis.zrange(timeline(user_id), 0, -1, withscores=True)
+        return [
+            Event(item_id, domain, timestamp)
+            for _, item_id, domain, timestamp, _ in parse(user_id, members)
+        ]
+
+    def forget(self, user_id: Id) -> int:
+        """Erase all events of a user, and have the server's log written anew; return how many.
+
+        Old copies lie in that log until the server has done so, in the background, and in
+        snapshots until it makes the next.
+
+        Raises:
+            HistoryStoreError: the server does not answer, or does not begin to rewrite its log.
+        """
+        with self._errors("write"):
+            erased = int(self._forget(keys=[EVENT_IDS, timeline(user_id)]))
+            self._rewrite_log()
+        return erased
+
+    def is_new(self) -> bool:
+        """Return whether the store was never filled and never given an event."""
+        with self._errors("read"):
+            facts = self._redis.hgetall(FACTS)
+            return "filled_from" not in facts and (
+                "filling_from" in facts or not self._redis.exists(COUNTER)
+            )
+
+    def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
+        """Store a bundle's histories if the store is new; return how many events.
+
+        Replicas that start together may all call it: they write the same. A fill that breaks off
+        is taken up by the next call with the same origin.
+
+        Args:
+            batches: user_id, item_id, domain, timestamp (ms).
+            origin: where they come from, kept in the store.
+
+        Raises:
+            HistoryStoreError: the server does not answer, or holds half of another fill.
+        """
+        if not self.is_new():
+            return 0
+        stored = 0
+        for rows in chunks_of(batches, _EVENTS_AT_ONCE):
+            if not self._fill_rows(rows, number=stored + 1, origin=origin, last=False):
+                return 0  # another replica was faster
+            stored += len(rows)
+        return stored if self._fill_rows([], number=stored + 1, origin=origin, last=True) else 0
+
+    def load(self, file: Path) -> tuple[int, int]:
+        """Store the events of a Parquet file such as `export` writes.
+
+        An event is known by its event id, or by user, item, domain and time together. Loading
+        the same file again stores nothing twice, also where the first time broke off.
+
+        Returns:
+            How many were new, and how many were stored already.
+
+        Raises:
+            HistoryStoreError: the file cannot be read, or the server does not answer.
+        """
+        with open_events(file) as source, self._errors("write"):
+            chunks = chunks_of(source.batches, _EVENTS_AT_ONCE)
+            stored = sum(self._append_rows(rows, by_content=True) for rows in chunks)
+        return stored, source.rows - stored
+
+    def export(self, out: Path, *, overwrite: bool = False) -> int:
+        """Write all events as Parquet, user by user in the order in which they came.
+
+        Raises:
+            OutputError: `out` exists and may not be replaced, or cannot be written.
+            HistoryStoreError: the server does not answer, or the store holds ids of two types.
+        """
+        return write_events(out, self._pages(), store=self, overwrite=overwrite)
+
+    def durability(self) -> Durability:
+        """Return what becomes of acknowledged events in a crash, as the server is set up now.
+
+        Raises:
+            HistoryStoreError: the server does not answer.
+        """
+        with self._errors("read"):
+            try:
+                settings = self._redis.config_get("append*", "maxmemory*")
+            except ResponseError:  # hosted servers keep their settings to themselves
+                return Durability(False, "the server does not tell whether it keeps events")
+        return durability_of(settings)
+
+    def ping(self) -> None:
+        """Check that the server takes what is written.
+
+        Raises:
+            HistoryStoreError: it does not.
+        """
+        with self._errors("write"):
+            self._redis.set(PING, "")
+
+    def close(self) -> None:
+        """Let go of the server."""
+        self._closed = True
+        self._redis.close()
+
+    def __str__(self) -> str:
+        given: Mapping[str, Any] = self._redis.connection_pool.connection_kwargs  # Any: redis' own
+        where = given.get("path") or f"{given.get('host')}:{given.get('port')}"
+        return f"in Redis at {where}, database {given.get('db') or 0}"
+
+    def _append_rows(self, rows: Sequence[Row], *, by_content: bool = False) -> int:
+        good = [checked(row) for row in rows]
+        keys = [COUNTER, EVENT_IDS, *(timeline(row[0]) for row in good)]
+        args: list[str | int] = ["by content" if by_content else ""]
+        for _, item_id, domain, timestamp, event_id in good:
+            args += [timestamp, content(item_id, domain), event_id or ""]
+        return int(self._append(keys=keys, args=args))
+
+    def _fill_rows(self, rows: Sequence[Row], *, number: int, origin: str, last: bool) -> bool:
+        """Write rows of a fill, `number` the first of them; return False if the store is full."""
+        keys = [FACTS, COUNTER, *(timeline(row[0]) for row in rows)]
+        args: list[str | int] = [origin, "last" if last else "", number]
+        for _, item_id, domain, timestamp, _ in map(checked, rows):
+            args += [timestamp, content(item_id, domain)]
+        with self._errors("write"):
+            outcome = self._fill(keys=keys, args=args)
+        if outcome not in ("ok", "full"):
+            raise HistoryStoreError(
+                f"the history store {self} holds half of the histories of bundle {outcome}",
+                hint="start once with that bundle, or delete all keys that begin with crossfeed:",
+            )
+        return bool(outcome == "ok")
+
+    def _rewrite_log(self) -> None:
+        """Begin a rewrite of the server's log that sees what was just erased."""
+        deadline = time.monotonic() + _REWRITE_SECONDS
+        while True:
+            try:
+                if self._redis.config_get("appendonly").get("appendonly") == "yes":
+                    self._redis.bgrewriteaof()
+                return
+            except ResponseError as error:
+                if "in progress" not in str(error):  # a hosted server keeps its log to itself
+                    _log.warning("old copies stay in the log of the server: %s", error)
+                    return
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.02)  # one that began before is still going on
+
+    def _pages(self) -> Iterator[Sequence[Row]]:
+        """Yield all events some users at a time; a scan may show a key twice."""
+        shown: set[str] = set()
+        with self._errors("read"):
+            keys = self._redis.scan_iter(match=f"{TIMELINES}*", count=_KEYS_AT_ONCE)
+            while some := list(itertools.islice(keys, _KEYS_AT_ONCE)):
+                fresh = [key for key in dict.fromkeys(some) if key not in shown]
+                shown.update(fresh)
+                if page := self._page(fresh):
+                    yield page
+
+    def _page(self, keys: Sequence[str]) -> list[Row]:
+        with self._redis.pipeline(transaction=False) as pipeline:
+            for key in keys:
+                pipeline.zrange(key, 0, -1, withscores=True)
+            found = zip(keys, pipeline.execute(), strict=True)
+        # Sorted by their bytes, members are in the order in which they came.
+        return [row for key, members in found for row in parse(user_of(key), sorted(members))]
+
+    @contextlib.contextmanager
+    def _errors(self, verb: str) -> Iterator[None]:
+        if self._closed:
+            raise HistoryStoreError("the history store is closed")
+        try:
+            yield
+        except (RedisError, UnicodeError) as error:
+            raise HistoryStoreError(
+                f"cannot {verb} the history store {self}: {error}", hint=hint_for(error)
+            ) from error
+        except ValueRefused as error:
+            raise HistoryStoreError(
+                f"cannot {verb} the history store {self}: {error}", hint=_VALUES
+            ) from None

@@ -1,0 +1,55 @@
+"""From a URL to the history store that it names."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from crossfeed.errors import HistoryStoreError, MissingExtraError
+from crossfeed.serving.history import HistoryStore
+from crossfeed.serving.sqlite_store import SqliteHistoryStore
+
+__all__ = ["default_store_url", "open_store"]
+
+_REDIS = ("redis", "rediss", "unix")
+
+
+def open_store(url: str) -> HistoryStore:
+    """Open the history store that a URL names, or make it.
+
+    Args:
+        url: `sqlite:///relative.sqlite` or `sqlite:////absolute.sqlite`; `sqlite://` keeps
+            histories in memory, for trials; `redis://HOST:PORT/DATABASE`, `rediss://` with TLS
+            or `unix://SOCKET` names a Redis server.
+
+    Raises:
+        HistoryStoreError: the URL names no kind of store that there is, or it cannot be opened.
+        MissingExtraError: it names Redis, and the extra `redis` is not installed.
+    """
+    scheme, _, rest = url.partition("://")
+    if url == "sqlite://":
+        return SqliteHistoryStore(None)
+    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
+        return SqliteHistoryStore(rest[1:])
+    if scheme in _REDIS and rest:
+        return _open_redis(url)
+    # The rest is not shown: it may hold a password.
+    raise HistoryStoreError(
+        f"'{scheme}' is no kind of history store that there is",
+        hint="name a file, sqlite:///histories.sqlite, or a server, redis://localhost:6379/0; "
+        "sqlite:// keeps histories in memory",
+    )
+
+
+def default_store_url(bundle: Path) -> str:
+    """Return the store beside a bundle: never inside, where every file is verified by its hash."""
+    folder = bundle.resolve()
+    return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
+
+
+def _open_redis(url: str) -> HistoryStore:
+    if importlib.util.find_spec("redis") is None:
+        raise MissingExtraError(package="redis", extra="redis")
+    from crossfeed.serving.redis_store import RedisHistoryStore
+
+    return RedisHistoryStore(url)

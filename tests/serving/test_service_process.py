@@ -1,0 +1,138 @@
+"""The service as a process: killed, ended in order, told to reload."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx2
+import pytest
+from service import Service
+from stores import items
+
+from crossfeed.serving.store_url import open_store
+
+KEY = "a-key-of-enough-characters"
+EPOCH = 1_700_000_000_000
+
+
+def event(number: int, user: str = "new-user") -> dict[str, object]:
+    return {
+        "event_id": f"e{number}",
+        "user_id": user,
+        "item_id": "a03",
+        "domain": "articles",
+        "timestamp": EPOCH + number,
+    }
+
+
+def test_a_service_that_is_ended_finishes_its_work_and_keeps_it(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    """The second half of a request's body is sent after the process was told to end."""
+    url, log = f"sqlite:///{tmp_path}/store.sqlite", tmp_path / "log"
+    body = json.dumps({"events": [event(1)]}).encode()
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+
+    def halves() -> Iterator[bytes]:
+        yield body[:20]
+        time.sleep(0.2)  # for the service to begin with it
+        service.process.send_signal(signal.SIGTERM)
+        time.sleep(0.2)
+        yield body[20:]
+
+    with Service(bundle_path, url, log=log, keys=KEY) as service:
+        with httpx2.Client(base_url=service.url, timeout=30) as client:
+            client.headers["x-api-key"] = KEY
+            client.get("/v1/users/new-user/history?secret=query")
+            answer = client.post("/v1/events", content=halves(), headers=headers)
+            assert answer.json() == {"accepted": 1, "duplicates": 0}
+        assert service.process.wait(timeout=30) == -signal.SIGTERM
+        with pytest.raises(httpx2.ConnectError):
+            httpx2.get(f"{service.url}/health/live")
+    store = open_store(url)
+    assert items(store, "new-user") == ["a03"]
+    assert items(store, "u001") != []
+    store.close()
+    logged = log.read_text()
+    assert '"route": "/v1/events", "status": 200' in logged
+    assert "every event is on disk before it is acknowledged" in logged
+    for private in (KEY, "new-user", "query"):
+        assert private not in logged
+
+
+class Sender:
+    """Sends numbered events to a service and remembers which ones it acknowledged."""
+
+    def __init__(self) -> None:
+        self.acknowledged: list[int] = []
+        self.half_way = threading.Event()
+
+    def send(self, client: httpx2.Client, numbers: range) -> bool:
+        """Return whether the events were acknowledged; a service that died does not."""
+        try:
+            body = {"events": [event(number) for number in numbers]}
+            answer = client.post("/v1/events", json=body)
+        except httpx2.TransportError:
+            return False
+        assert answer.status_code == 200
+        self.acknowledged.extend(numbers)
+        if len(self.acknowledged) >= 5_000:
+            self.half_way.set()
+        return True
+
+
+def test_killing_it_during_10_000_acknowledged_events_loses_none(
+    bundle_path: Path, tmp_path: Path
+) -> None:
+    """What the killed process did not acknowledge is sent again to the next one."""
+    url, log, sender = f"sqlite:///{tmp_path}/store.sqlite", tmp_path / "log", Sender()
+    waiting = [range(first, first + 25) for first in range(0, 10_000, 25)]
+    for kill in (True, False):
+        with (
+            Service(bundle_path, url, log=log) as service,
+            httpx2.Client(base_url=service.url, timeout=30) as client,
+            ThreadPoolExecutor(8) as pool,
+        ):
+            sent = [pool.submit(sender.send, client, numbers) for numbers in waiting]
+            if kill:
+                assert sender.half_way.wait(60)
+                assert service.end(signal.SIGKILL) == -signal.SIGKILL
+            waiting = [
+                numbers for numbers, done in zip(waiting, sent, strict=True) if not done.result()
+            ]
+        assert bool(waiting) == kill
+    assert sorted(sender.acknowledged) == list(range(10_000))
+    store = open_store(url)
+    assert [kept.timestamp - EPOCH for kept in store.read("new-user")] == list(range(10_000))
+    store.close()
+
+
+def logged(tmp_path: Path, event: str) -> dict[str, object]:
+    """Wait for a line of the log and return it."""
+    for _ in range(1_000):
+        for line in (tmp_path / "log").read_text().splitlines():
+            if f'"event": "{event}"' in line:
+                return dict(json.loads(line))
+        time.sleep(0.01)
+    raise AssertionError(f"{event} was not logged")
+
+
+def test_hanging_up_reloads_or_keeps_the_model(bundle_path: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    with Service(copy, "sqlite://", log=tmp_path / "log") as service:
+        assert "in memory and end with the process" in (tmp_path / "log").read_text()
+        os.kill(service.process.pid, signal.SIGHUP)
+        assert logged(tmp_path, "reload")["changed"] is False
+        (copy / "items.parquet").write_bytes(b"damaged")
+        os.kill(service.process.pid, signal.SIGHUP)
+        assert "items.parquet has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
+        answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
+        assert answer.status_code == 200
