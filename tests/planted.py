@@ -37,4 +37,5 @@ def tiny_config(*, adversary: bool = True, **train: object) -> Config:
         model["fuse"] = "none"
         train = {"proposal_share": 0.0, **train}
     settings = {"epochs": 2, "batch_size": 256, "candidates": 8, "learning_rate": 0.01, **train}
+    settings.setdefault("average", 0.9)  # of few steps, the default would remember the first ones
     return parse_config({"model": model, "train": settings})

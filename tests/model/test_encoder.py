@@ -8,7 +8,7 @@ import torch
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.dropout import Dropout
-from crossfeed.model.encoder import segment_softmax, segment_sum
+from crossfeed.model.encoder import TimelineEncoder, segment_softmax, segment_sum
 from crossfeed.model.networks import NETWORKS
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
@@ -60,6 +60,22 @@ def test_batch_is_single_whatever_the_padding(scorer: NetworkScorer) -> None:
     for row in range(len(HISTORIES)):
         alone = scorer.user_vectors(HISTORIES.rows_between(row, row + 1), domains[row : row + 1])
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+
+
+def test_training_by_rows_of_like_width_gives_the_same_vectors() -> None:
+    """Rows that know 1 to 5 domains are padded apart in training and together in serving."""
+    torch.manual_seed(0)
+    catalogue = Catalogue(
+        domains=tuple("abcde"), offsets=np.arange(0, 60, 10), known=np.full(5, 10)
+    )
+    encoder = TimelineEncoder(domains=5, config=ModelConfig(width=8, heads=2, dropout=0.0))
+    table = torch.nn.Embedding(50, 8)
+    histories = Histories.of([[10 * domain for domain in range(n)] for n in (3, 1, 5, 2, 1, 4, 0)])
+    timelines = build_timelines(
+        histories, np.array([4, 0, 2, 1, 1, 0, 3]), catalogue=catalogue, config=ModelConfig()
+    )
+    training = encoder(timelines, table)
+    torch.testing.assert_close(training, encoder.eval()(timelines, table))
 
 
 def test_score_is_user_times_item_plus_bias(scorer: NetworkScorer) -> None:

@@ -87,7 +87,8 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
     ):
         idle, moving = snapshot(idler), snapshot(mover)
         optimiser = torch.optim.AdamW(mover.parameters())
-        step(table.players, optimiser, table.batch, table.proposals, table.config)
+        scores = score(table.players, table.batch, table.proposals)
+        step(table.players, optimiser, table.batch, table.proposals, scores, table.config)
         assert same(idler, idle)
         moved = [
             key for key, value in mover.named_parameters() if not torch.equal(value, moving[key][0])
@@ -246,7 +247,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     step = generator_step if player == "generator" else discriminator_step
     message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.name}'"
     with pytest.raises(NonFiniteLossError, match=message):
-        step(table.players, optimiser, table.batch, table.proposals, config)
+        scores = score(table.players, table.batch, table.proposals)
+        step(table.players, optimiser, table.batch, table.proposals, scores, config)
     after = snapshot(getattr(table.players, player))
     assert all(
         torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any() for key in before

@@ -8,6 +8,8 @@ line per token; only the attention between a row's tokens is padded to B x M.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -85,15 +87,44 @@ class CrossDomainLayer(nn.Module):
         return tokens + self.dropout(self.feed_forward(tokens))  # type: ignore[no-any-return]
 
     def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
-        """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value."""
+        """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value.
+
+        Rows that know about as many domains are padded together in training, where most of a
+        batch's cost would otherwise be the padding to its widest row.
+        """
         rows, slots = timelines.group_rows, timelines.group_slots
+        if not self.training:
+            return self._attend_padded(projected, rows, slots, count=timelines.rows)
+        known = torch.bincount(rows, minlength=timelines.rows)  # (B,) groups of each row
+        parts, places = [], []
+        for narrow, wide in _widths(int(slots.max()) + 1):
+            chosen = (known > narrow) & (known <= wide)
+            within = chosen[rows].nonzero().squeeze(1)
+            if len(within):
+                renumbered = chosen.cumsum(0) - 1
+                parts.append(
+                    self._attend_padded(
+                        projected[within],
+                        renumbered[rows[within]],
+                        slots[within],
+                        count=int(chosen.sum()),
+                    )
+                )
+                places.append(within)
+        mixed = torch.cat(parts)
+        return torch.empty_like(mixed).index_copy(0, torch.cat(places), mixed)
+
+    def _attend_padded(
+        self, projected: Tensor, rows: Tensor, slots: Tensor, *, count: int
+    ) -> Tensor:
+        """Return (G, E) attention within each of `count` rows, all padded to the widest."""
         width = int(slots.max()) + 1
-        padded = projected.new_zeros(timelines.rows, width, projected.shape[1])
+        padded = projected.new_zeros(count, width, projected.shape[1])
         padded = padded.index_put((rows, slots), projected)  # (B, M, 3E)
-        absent = torch.ones(timelines.rows, width, dtype=torch.bool, device=projected.device)
+        absent = torch.ones(count, width, dtype=torch.bool, device=projected.device)
         absent[rows, slots] = False
         query, key, value = (
-            part.reshape(timelines.rows, width, self.heads, -1).transpose(1, 2)  # (B, H, M, E/H)
+            part.reshape(count, width, self.heads, -1).transpose(1, 2)  # (B, H, M, E/H)
             for part in padded.chunk(3, dim=-1)
         )
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
@@ -155,3 +186,11 @@ def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -
     by_head = values.reshape(len(values), heads, values.shape[1] // heads)  # (T, H, E/H)
     weighted = (weights.unsqueeze(-1) * by_head).flatten(1)  # (T, E)
     return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)
+
+
+def _widths(widest: int) -> Iterator[tuple[int, int]]:
+    """Yield (narrow, wide] ranges of a row's groups that cover 1..widest, each twice the last."""
+    narrow, wide = 0, 2
+    while narrow < widest:
+        yield narrow, wide
+        narrow, wide = wide, 2 * wide

@@ -117,28 +117,40 @@ def target_loss(
     )
 
 
-def discriminator_step(
-    players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
+def generator_step(
+    players: Players,
+    optimiser: Optimizer,
+    batch: Batch,
+    proposals: Proposals,
+    scores: Scores,
+    config: Config,
 ) -> Move:
-    """Move the discriminator; the generator and its proposals stay as they are."""
+    """Move the generator by the scores of the discriminator, which stays as it is."""
+    resting = scores.detached()
+    losses = target_loss(players, batch, proposals, resting, config)
+    _require_finite(losses, batch, proposals, resting)
+    norm = _move(players.generator, optimiser, losses, config)
+    return Move(losses, resting, norm)
+
+
+def discriminator_step(
+    players: Players,
+    optimiser: Optimizer,
+    batch: Batch,
+    proposals: Proposals,
+    scores: Scores,
+    config: Config,
+) -> Move:
+    """Move the discriminator; the generator and its proposals stay as they are.
+
+    The scores may be those by which the generator moved before: they were made by the
+    discriminator as it stands, and the candidates were drawn with the proposals' probabilities.
+    """
     resting = proposals.detached()
-    scores = score(players, batch, resting)
     losses = target_loss(players, batch, resting, scores, config)
     _require_finite(losses, batch, resting, scores)
     norm = _move(players.discriminator, optimiser, losses, config)
     return Move(losses, scores.detached(), norm)
-
-
-def generator_step(
-    players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
-) -> Move:
-    """Move the generator by the scores of the discriminator as it stands now."""
-    with torch.no_grad():
-        scores = score(players, batch, proposals)
-    losses = target_loss(players, batch, proposals, scores, config)
-    _require_finite(losses, batch, proposals, scores)
-    norm = _move(players.generator, optimiser, losses, config)
-    return Move(losses, scores, norm)
 
 
 def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:

@@ -24,7 +24,7 @@ from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.state import FitState
-from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step
+from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 
 __all__ = ["train"]
 
@@ -154,7 +154,11 @@ class Fit:
                 interruptible.stop(f"crossfeed train {self.dataset.path} --out {self.run.path}")
 
     def _step(self, batch: Batch) -> None:
-        """Move the discriminator, and every `discriminator_steps`-th time the generator."""
+        """Move every `discriminator_steps`-th time the generator, and always the discriminator.
+
+        One look of each player at the batch serves both phases: the candidates are drawn before
+        the generator moves, and the scores are those of a discriminator that has not moved yet.
+        """
         config = self.config
         warming_up = self.progress.epoch < config.train.warmup_epochs
         if warming_up:
@@ -169,13 +173,18 @@ class Fit:
             expanded=self.expanded,
             share=config.train.proposal_share,
         )
-        move = discriminator_step(players, optimisers["discriminator"], batch, proposals, config)
-        self._count("discriminator", move.losses)
-        self.health.add_discriminator(batch, proposals, move)
+        scores = score(players, batch, proposals)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
-            move = generator_step(players, optimisers["generator"], batch, proposals, config)
+            move = generator_step(
+                players, optimisers["generator"], batch, proposals, scores, config
+            )
             self._count("generator", move.losses)
             self.health.add_generator(batch, proposals, move, config=config.train)
+        move = discriminator_step(
+            players, optimisers["discriminator"], batch, proposals, scores, config
+        )
+        self._count("discriminator", move.losses)
+        self.health.add_discriminator(batch, proposals, move)
         self.state.average()
 
     def _end_epoch(self, display: Display) -> None:
