@@ -119,9 +119,9 @@ class TrainConfig(_Section):
     expand_domains: tuple[str, ...] | None = None
     """Domains that the generator expands; None expands all. The others are targets with static
     proposals only."""
-    objective: Literal["softmax", "binary"] = "softmax"
-    """The discriminator's loss: which of click and candidates was clicked, or real against
-    generated one by one."""
+    objective: Literal["softmax", "full-softmax", "binary"] = "softmax"
+    """The discriminator's loss: which of click and candidates was clicked, which item of the whole
+    pool was, or real against generated one by one."""
     correction: float = Field(default=1.0, ge=0, le=1)
     """Power of the proposal taken out of the scores: 1 is the full correction, 0 none."""
     proposal_share: float = Field(default=0.8, ge=0, lt=1)
@@ -163,6 +163,15 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _whole_pool_has_no_residual(self) -> Self:
+        if self.train.objective == "full-softmax" and self.model.fuse == "residual":
+            raise ValueError(
+                "train.objective='full-softmax' does not go with model.fuse='residual': "
+                "it is 'none' or 'sum' there"
+            )
+        return self
 
     @property
     def has_generator(self) -> bool:

@@ -30,6 +30,7 @@ CONFIGS = {
     "published": tiny_config(objective="binary", correction=0.0),
     "static": tiny_config(proposal_share=0.0, reward_weight=0.0, static_proposal="uniform"),
     "in-batch": tiny_config(static_proposal="batch"),
+    "whole pool": tiny_config(objective="full-softmax"),
 }
 
 
@@ -87,7 +88,7 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
     ):
         idle, moving = snapshot(idler), snapshot(mover)
         optimiser = torch.optim.AdamW(mover.parameters())
-        scores = score(table.players, table.batch, table.proposals)
+        scores = score(table.players, table.batch, table.proposals, table.config.train)
         step(table.players, optimiser, table.batch, table.proposals, scores, table.config)
         assert same(idler, idle)
         moved = [
@@ -107,23 +108,42 @@ def test_without_a_generator_all_proposals_are_static(last_out: Dataset) -> None
     rows = table.batch.groups[0].rows
     torch.testing.assert_close(alone.click_log_proposal[rows], -pools.log())
     players = table.players
-    losses = target_loss(players, table.batch, alone, score(players, table.batch, alone), config)
+    losses = target_loss(
+        players, table.batch, alone, score(players, table.batch, alone, config.train), config
+    )
     assert float(losses.discriminator.detach()) > 0
     assert float(losses.generator) == float(losses.gap) == 0
 
 
 def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
     terms = (losses.generator, losses.anchor, losses.discriminator, losses.gap)
     assert all(float(term.detach()) != 0 for term in terms)
     torch.testing.assert_close(losses.total, sum(terms, torch.zeros(())))
 
 
+def test_the_full_softmax_is_over_the_pool_without_the_history(last_out: Dataset) -> None:
+    table = deal(last_out, CONFIGS["whole pool"])
+    table.players.eval()
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    layer = table.players.discriminator.scoring_layer
+    users = table.players.discriminator.users(table.batch.timelines)
+    likelihoods = []
+    for group in table.batch.groups:
+        for row in range(len(group.clicks)):
+            of_row = layer(users[group.rows][row : row + 1], group.pool)[0]
+            of_row[group.seen[1][group.seen[0] == row]] = float("-inf")
+            likelihoods.append(of_row.log_softmax(0)[group.clicks[row]])
+    expected = -torch.stack(likelihoods).mean()
+    torch.testing.assert_close(losses.discriminator, expected)
+
+
 def test_each_term_has_a_gradient_for_one_player_only(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
     owners = {"generator": "generator", "anchor": "generator", "gap": "generator"}
     for term in ("generator", "anchor", "discriminator", "gap"):
@@ -142,7 +162,7 @@ def test_claims_preset_turns_every_term_on(last_out: Dataset) -> None:
 
     config = load_config(preset="claims", overrides=["model.width=16", "train.candidates=8"])
     table = deal(last_out, config)
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, config)
     assert float(losses.gap.detach()) > 0
     assert float(losses.generator.detach()) != 0
@@ -186,7 +206,7 @@ def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dat
     pools = torch.isfinite(table.proposals.confidences[0]).sum(1)
     expected = -pools.float().log()
     torch.testing.assert_close(table.proposals.click_log_proposal[group.rows], expected)
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, config)
     assert float(losses.generator) == 0
 
@@ -247,7 +267,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     step = generator_step if player == "generator" else discriminator_step
     message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.name}'"
     with pytest.raises(NonFiniteLossError, match=message):
-        scores = score(table.players, table.batch, table.proposals)
+        scores = score(table.players, table.batch, table.proposals, table.config.train)
         step(table.players, optimiser, table.batch, table.proposals, scores, config)
     after = snapshot(getattr(table.players, player))
     assert all(

@@ -30,6 +30,7 @@ __all__ = [
     "anchor_loss",
     "binary_loss",
     "euclidean_gap",
+    "full_softmax_loss",
     "gap_loss",
     "generator_loss",
     "kl_gap",
@@ -98,6 +99,18 @@ def binary_loss(
     generated = candidate_scores - correction * (candidate_log_proposal + log_count)  # (B, K)
     loss = -F.logsigmoid(real) - F.logsigmoid(-generated).sum(dim=1)
     return loss.mean() / (1 + count)
+
+
+def full_softmax_loss(click_scores: Tensor, pool_scores: Tensor) -> Tensor:
+    """Return L2 over the whole pool: the likelihood of the clicks, without candidates.
+
+    mean_b -(s_b - log sum_i exp(s_bi)), i over the row's pool
+
+    Args:
+        click_scores: (B,) second score: s of each click.
+        pool_scores: (B,) log of the summed exp(s) over each row's pool.
+    """
+    return (pool_scores - click_scores).mean()
 
 
 def generator_loss(

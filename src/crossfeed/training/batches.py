@@ -33,6 +33,13 @@ class DomainRows:
     seen: tuple[Tensor, Tensor]
     """Row within `rows` and position in the pool of what the user saw before, click excepted."""
 
+    def excluded(self) -> Tensor:
+        """Return (b, N) true where the item belongs to the user's history, and is no candidate."""
+        size = self.pool.stop - self.pool.start
+        excluded = self.clicks.new_zeros(len(self.clicks), size, dtype=torch.bool)
+        excluded[self.seen] = True
+        return excluded
+
 
 @dataclass(frozen=True)
 class Batch:

@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from crossfeed.config import Config
+from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.losses import (
     GAPS,
     anchor_loss,
     binary_loss,
+    full_softmax_loss,
     gap_loss,
     generator_loss,
     softmax_loss,
@@ -45,10 +46,13 @@ class Scores:
     """(B, K) first score."""
     clicks: Tensor
     """(B,) second score."""
+    pool: Tensor | None
+    """(B,) log of the summed exp(score) over the row's whole pool, if the objective asks for it."""
 
     def detached(self) -> Scores:
         """Return the same without gradients."""
-        return Scores(self.candidates.detach(), self.clicks.detach())
+        pool = None if self.pool is None else self.pool.detach()
+        return Scores(self.candidates.detach(), self.clicks.detach(), pool)
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,18 @@ class Move:
     """Of the player that moved, before it was clipped."""
 
 
-def score(players: Players, batch: Batch, proposals: Proposals) -> Scores:
+def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
     users = discriminator.users(batch.timelines)
-    first, second = [], []
+    first, second, pool = [], [], []
     for group in batch.groups:
         scores = discriminator.scoring_layer(users[group.rows], group.pool)  # (b, N)
         first.append(scores.gather(1, proposals.candidates[group.rows]))
         second.append(scores.gather(1, group.clicks.unsqueeze(1)).squeeze(1))
-    return Scores(torch.cat(first), torch.cat(second))
+        if config.objective == "full-softmax":
+            pool.append(scores.masked_fill(group.excluded(), float("-inf")).logsumexp(dim=1))
+    return Scores(torch.cat(first), torch.cat(second), torch.cat(pool) if pool else None)
 
 
 def target_loss(
@@ -154,6 +160,8 @@ def discriminator_step(
 
 
 def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:
+    if scores.pool is not None:
+        return full_softmax_loss(scores.clicks, scores.pool)
     loss = softmax_loss if config.train.objective == "softmax" else binary_loss
     first, second = scores.candidates, scores.clicks
     if config.model.fuse == "residual":  # the discriminator learns what the generator misses

@@ -173,7 +173,7 @@ class Fit:
             expanded=self.expanded,
             share=config.train.proposal_share,
         )
-        scores = score(players, batch, proposals)
+        scores = score(players, batch, proposals, config.train)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
             move = generator_step(
                 players, optimisers["generator"], batch, proposals, scores, config
