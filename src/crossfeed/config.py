@@ -77,8 +77,10 @@ class ModelConfig(_Section):
     """Layers of the cross-domain transformer."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of activations dropped in training."""
+    drop_share: float = Field(default=0.3, ge=0, lt=1)
+    """Share of a history's events hidden in training, whatever their domain."""
     mask_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of the target domain's own events hidden in training."""
+    """Share of the target domain's own events hidden in training, of those that are left."""
     history_per_domain: int = Field(default=50, ge=1)
     """Newest events of each domain that the encoder reads."""
     history_total: int = Field(default=200, ge=1)

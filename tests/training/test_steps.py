@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from planted import tiny_config
@@ -13,7 +14,8 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.players import Players
-from crossfeed.training.batches import Batch, batches
+from crossfeed.scorer import Histories
+from crossfeed.training.batches import Batch, batches, mask
 from crossfeed.training.proposals import Proposals, StaticProposals, propose
 from crossfeed.training.steps import (
     discriminator_step,
@@ -211,29 +213,34 @@ def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dat
     assert float(losses.generator) == 0
 
 
-def test_masking_hides_about_its_share_of_the_target_domain(last_out: Dataset) -> None:
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_about_the_stated_shares_of_a_history_are_hidden(drop: float, last_out: Dataset) -> None:
+    config = tiny_config()
+    shares = config.model.model_copy(update={"drop_share": drop, "mask_share": 0.5})
     clicks = last_out.events(Part.TRAIN)
-    whole, masked = (
-        sum(
-            len(batch.timelines.items)
-            for batch in batches(
-                last_out,
-                config.model_copy(
-                    update={"model": config.model.model_copy(update={"mask_share": share})}
-                ),
-                clicks=clicks,
-                epoch=0,
-            )
-        )
-        for config, share in ((tiny_config(), 0.0), (tiny_config(), 0.5))
+    domains, catalogue = last_out.event_domain[clicks].astype(np.int64), last_out.catalogue
+    whole = last_out.histories(clicks, Part.TRAIN)
+    masked = mask(whole, domains, catalogue=catalogue, config=shares, rng=np.random.default_rng(0))
+
+    def in_target(histories: Histories) -> int:
+        return int((catalogue.domain_of(histories.items) == domains[histories.rows()]).sum())
+
+    elsewhere = len(whole.items) - in_target(whole)
+    assert len(masked.items) - in_target(masked) == pytest.approx((1 - drop) * elsewhere, rel=0.05)
+    assert in_target(masked) == pytest.approx((1 - drop) * 0.5 * in_target(whole), rel=0.1)
+
+
+def test_what_is_hidden_is_still_no_candidate(last_out: Dataset) -> None:
+    config = tiny_config()
+    shares = config.model.model_copy(update={"drop_share": 0.9})
+    clicks = last_out.events(Part.TRAIN)
+    plain, hiding = (
+        next(batches(last_out, one, clicks=clicks, epoch=0))
+        for one in (config, config.model_copy(update={"model": shares}))
     )
-    histories = last_out.histories(clicks, Part.TRAIN)
-    in_target = (
-        last_out.catalogue.domain_of(histories.items)
-        == (last_out.event_domain[clicks][histories.rows()])
-    )
-    assert whole == len(histories.items)
-    assert whole - masked == pytest.approx(0.5 * in_target.sum(), rel=0.1)
+    assert len(hiding.timelines.items) < len(plain.timelines.items)
+    for one, other in zip(plain.groups, hiding.groups, strict=True):
+        assert torch.equal(one.seen[0], other.seen[0]) and torch.equal(one.seen[1], other.seen[1])
 
 
 def test_a_resumed_epoch_gets_the_batches_it_would_have_had(last_out: Dataset) -> None:
