@@ -75,10 +75,15 @@ def prepare(
 
 def _question(log: Log, config: DataConfig, source: str | None) -> dict[str, Any] | None:
     """Return what a preparation depends on; None for a table in memory, which has no name."""
-    files = [input_.file for input_ in log.inputs]
-    if None in files:
-        return None
-    stats = [(file.path.resolve(), file.path.stat()) for file in files if file is not None]
+    paths: list[Path] = []
+    for input_ in log.inputs:
+        if input_.file is not None:
+            paths.append(input_.file.path)
+        elif input_.source is not None:
+            paths += sorted(path for path in input_.source[1].rglob("*") if path.is_file())
+        else:
+            return None
+    stats = [(path.resolve(), path.stat()) for path in paths]
     return {
         "crossfeed": crossfeed.__version__,
         "config": config.model_dump(mode="json"),

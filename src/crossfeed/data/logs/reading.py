@@ -123,9 +123,9 @@ def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
         except duckdb.Error as error:
             if _is_of_scratch(error, input_):
                 raise
+            reason = str(error).splitlines()[0]
             raise LogError(
-                f"'{input_.name}' cannot be read: {str(error).splitlines()[0]}",
-                hint="write the file anew; a CSV with one kind of line ending and closed quotes",
+                f"{input_.shown} cannot be read: {reason}", hint=input_.remedy
             ) from error
         all_rejects.append(rejects)
     return all_rejects if log.format == "CSV" else []
