@@ -66,8 +66,11 @@ ROWS: Mapping[str, Sequence[str]] = {
     "reward-1": ("train.reward_weight=1",),
     # What is hidden of histories in training.
     "no-masking": ("model.mask_share=0",),
+    "no-dropped-events": ("model.drop_share=0",),
     # The weights of the last step instead of their average.
     "no-average": ("train.average=0",),
+    # The generator reads histories as the discriminator does.
+    "attention-generator": ("model.generator=attention",),
     # Controls: as many networks or parameters, no adversary.
     "likelihood-generator": (*_STATIC, "model.fuse=sum"),
     "two-discriminators": _STATIC,

@@ -66,6 +66,8 @@ class ModelConfig(_Section):
         "translation"
     )
     """How the discriminator forms the user's vector in a domain."""
+    generator: Literal["linear", "attention"] = "linear"
+    """How the generator reads a history: as a weighted sum, or by the discriminator's encoder."""
     fuse: Literal["none", "residual", "sum"] = "sum"
     """How the generator's output joins the score: not at all, in training and serving
     (residual), or in serving alone (sum)."""

@@ -19,6 +19,9 @@ from crossfeed.model.timelines import Timelines
 
 __all__ = ["TimelineEncoder", "segment_softmax"]
 
+_COUNTS = 10
+"""Sizes of a group that are told apart: none, 1, 2-3, 4-7, ... items."""
+
 
 class TimelineEncoder(nn.Module):
     """Encode timelines as one vector per row."""
@@ -44,12 +47,14 @@ class DomainPooling(nn.Module):
         super().__init__()
         self.domain = nn.Embedding(domains, config.width)
         self.recency = nn.Embedding(config.history_per_domain, config.width)
+        self.count = nn.Embedding(_COUNTS, config.width)
         self.attention = nn.Linear(config.width, config.heads)
         self.value = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.dropout)
         for table in (self.domain, self.recency):
             nn.init.normal_(table.weight, std=0.02)
+        nn.init.zeros_(self.count.weight)
 
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (G, E) one token per group; a group without items is its domain alone."""
@@ -59,7 +64,11 @@ class DomainPooling(nn.Module):
         weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)
         pooled = segment_sum(weights, items, timelines.groups, groups)  # (G, E)
         # Projecting after the sum costs G rows instead of T and gives the same kind of function.
-        return self.norm(self.value(pooled) + self.domain(timelines.group_domains))  # type: ignore[no-any-return]
+        # A weighted mean forgets of how many items it was made.
+        counts = torch.bincount(timelines.groups, minlength=groups)
+        sizes = (counts + 1).to(pooled).log2().ceil().long().clamp_max(_COUNTS - 1)
+        known = self.domain(timelines.group_domains) + self.count(sizes)
+        return self.norm(self.value(pooled) + known)  # type: ignore[no-any-return]
 
 
 class CrossDomainLayer(nn.Module):
