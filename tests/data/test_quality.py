@@ -50,7 +50,8 @@ def test_the_report_is_json() -> None:
         **{"domain": "films", "clicks": 2, "users": 2, "items": 1, "density": 1.0},
     }
     assert read["warnings"][0] == (
-        "domain 'films' has 2 clicks: it will be dropped; lower data.min_domain_events (5) to keep it"
+        "domain 'films' has 2 clicks: it will be dropped; "
+        "lower data.min_domain_events (5) to keep it"
     )
 
 
