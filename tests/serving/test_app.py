@@ -184,7 +184,7 @@ def problem(response: Any) -> dict[str, Any]:
         ({"user_id": "u001", "domain": "videos", "exclude_seen": "yes"}, "exclude_seen", "boolean"),
         ({"user_id": True, "domain": "videos"}, "user_id", "a string of 1 to 1024"),
         ({"user_id": "u001", "domain": "videos", "exclude": [None]}, "exclude[0]", "a string of"),
-        ({"user_id": "u001"}, "domain", "required"),
+        ({"user_id": "u001"}, "body", "either domain or domains"),
         ({"domain": "videos"}, "body", "either user_id or history"),
         ({"user_id": "u001", "history": [], "domain": "videos"}, "body", "and not both"),
         (

@@ -15,13 +15,14 @@ from starlette.exceptions import HTTPException
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.serving.answers import Recommendations
 from crossfeed.serving.guarded_store import GuardedStore
 from crossfeed.serving.guards import add_guards, add_problem_handlers
 from crossfeed.serving.history import HistoryStore, Id, NewEvent, restore_id
 from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import Monitoring
 from crossfeed.serving.problems import problem
-from crossfeed.serving.recommender import Recommendations, Recommender
+from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.reload import ModelInService, Reloaded, check_answers
 from crossfeed.serving.schemas import (
     Answer,
@@ -140,13 +141,14 @@ class Service:
             unknown = body.model_copy(update={"user_id": None, "history": []})
             found = _recommend(recommender, unknown)
         seconds = time.perf_counter() - began
-        self.monitoring.recommended(
-            body.domain,
-            found,
-            seconds=seconds,
-            degraded=degraded is not None,
-            held_back=body.domain in recommender.bundle.held_back,
-        )
+        for domain in body.domains or [body.domain]:
+            self.monitoring.recommended(
+                str(domain),
+                found,
+                seconds=seconds,
+                degraded=degraded is not None,
+                held_back=domain in recommender.bundle.held_back,
+            )
         return Answer.of(found, took_ms=seconds * 1000, degraded=degraded)
 
     def recommend_to_user(self, user_id: str, wanted: Annotated[WantedBody, Query()]) -> Answer:
@@ -255,10 +257,20 @@ class Service:
 
 def _recommend(recommender: Recommender, body: RecommendBody) -> Recommendations:
     events = body.history
+    history = None if events is None else [event.model_dump() for event in events]
+    if body.domain is None:
+        return recommender.feed(
+            body.domains or {},
+            user_id=body.user_id,
+            history=history,
+            exclude_seen=body.exclude_seen,
+            include=body.include,
+            exclude=body.exclude,
+        )
     return recommender.recommend(
         domain=body.domain,
         user_id=body.user_id,
-        history=None if events is None else [event.model_dump() for event in events],
+        history=history,
         k=body.k,
         exclude_seen=body.exclude_seen,
         include=body.include,

@@ -15,8 +15,8 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.errors import CrossfeedError, HistoryStoreError
+from crossfeed.serving.answers import Recommendations
 from crossfeed.serving.history import Durability
-from crossfeed.serving.recommender import Recommendations
 from crossfeed.serving.reload import Reloaded
 
 __all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]

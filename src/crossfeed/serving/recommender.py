@@ -6,7 +6,6 @@ Dims: B requests, N items of a pool.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -18,51 +17,14 @@ from crossfeed.bundle import Bundle
 from crossfeed.errors import RequestError
 from crossfeed.files import atomic_path, require_free
 from crossfeed.scorer import Floats, Histories, Ints
+from crossfeed.serving.answers import MAX_K, Recommendation, Recommendations, Request, blend
 from crossfeed.serving.history import BundleHistories, Event, HistoryReader, Id, restore_id
 from crossfeed.serving.retrieval import cosine, top_k
 from crossfeed.serving.rules import Rules, allowed_items, shortage
 
-__all__ = ["MAX_K", "Recommendation", "Recommendations", "Recommender", "Request"]
+__all__ = ["Recommender"]
 
-MAX_K = 1000
 _USERS_AT_ONCE = 1024
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendation:
-    """One recommended item."""
-
-    item_id: Id
-    domain: str
-    score: float
-    source: str
-    """Where it comes from: `pool` (the domain's items), `candidates` (the request's list) or
-    `popular` (the fallback)."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recommendations:
-    """The answer to one request."""
-
-    items: tuple[Recommendation, ...]
-    """Best first."""
-    model_version: str
-    fallback: str | None = None
-    """`popular` where nothing usable is known of the user, else None."""
-    reason: str | None = None
-    """Why there are fewer items than asked for, else None."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Who wants what: exactly one of `user_id` and `history`, a target domain, and rules."""
-
-    domain: str
-    user_id: Id | None = None
-    history: Sequence[Event | Mapping[str, object]] | None = None
-    """Events in any order; mappings have item_id, domain and, if order matters, timestamp."""
-    k: int = 10
-    rules: Rules = field(default_factory=Rules)
 
 
 class Recommender:
@@ -124,10 +86,51 @@ class Recommender:
         rules = Rules(exclude_seen, include, exclude, candidates)
         return self.recommend_many([Request(domain, user_id, history, k, rules)])[0]
 
+    def feed(
+        self,
+        domains: Mapping[str, int],
+        *,
+        user_id: Id | None = None,
+        history: Sequence[Event | Mapping[str, object]] | None = None,
+        exclude_seen: bool = True,
+        include: Sequence[Id] | None = None,
+        exclude: Sequence[Id] | None = None,
+    ) -> Recommendations:
+        """Recommend items of several domains to one user as one feed.
+
+        Args:
+            domains: target domain -> how many of its items, 1000 together at most.
+            user_id: a user whose history is known; or
+            history: what the user did, for a user that no store knows.
+            exclude_seen: leave out what the user had in each domain before.
+            include: recommend these item ids alone, in whichever of the domains.
+            exclude: never recommend these item ids.
+
+        Returns:
+            Exactly as many items of each domain, spread evenly (see `answers.blend`), or fewer and
+            the reason.
+
+        Raises:
+            UnknownDomainError: naming the domains that there are.
+            RequestError: another field is not valid.
+        """
+        rules = Rules(exclude_seen, include, exclude)
+        requests = [Request(name, user_id, history, k, rules) for name, k in domains.items()]
+        indices = [self._check(request) for request in requests]
+        if not 1 <= sum(domains.values()) <= MAX_K:
+            raise _invalid("domains", dict(domains), f"1 to {MAX_K} items together")
+        known = self._history(requests[0])  # read once: all domains see the same user
+        return blend(self._answers(requests, indices, [known] * len(requests)))
+
     def recommend_many(self, requests: Sequence[Request]) -> list[Recommendations]:
         """Answer several requests with one pass of the network; the same answers as one by one."""
         domains = [self._check(request) for request in requests]
-        histories = Histories.of([self._history(request) for request in requests])
+        return self._answers(requests, domains, [self._history(request) for request in requests])
+
+    def _answers(
+        self, requests: Sequence[Request], domains: Sequence[int], known_items: Sequence[Ints]
+    ) -> list[Recommendations]:
+        histories = Histories.of(list(known_items))
         known = np.flatnonzero(np.diff(histories.offsets))
         vectors = self._user_vectors(histories, np.array(domains, np.int64), known)
         return [

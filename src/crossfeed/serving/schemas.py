@@ -19,8 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from crossfeed.serving.answers import MAX_K, Recommendations
 from crossfeed.serving.history import ANY_ID, Id, is_id
-from crossfeed.serving.recommender import MAX_K, Recommendations
 
 __all__ = [
     "Answer",
@@ -78,6 +78,7 @@ _ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]
 AnyId = Annotated[Id, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 Time = Annotated[int, BeforeValidator(_milliseconds)]
+Quota = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
 Ids = Annotated[list[AnyId], Field(max_length=10_000)]
 
 
@@ -94,9 +95,18 @@ class PastEvent(_Body):
 
 
 class RecommendBody(_Body):
-    """A request for recommendations: exactly one of `user_id` and `history`."""
+    """A request for recommendations: exactly one of `user_id` and `history`.
 
-    domain: Name
+    One `domain` with `k`, or `domains` with a number of items for each, blended into one feed.
+    """
+
+    domain: Name | None = None
+    domains: dict[Name, Quota] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="How many items of each domain; together at most 1000.",
+    )
     user_id: AnyId | None = None
     history: Annotated[list[PastEvent], Field(max_length=10_000)] | None = None
     k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
@@ -109,6 +119,13 @@ class RecommendBody(_Body):
     def _one_of(self) -> Self:
         if (self.user_id is None) == (self.history is None):
             raise ValueError("give either user_id or history, and not both")
+        if (self.domain is None) == (self.domains is None):
+            raise ValueError("give either domain or domains, and not both")
+        if self.domains is not None:
+            if self.candidates is not None or "k" in self.model_fields_set:
+                raise ValueError("k and candidates belong to domain; domains says how many of each")
+            if sum(self.domains.values()) > MAX_K:
+                raise ValueError(f"domains may ask for {MAX_K} items together")
         return self
 
 
