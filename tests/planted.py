@@ -32,7 +32,7 @@ def planted_log(*, users: int = 120, seed: int = 0) -> pd.DataFrame:
 
 def tiny_config(*, adversary: bool = True, **train: object) -> Config:
     """Return settings of a network small enough for a test; without adversary in half the time."""
-    model: dict[str, object] = {"width": 16, "heads": 2, "dropout": 0.1}
+    model: dict[str, object] = {"width": 16, "heads": 2, "dropout": 0.1, "drop_share": 0.0}
     if not adversary:
         model["fuse"] = "none"
         train = {"proposal_share": 0.0, **train}
