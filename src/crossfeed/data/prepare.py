@@ -70,6 +70,11 @@ def prepare(
             atomic_folder(out, overwrite=overwrite) as folder,
         ):
             _prepare_into(folder, stages, log, config, source, progress)
+            if _question(log, config, source) != question:
+                raise LogError(
+                    "the log changed while it was read, so that nobody knows which rows were",
+                    hint="prepare a copy, or wait until nothing is written to it any more",
+                )
         return Dataset.load(out)
 
 
