@@ -106,8 +106,8 @@ def test_each_sign_of_collapse_has_its_name_and_its_cause() -> None:
     entropy = alarm(replace(HEALTHY, entropy={"books": 0.6, "films": 0.01}))
     assert entropy.name == "entropy"
     assert "in 1 of 2 domains: entropy 0.010 of 1 in 'films'" in entropy.cause
-    separation = alarm(replace(HEALTHY, separation=0.51))
-    assert separation.name == "separation" and "51.0% of the pairs" in separation.cause
+    separation = alarm(replace(HEALTHY, separation=0.505))
+    assert separation.name == "separation" and "50.5% of the pairs" in separation.cause
     validation = alarm(HEALTHY, value=0.05)
     assert validation.name == "validation"
     assert "validation micro ndcg@10 0.0500, popularity 0.1000" in validation.cause

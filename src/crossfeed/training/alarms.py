@@ -11,7 +11,7 @@ __all__ = ["Alarm", "find_alarms"]
 
 LEAST_ENTROPY = 0.02
 """Below it the generator proposes a few items to everybody."""
-LEAST_SEPARATION = 0.52
+LEAST_SEPARATION = 0.51
 """Below it the discriminator guesses."""
 
 
