@@ -52,14 +52,20 @@ def interrupt_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("stage", ["read_log", "encode", "index", "write_tables"])
 def test_an_interrupted_preparation_goes_on_behind_its_last_stage(
-    stage: str, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    stage: str,
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO")
     whole = prepare(log, out=tmp_path / "whole", config=CONFIG).manifest
     order = ["read_log", "encode", "index", "write_tables"]
     with monkeypatch.context() as patched:
         interrupt_in(stage, patched)
         with pytest.raises(KeyboardInterrupt):
             prepare(log, out=tmp_path / "dataset", config=CONFIG)
+    assert "the same command goes on behind the last finished stage" in caplog.text
     assert (tmp_path / WORK).exists() and not (tmp_path / "dataset").exists()
     done = [name for name in order[: order.index(stage)] if name in ("read_log", "encode")]
     for name in done:  # these must not be called again

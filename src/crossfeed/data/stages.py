@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -25,6 +26,8 @@ __all__ = ["Stages", "open_stages"]
 Made = TypeVar("Made")
 
 _QUESTION = "question.json"
+
+_log = logging.getLogger(__name__)
 
 
 class Stages:
@@ -81,6 +84,8 @@ def open_stages(
             yield Stages(engine, folder)
     except (KeyboardInterrupt, SystemExit):
         keep = question is not None
+        if keep:
+            _log.info("stopped; the same command goes on behind the last finished stage")
         raise
     finally:
         if not keep:
