@@ -2,7 +2,7 @@
 
     bundle.json                format version, model, metrics card, size and hash of every file
     weights.safetensors        all tensors of the players: encoders, item vectors and biases
-    items.parquet              item_id, domain, clicks; the row is the item's index
+    items.parquet              item_id, domain, clicks, recent_clicks; the row is the item's index
     domains.parquet            domain, items, known; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
 
@@ -38,7 +38,7 @@ if TYPE_CHECKING:  # torch is loaded with the scorer, not before
 
 __all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "write_bundle"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _REQUIRED = ("weights.safetensors", "items.parquet", "domains.parquet")
 _HISTORIES = "histories.parquet"
@@ -55,6 +55,8 @@ class BundleContents:
     """The type of the log's user ids: string or int64."""
     clicks: Ints
     """(I,) clicks of each item, for the fallback by popularity."""
+    recent_clicks: Ints
+    """(I,) those among the newest tenth of its domain's clicks."""
     histories: Iterable[pa.RecordBatch] | None
     """user_id, item_id, domain, timestamp (ms) of all that users did; None leaves it out."""
     card: Mapping[str, object]
@@ -110,6 +112,8 @@ class Bundle:
     """(I,) the log's item ids; unique within a domain."""
     clicks: Ints
     """(I,) clicks of each item."""
+    recent_clicks: Ints
+    """(I,) those among the newest tenth of its domain's clicks."""
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -136,6 +140,7 @@ class Bundle:
             catalogue=catalogue,
             item_ids=items["item_id"].combine_chunks(),
             clicks=items["clicks"].to_numpy().astype(np.int64),
+            recent_clicks=items["recent_clicks"].to_numpy().astype(np.int64),
         )
 
     @property
@@ -215,6 +220,7 @@ def _write_tables(folder: Path, contents: BundleContents) -> None:
             "item_id": contents.item_ids,
             "domain": names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))),
             "clicks": contents.clicks,
+            "recent_clicks": contents.recent_clicks,
         }
     )
     pq.write_table(items, folder / "items.parquet")

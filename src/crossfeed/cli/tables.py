@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from crossfeed.data.sources import Source
     from crossfeed.evaluation.audit import AuditReport
     from crossfeed.evaluation.results import Results
-    from crossfeed.serving.recommender import Recommendations
+    from crossfeed.serving.answers import Recommendations
 
 __all__ = [
     "audit_table",

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfeed.scorer import Ints
-from crossfeed.serving.history import Id
+from crossfeed.serving.ids import Id
 
-__all__ = ["Rules", "allowed_items", "shortage"]
+__all__ = ["Choice", "Rules", "choose", "listed_in", "shortage"]
 
 
 @dataclass(frozen=True)
@@ -31,36 +31,80 @@ class Rules:
     """Rank these instead of the whole pool."""
 
 
-def allowed_items(
-    size: int, *, seen: Ints, include: Ints | None, exclude: Ints, candidates: Ints | None
-) -> NDArray[np.bool_]:
-    """Return (N,) which positions of the pool may be recommended.
+@dataclass(frozen=True)
+class Choice:
+    """Which positions of a pool may be recommended, and how many may not for which reason."""
+
+    allowed: NDArray[np.bool_]
+    """(N,)"""
+    seen: int
+    """Left out because the user had them before."""
+    unavailable: int
+    """Left out of the others because they are not available."""
+
+    @property
+    def filtered(self) -> int:
+        """Return how many the request's lists leave out of the rest."""
+        left_out = len(self.allowed) - int(np.count_nonzero(self.allowed))
+        return left_out - self.seen - self.unavailable
+
+
+def choose(
+    *,
+    seen: Ints,
+    missing: NDArray[np.bool_],
+    include: Ints | None,
+    exclude: Ints,
+    candidates: Ints | None,
+) -> Choice:
+    """Choose the positions of a pool that may be recommended.
 
     Args:
-        size: N.
-        seen: positions that the user had before; empty where repeats are welcome.
+        seen: different positions that the user had before; empty where repeats are welcome.
+        missing: (N,) true where an item is not available.
         include: positions of the include-only list, or None for no such list.
         exclude: positions never to recommend.
         candidates: positions of the request's candidates, or None for the whole pool.
     """
-    allowed = np.ones(size, dtype=np.bool_)
+    allowed = ~missing
+    unavailable = np.count_nonzero(missing) - np.count_nonzero(missing[seen])
+    allowed[seen] = False
     for only in (include, candidates):
         if only is not None:
-            listed = np.zeros(size, dtype=np.bool_)
+            listed = np.zeros(len(allowed), dtype=np.bool_)
             listed[only] = True
             allowed &= listed
     allowed[exclude] = False
-    allowed[seen] = False
-    return allowed
+    return Choice(allowed, seen=len(seen), unavailable=int(unavailable))
 
 
-def shortage(found: int, k: int, *, domain: str, size: int, seen: int) -> str | None:
-    """Return why there are fewer than k items, or None if there are enough."""
+def listed_in(rules: Rules, item_id: Id) -> bool:
+    """Return whether the lists of a request allow an item, whether or not the model knows it."""
+    wanted = [only for only in (rules.include, rules.candidates) if only is not None]
+    return item_id not in (rules.exclude or ()) and all(item_id in only for only in wanted)
+
+
+def shortage(
+    choice: Choice, *, found: int, k: int, domain: str, not_offered: int = 0
+) -> str | None:
+    """Return why there are fewer than k items, or None if there are enough.
+
+    Args:
+        choice: what the rules leave of the domain's pool.
+        found: how many items there are.
+        k: how many there should be.
+        domain: the target domain.
+        not_offered: how many that the rules allow were left out by the domain's fallback.
+    """
     if found >= k:
         return None
-    return (
-        f"{found} of {k} items: '{domain}' has {size}, {seen} of them seen by the user; "
-        "the rest was filtered by the request"
-        if found < size - seen
-        else f"{found} of {k} items: '{domain}' has {size}, {seen} of them seen by the user"
-    )
+    parts = [f"'{domain}' has {len(choice.allowed)}"]
+    for count, why in (
+        (choice.seen, "of them seen by the user"),
+        (choice.unavailable, "not available"),
+        (choice.filtered, "filtered by the request"),
+        (not_offered, "not in its fallback"),
+    ):
+        if count:
+            parts.append(f"{count} {why}")
+    return f"{found} of {k} items: {', '.join(parts)}"

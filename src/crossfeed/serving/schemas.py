@@ -19,17 +19,21 @@ from pydantic import (
     model_validator,
 )
 
-from crossfeed.serving.history import ANY_ID, Id, is_id
-from crossfeed.serving.recommender import MAX_K, Recommendations
+from crossfeed.serving.answers import Recommendations
+from crossfeed.serving.ids import ANY_ID, Id, is_id
+from crossfeed.serving.requests import MAX_K
 
 __all__ = [
     "Answer",
+    "AvailabilityBody",
+    "AvailabilityStored",
     "DomainFacts",
     "EventBody",
     "EventsBody",
     "EventsStored",
     "Forgotten",
     "ItemAnswer",
+    "ItemFlagBody",
     "ModelFacts",
     "PastEvent",
     "Problem",
@@ -93,13 +97,19 @@ class PastEvent(_Body):
     timestamp: Time = Field(description="Seconds or milliseconds since 1970, or ISO 8601.")
 
 
-class RecommendBody(_Body):
-    """A request for recommendations: exactly one of `user_id` and `history`."""
+Count = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
 
-    domain: Name
+
+class RecommendBody(_Body):
+    """A request: exactly one of `user_id` and `history`, and of `domain` and `domains`."""
+
+    domain: Name | None = None
+    domains: Annotated[dict[Name, Count], Field(min_length=1)] | None = Field(
+        default=None, description="A feed: how many items of each domain."
+    )
     user_id: AnyId | None = None
     history: Annotated[list[PastEvent], Field(max_length=10_000)] | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
+    k: Count | None = Field(default=None, description="Of one domain; by default 10.")
     exclude_seen: StrictBool = True
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
@@ -109,6 +119,10 @@ class RecommendBody(_Body):
     def _one_of(self) -> Self:
         if (self.user_id is None) == (self.history is None):
             raise ValueError("give either user_id or history, and not both")
+        if (self.domain is None) == (self.domains is None):
+            raise ValueError("give either domain or domains, and not both")
+        if self.domains is not None and self.k is not None:
+            raise ValueError("k is for one domain; domains say how many items of each")
         return self
 
 
@@ -130,6 +144,26 @@ class EventsBody(_Body):
     """Events to store."""
 
     events: Annotated[list[EventBody], Field(min_length=1, max_length=1000)]
+
+
+class ItemFlagBody(_Body):
+    """Whether an item may be recommended from now on."""
+
+    item_id: AnyId
+    domain: Name
+    available: StrictBool
+
+
+class AvailabilityBody(_Body):
+    """Items that are available, or no longer."""
+
+    items: Annotated[list[ItemFlagBody], Field(min_length=1, max_length=10_000)]
+
+
+class AvailabilityStored(BaseModel):
+    """How many flags are other than before."""
+
+    changed: int
 
 
 class EventsStored(BaseModel):
