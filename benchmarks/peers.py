@@ -16,13 +16,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-from quality import dataset_of
-from quality_table import RESULTS, write_standings
+from cells import Cell, dataset_of, write_cell
+from quality import STANDINGS
 
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.evaluation.evaluate import evaluate
-from crossfeed.evaluation.outcomes import write_outcomes
-from crossfeed.files import write_json
 from crossfeed.scorer import Floats, Histories, Ints
 
 PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
@@ -80,17 +77,9 @@ def judge(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
     folder = work / "peers" / ground
     about = json.loads((folder / f"{peer}.json").read_text("utf-8"))
     scorer = Recorded(peer, np.load(folder / f"{peer}.npy", mmap_mode="r"), dataset)
-    results = evaluate(scorer, dataset)
-    data, split = ground.split(".")
-    cell = {"data": data, "split": split, "scorer": peer, "seed": 0}
-    name = f"{ground}.{peer}.0"
-    write_outcomes(work / f"{name}.outcomes.parquet", [results.outcomes])
-    content_hash = dataset.manifest["content_hash"]
-    write_json(
-        RESULTS / f"{name}.json",
-        {**cell, **about, "dataset_hash": content_hash, "results": results.to_json()},
-    )
-    write_standings(work)
+    cell = Cell.of(f"{ground}.{peer}.0")
+    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS, work=work)
+    STANDINGS.write(work)
 
 
 def main() -> None:

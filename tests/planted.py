@@ -32,9 +32,10 @@ def planted_log(*, users: int = 120, seed: int = 0) -> pd.DataFrame:
 
 def tiny_config(*, adversary: bool = True, **train: object) -> Config:
     """Return settings of a network small enough for a test; without adversary in half the time."""
-    model: dict[str, object] = {"width": 16, "heads": 2, "dropout": 0.1}
+    model: dict[str, object] = {"width": 16, "heads": 2, "dropout": 0.1, "drop_share": 0.0}
     if not adversary:
         model["fuse"] = "none"
         train = {"proposal_share": 0.0, **train}
     settings = {"epochs": 2, "batch_size": 256, "candidates": 8, "learning_rate": 0.01, **train}
+    settings.setdefault("average", 0.9)  # of few steps, the default would remember the first ones
     return parse_config({"model": model, "train": settings})

@@ -58,6 +58,11 @@ def test_a_bad_value_is_named_with_what_is_allowed(override: str, problem: str) 
         load_config(overrides=[override])
 
 
+def test_the_whole_pool_has_no_residual() -> None:
+    with pytest.raises(ConfigError, match=r"'full-softmax' does not go with model\.fuse"):
+        load_config(overrides=["train.objective=full-softmax", "model.fuse=residual"])
+
+
 @pytest.mark.parametrize("text", ["train.epochs", "epochs=5", "=5", ".epochs=5", "train.=5"])
 def test_an_override_must_name_section_key_and_value(text: str) -> None:
     with pytest.raises(ConfigError, match="is not a setting") as caught:

@@ -66,6 +66,8 @@ class ModelConfig(_Section):
         "translation"
     )
     """How the discriminator forms the user's vector in a domain."""
+    generator: Literal["linear", "attention"] = "linear"
+    """How the generator reads a history: as a weighted sum, or by the discriminator's encoder."""
     fuse: Literal["none", "residual", "sum"] = "sum"
     """How the generator's output joins the score: not at all, in training and serving
     (residual), or in serving alone (sum)."""
@@ -77,8 +79,10 @@ class ModelConfig(_Section):
     """Layers of the cross-domain transformer."""
     dropout: float = Field(default=0.5, ge=0, lt=1)
     """Share of activations dropped in training."""
+    drop_share: float = Field(default=0.3, ge=0, lt=1)
+    """Share of a history's events hidden in training, whatever their domain."""
     mask_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of the target domain's own events hidden in training."""
+    """Share of the target domain's own events hidden in training, of those that are left."""
     history_per_domain: int = Field(default=50, ge=1)
     """Newest events of each domain that the encoder reads."""
     history_total: int = Field(default=200, ge=1)
@@ -119,9 +123,9 @@ class TrainConfig(_Section):
     expand_domains: tuple[str, ...] | None = None
     """Domains that the generator expands; None expands all. The others are targets with static
     proposals only."""
-    objective: Literal["softmax", "binary"] = "softmax"
-    """The discriminator's loss: which of click and candidates was clicked, or real against
-    generated one by one."""
+    objective: Literal["softmax", "full-softmax", "binary"] = "softmax"
+    """The discriminator's loss: which of click and candidates was clicked, which item of the whole
+    pool was, or real against generated one by one."""
     correction: float = Field(default=1.0, ge=0, le=1)
     """Power of the proposal taken out of the scores: 1 is the full correction, 0 none."""
     proposal_share: float = Field(default=0.8, ge=0, lt=1)
@@ -163,6 +167,15 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     model: ModelConfig = ModelConfig()
     train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _whole_pool_has_no_residual(self) -> Self:
+        if self.train.objective == "full-softmax" and self.model.fuse == "residual":
+            raise ValueError(
+                "train.objective='full-softmax' does not go with model.fuse='residual': "
+                "it is 'none' or 'sum' there"
+            )
+        return self
 
     @property
     def has_generator(self) -> bool:

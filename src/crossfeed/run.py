@@ -162,6 +162,11 @@ class Run:
         """Return what was measured, one entry per epoch."""
         return self._lines("metrics.jsonl")
 
+    def validation_values(self) -> list[float]:
+        """Return by epoch the validation figure that `train.select_on` names."""
+        kind, metric = self.config.train.select_on.split()
+        return [float(line["validation"][kind][metric]) for line in self.metrics()]
+
     def health(self) -> list[dict[str, Any]]:  # Any: JSON
         """Return what was seen of both players, one entry per epoch."""
         return self._lines("health.jsonl")

@@ -29,7 +29,12 @@ def test_the_report_counts_what_is_there() -> None:
     report = validate_log(LOG, config=SETTINGS)
     assert (report.rows, report.clicks, report.repeats) == (11, 9, 1)
     assert (report.users, report.users_of_several_domains, report.items) == (6, 2, 4)
-    assert report.domains == (DomainReport("books", 7, 6, 3), DomainReport("films", 2, 2, 1))
+    assert report.domains == (
+        DomainReport("books", 7, 6, 3, pytest.approx(7 / 18)),
+        DomainReport("films", 2, 2, 1, 1.0),
+    )
+    assert report.shared_users == {"books": {"films": 2}, "films": {"books": 2}}
+    assert report.not_clicked == 1
     assert report.quarantined == {"missing domain": 1}
     assert report.examples == {"missing domain": "table in memory, row 11"}
     assert (report.time_unit, report.positive) == ("iso", '"label" > 0')
@@ -41,11 +46,13 @@ def test_the_report_counts_what_is_there() -> None:
 def test_the_report_is_json() -> None:
     report = validate_log(LOG, config=SETTINGS)
     read = json.loads(json.dumps(report.to_json()))
-    assert read["domains"][0] == {"domain": "books", "clicks": 7, "users": 6, "items": 3}
-    assert read["warnings"] == [
-        "1 of 2 domains have fewer than data.min_domain_events = 5 clicks and would be dropped: "
-        "films"
-    ]
+    assert read["domains"][1] == {
+        **{"domain": "films", "clicks": 2, "users": 2, "items": 1, "density": 1.0},
+    }
+    assert read["warnings"][0] == (
+        "domain 'films' has 2 clicks: it will be dropped; "
+        "lower data.min_domain_events (5) to keep it"
+    )
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     folder = tmp_path_factory.mktemp("transfer")
     data = DataConfig(split="new-in-domain", min_domain_events=10)
     dataset = prepare(planted_log(users=240), out=folder / "dataset", config=data)
-    return train(
-        dataset, out=folder / "run", config=tiny_config(adversary=False, epochs=4, patience=4)
-    )
+    config = tiny_config(adversary=False, epochs=4, patience=4)
+    model = config.model.model_copy(update={"drop_share": 0.3})
+    config = config.model_copy(update={"model": model})
+    return train(dataset, out=folder / "run", config=config)
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def test_without_a_domain_the_third_one_still_helps(transfer: Transfer) -> None:
     without = np.array(transfer.without, float)
     assert np.isnan(np.diag(without)).all()
     off = without[~np.eye(2, dtype=bool)]
-    assert (off > np.array(transfer.popularity)[::-1] + 0.1).all()
+    assert (off > np.array(transfer.popularity)[::-1] + 0.05).all()
 
 
 def test_what_is_trained_is_not_trained_again(run: Run, transfer: Transfer) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 import torch
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.dropout import Dropout
-from crossfeed.model.encoder import segment_softmax, segment_sum
+from crossfeed.model.encoder import TimelineEncoder, segment_softmax, segment_sum
+from crossfeed.model.linear import LinearEncoder
 from crossfeed.model.networks import NETWORKS
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
@@ -22,16 +25,19 @@ HISTORIES = Histories.of([[1, 12, 5], [], [29, 28, 27, 11, 3, 4], [7]])
 
 
 KINDS = [
-    *(("translation", fuse) for fuse in ("none", "residual", "sum")),
-    *((name, "sum") for name in NETWORKS if name != "translation"),
+    *(("translation", fuse, "linear") for fuse in ("none", "residual", "sum")),
+    *((name, "sum", "linear") for name in NETWORKS if name != "translation"),
+    ("translation", "sum", "attention"),
 ]
 
 
 @pytest.fixture(params=KINDS, ids="-".join)
 def scorer(request: pytest.FixtureRequest) -> NetworkScorer:
     torch.manual_seed(0)
-    discriminator, fuse = request.param
-    config = ModelConfig(width=8, heads=2, discriminator=discriminator, fuse=fuse)
+    discriminator, fuse, generator = request.param
+    config = ModelConfig(
+        width=8, heads=2, discriminator=discriminator, fuse=fuse, generator=generator
+    )
     players = Players(CATALOGUE, config)
     for parameter in players.parameters():  # zero-initialised ones would hide mistakes
         torch.nn.init.normal_(parameter, std=0.5)
@@ -60,6 +66,58 @@ def test_batch_is_single_whatever_the_padding(scorer: NetworkScorer) -> None:
     for row in range(len(HISTORIES)):
         alone = scorer.user_vectors(HISTORIES.rows_between(row, row + 1), domains[row : row + 1])
         np.testing.assert_allclose(alone[0], together[row], atol=1e-5)
+
+
+def test_training_by_rows_of_like_width_gives_the_same_vectors() -> None:
+    """Rows that know 1 to 5 domains are padded apart in training and together in serving."""
+    torch.manual_seed(0)
+    catalogue = Catalogue(
+        domains=tuple("abcde"), offsets=np.arange(0, 60, 10), known=np.full(5, 10)
+    )
+    encoder = TimelineEncoder(domains=5, config=ModelConfig(width=8, heads=2, dropout=0.0))
+    table = torch.nn.Embedding(50, 8)
+    histories = Histories.of([[10 * domain for domain in range(n)] for n in (3, 1, 5, 2, 1, 4, 0)])
+    timelines = build_timelines(
+        histories, np.array([4, 0, 2, 1, 1, 0, 3]), catalogue=catalogue, config=ModelConfig()
+    )
+    training = encoder(timelines, table)
+    torch.testing.assert_close(training, encoder.eval()(timelines, table))
+
+
+def test_the_linear_encoder_by_hand() -> None:
+    torch.manual_seed(0)
+    encoder = LinearEncoder(domains=3, config=ModelConfig(width=4, heads=2)).eval()
+    table = torch.nn.Embedding(30, 4)
+    with torch.no_grad():
+        encoder.log_weights[1, 0] = 2.0
+        encoder.target.weight.normal_()
+    timelines = _timelines(ModelConfig())
+    users = encoder(timelines, table)
+    first, target = table.weight, encoder.target.weight[0]
+    # HISTORIES: items 1 and 5 of domain a and 12 of b; none; one item of a.
+    clicks = (first[1] + first[5] + math.exp(2.0) * first[12]) / math.sqrt(3)
+    torch.testing.assert_close(users[0], encoder.output(clicks + target))
+    torch.testing.assert_close(users[1], encoder.output(target))
+    torch.testing.assert_close(users[3], encoder.output(first[7] + target))
+
+
+def test_a_token_knows_of_how_many_items_it_was_made() -> None:
+    """The mean of equal items is the same, and yet a user with more of them is another one."""
+    torch.manual_seed(0)
+    encoder = TimelineEncoder(domains=3, config=ModelConfig(width=8, heads=2)).eval()
+    torch.nn.init.zeros_(encoder.pooling.recency.weight)
+    table = torch.nn.Embedding(30, 8)
+    timelines = build_timelines(
+        Histories.of([[4], [4, 4, 4, 4]]),
+        np.zeros(2, int),
+        catalogue=CATALOGUE,
+        config=ModelConfig(),
+    )
+    once, often = encoder(timelines, table)
+    torch.testing.assert_close(once, often)
+    torch.nn.init.normal_(encoder.pooling.count.weight)
+    once, often = encoder(timelines, table)
+    assert not torch.allclose(once, often)
 
 
 def test_score_is_user_times_item_plus_bias(scorer: NetworkScorer) -> None:

@@ -143,7 +143,7 @@ def test_mmd_gap_by_hand(two_items: tuple[Tensor, Tensor, Tensor]) -> None:
     # The difference is (3/4, -3/4); mean squared distance of the four pairs is 12.5.
     kernel = math.exp(-25 / 12.5)
     expected = math.sqrt(2 * 0.75**2 * (1 - kernel))
-    assert mmd_gap(*two_items).item() == pytest.approx(expected)
+    assert mmd_gap(*two_items).item() == pytest.approx(expected, rel=0.1)  # random features
 
 
 @pytest.mark.parametrize("name", sorted(GAPS))
@@ -167,12 +167,13 @@ def test_gap_moves_the_generators_choice_alone(name: str) -> None:
     assert logits.grad is not None and bool(logits.grad.isfinite().all())
 
 
-def test_mmd_gap_is_that_of_the_kernel_written_out() -> None:
-    torch.manual_seed(0)
+@pytest.mark.parametrize("seed", range(5))
+def test_mmd_gap_is_near_that_of_the_kernel_written_out(seed: int) -> None:
+    torch.manual_seed(seed)
     vectors, confidence = torch.randn(40, 8) * 3 + 5, torch.rand(6, 40).softmax(1)
     clicks = torch.randint(40, (6,))
     squared = torch.cdist(vectors, vectors).square()
     kernel = torch.exp(-squared / squared.mean())
     difference = torch.bincount(clicks, minlength=40) / 6 - confidence.mean(0)
     expected = (difference @ kernel @ difference).sqrt().item()
-    assert mmd_gap(clicks, confidence, vectors).item() == pytest.approx(expected, rel=1e-4)
+    assert mmd_gap(clicks, confidence, vectors).item() == pytest.approx(expected, rel=0.1)

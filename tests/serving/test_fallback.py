@@ -16,9 +16,10 @@ from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Part
 from crossfeed.errors import ConfigError
 from crossfeed.export import recent_clicks
+from crossfeed.serving.answers import Step
 from crossfeed.serving.app import create_app
 from crossfeed.serving.availability import Availability, ItemFlag
-from crossfeed.serving.fallback import FallbackChain, Fallbacks, Step, read_fallbacks
+from crossfeed.serving.fallback import FallbackChain, Fallbacks, read_fallbacks
 from crossfeed.serving.history import Event
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.sqlite_store import SqliteHistoryStore

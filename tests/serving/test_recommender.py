@@ -15,9 +15,9 @@ from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import OutputError, RequestError, UnknownDomainError
 from crossfeed.scorer import Histories
+from crossfeed.serving.answers import Request
 from crossfeed.serving.history import Event
 from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.requests import Request
 from crossfeed.serving.retrieval import top_k
 from crossfeed.serving.rules import Rules
 

@@ -65,7 +65,9 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         expanded=torch.ones(2, dtype=torch.bool),
     )
     scores = Scores(
-        candidates=torch.tensor([[0.0, 2.0], [1.0, 1.0]]), clicks=torch.tensor([1.0, 1.0])
+        candidates=torch.tensor([[0.0, 2.0], [1.0, 1.0]]),
+        clicks=torch.tensor([1.0, 1.0]),
+        pool=None,
     )
     losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5 / 2.0)))
     return replace(first, groups=(group,)), proposals, Move(losses, scores, gradient_norm=3.0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 import torch
 from planted import tiny_config
@@ -13,7 +14,8 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.players import Players
-from crossfeed.training.batches import Batch, batches
+from crossfeed.scorer import Histories
+from crossfeed.training.batches import Batch, batches, mask
 from crossfeed.training.proposals import Proposals, StaticProposals, propose
 from crossfeed.training.steps import (
     discriminator_step,
@@ -30,6 +32,7 @@ CONFIGS = {
     "published": tiny_config(objective="binary", correction=0.0),
     "static": tiny_config(proposal_share=0.0, reward_weight=0.0, static_proposal="uniform"),
     "in-batch": tiny_config(static_proposal="batch"),
+    "whole pool": tiny_config(objective="full-softmax"),
 }
 
 
@@ -87,7 +90,8 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
     ):
         idle, moving = snapshot(idler), snapshot(mover)
         optimiser = torch.optim.AdamW(mover.parameters())
-        step(table.players, optimiser, table.batch, table.proposals, table.config)
+        scores = score(table.players, table.batch, table.proposals, table.config.train)
+        step(table.players, optimiser, table.batch, table.proposals, scores, table.config)
         assert same(idler, idle)
         moved = [
             key for key, value in mover.named_parameters() if not torch.equal(value, moving[key][0])
@@ -106,23 +110,42 @@ def test_without_a_generator_all_proposals_are_static(last_out: Dataset) -> None
     rows = table.batch.groups[0].rows
     torch.testing.assert_close(alone.click_log_proposal[rows], -pools.log())
     players = table.players
-    losses = target_loss(players, table.batch, alone, score(players, table.batch, alone), config)
+    losses = target_loss(
+        players, table.batch, alone, score(players, table.batch, alone, config.train), config
+    )
     assert float(losses.discriminator.detach()) > 0
     assert float(losses.generator) == float(losses.gap) == 0
 
 
 def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
     terms = (losses.generator, losses.anchor, losses.discriminator, losses.gap)
     assert all(float(term.detach()) != 0 for term in terms)
     torch.testing.assert_close(losses.total, sum(terms, torch.zeros(())))
 
 
+def test_the_full_softmax_is_over_the_pool_without_the_history(last_out: Dataset) -> None:
+    table = deal(last_out, CONFIGS["whole pool"])
+    table.players.eval()
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    layer = table.players.discriminator.scoring_layer
+    users = table.players.discriminator.users(table.batch.timelines)
+    likelihoods = []
+    for group in table.batch.groups:
+        for row in range(len(group.clicks)):
+            of_row = layer(users[group.rows][row : row + 1], group.pool)[0]
+            of_row[group.seen[1][group.seen[0] == row]] = float("-inf")
+            likelihoods.append(of_row.log_softmax(0)[group.clicks[row]])
+    expected = -torch.stack(likelihoods).mean()
+    torch.testing.assert_close(losses.discriminator, expected)
+
+
 def test_each_term_has_a_gradient_for_one_player_only(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
     owners = {"generator": "generator", "anchor": "generator", "gap": "generator"}
     for term in ("generator", "anchor", "discriminator", "gap"):
@@ -141,7 +164,7 @@ def test_claims_preset_turns_every_term_on(last_out: Dataset) -> None:
 
     config = load_config(preset="claims", overrides=["model.width=16", "train.candidates=8"])
     table = deal(last_out, config)
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, config)
     assert float(losses.gap.detach()) > 0
     assert float(losses.generator.detach()) != 0
@@ -185,34 +208,39 @@ def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dat
     pools = torch.isfinite(table.proposals.confidences[0]).sum(1)
     expected = -pools.float().log()
     torch.testing.assert_close(table.proposals.click_log_proposal[group.rows], expected)
-    scores = score(table.players, table.batch, table.proposals)
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, config)
     assert float(losses.generator) == 0
 
 
-def test_masking_hides_about_its_share_of_the_target_domain(last_out: Dataset) -> None:
+@pytest.mark.parametrize("drop", [0.0, 0.4])
+def test_about_the_stated_shares_of_a_history_are_hidden(drop: float, last_out: Dataset) -> None:
+    config = tiny_config()
+    shares = config.model.model_copy(update={"drop_share": drop, "mask_share": 0.5})
     clicks = last_out.events(Part.TRAIN)
-    whole, masked = (
-        sum(
-            len(batch.timelines.items)
-            for batch in batches(
-                last_out,
-                config.model_copy(
-                    update={"model": config.model.model_copy(update={"mask_share": share})}
-                ),
-                clicks=clicks,
-                epoch=0,
-            )
-        )
-        for config, share in ((tiny_config(), 0.0), (tiny_config(), 0.5))
+    domains, catalogue = last_out.event_domain[clicks].astype(np.int64), last_out.catalogue
+    whole = last_out.histories(clicks, Part.TRAIN)
+    masked = mask(whole, domains, catalogue=catalogue, config=shares, rng=np.random.default_rng(0))
+
+    def in_target(histories: Histories) -> int:
+        return int((catalogue.domain_of(histories.items) == domains[histories.rows()]).sum())
+
+    elsewhere = len(whole.items) - in_target(whole)
+    assert len(masked.items) - in_target(masked) == pytest.approx((1 - drop) * elsewhere, rel=0.05)
+    assert in_target(masked) == pytest.approx((1 - drop) * 0.5 * in_target(whole), rel=0.1)
+
+
+def test_what_is_hidden_is_still_no_candidate(last_out: Dataset) -> None:
+    config = tiny_config()
+    shares = config.model.model_copy(update={"drop_share": 0.9})
+    clicks = last_out.events(Part.TRAIN)
+    plain, hiding = (
+        next(batches(last_out, one, clicks=clicks, epoch=0))
+        for one in (config, config.model_copy(update={"model": shares}))
     )
-    histories = last_out.histories(clicks, Part.TRAIN)
-    in_target = (
-        last_out.catalogue.domain_of(histories.items)
-        == (last_out.event_domain[clicks][histories.rows()])
-    )
-    assert whole == len(histories.items)
-    assert whole - masked == pytest.approx(0.5 * in_target.sum(), rel=0.1)
+    assert len(hiding.timelines.items) < len(plain.timelines.items)
+    for one, other in zip(plain.groups, hiding.groups, strict=True):
+        assert torch.equal(one.seen[0], other.seen[0]) and torch.equal(one.seen[1], other.seen[1])
 
 
 def test_a_resumed_epoch_gets_the_batches_it_would_have_had(last_out: Dataset) -> None:
@@ -246,7 +274,8 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     step = generator_step if player == "generator" else discriminator_step
     message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.name}'"
     with pytest.raises(NonFiniteLossError, match=message):
-        step(table.players, optimiser, table.batch, table.proposals, config)
+        scores = score(table.players, table.batch, table.proposals, table.config.train)
+        step(table.players, optimiser, table.batch, table.proposals, scores, config)
     after = snapshot(getattr(table.players, player))
     assert all(
         torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any() for key in before

@@ -16,7 +16,17 @@ import typer
 from typer.core import TyperGroup
 
 from crossfeed import __version__
-from crossfeed.cli import comparing, data, generating, output, reporting, serving, start, training
+from crossfeed.cli import (
+    comparing,
+    data,
+    generating,
+    output,
+    reporting,
+    serving,
+    start,
+    training,
+    tuning,
+)
 from crossfeed.errors import CrossfeedError
 
 __all__ = ["COMMANDS", "HISTORIES", "app", "main"]
@@ -34,6 +44,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "prepare": data.prepare,
     },
     "From a dataset to a bundle": {
+        "tune": tuning.tune,
         "train": training.train,
         "evaluate": training.evaluate,
         "compare": comparing.compare,

@@ -115,6 +115,10 @@ def prepare(
     config: ConfigFile = None,
     settings: Settings = None,
     source: SourceName = None,
+    memory_limit: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="Memory of the engine, as 2GiB; beyond it spills."),
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -132,7 +136,14 @@ def prepare(
     from crossfeed.data.prepare import prepare
 
     read = _read_settings(config, settings, sections=["data"])
-    dataset = prepare(logs, out=out, config=read.data, source=source, overwrite=overwrite)
+    dataset = prepare(
+        logs,
+        out=out,
+        config=read.data,
+        source=source,
+        overwrite=overwrite,
+        memory_limit=memory_limit,
+    )
     if as_json:
         output.print_json(dataset.manifest)
     else:

@@ -148,17 +148,23 @@ def log_report(report: LogReport) -> list[RenderableType]:
         f"{report.clicks:,} clicks of {report.users:,} users on {report.items:,} items, "
         f"from {report.first_time or 'the first row'} to {report.last_time or 'the last'}"
     )
-    table = make_table("domain", "clicks", "users", "items")
+    table = make_table("domain", "clicks", "users", "items", "density", "users in others too")
     for domain in report.domains:
         counts = (domain.clicks, domain.users, domain.items)
-        table.add_row(domain.domain, *(f"{count:,}" for count in counts))
+        shared = report.shared_users.get(domain.domain, {})
+        most = ", ".join(f"{other} {users:,}" for other, users in list(shared.items())[:2])
+        table.add_row(
+            domain.domain, *(f"{count:,}" for count in counts), f"{domain.density:.2%}", most
+        )
     lines = [
         f"{report.rows:,} rows in {len(report.files)} file(s); clicks are the rows with "
         f"{report.positive}; times are {report.time_unit}",
         f"{report.users_of_several_domains:,} users in several domains, {report.repeats:,} repeats",
+        f"not a click: {report.not_clicked:,} rows ({report.not_clicked / report.rows:.1%})",
     ]
     lines += [
-        f"quarantined, {reason}: {rows:,} (first: {report.examples[reason]})"
+        f"quarantined, {reason}: {rows:,} ({rows / report.rows:.1%}; "
+        f"first: {report.examples[reason]})"
         for reason, rows in report.quarantined.items()
         if rows
     ]

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import shutil
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,9 +18,13 @@ import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from crossfeed.errors import OutputError
+from crossfeed.errors import ConfigError, OutputError
 
 __all__ = ["BATCH_ROWS", "Engine", "open_engine"]
+
+_SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT](i?B)?", re.IGNORECASE)
+
+_KEPT = "kept_"
 
 BATCH_ROWS = 1 << 18
 """Rows that leave the engine at a time."""
@@ -29,15 +33,20 @@ BATCH_ROWS = 1 << 18
 class Engine:
     """Evaluates ibis expressions; tables that are needed more than once are kept on disk."""
 
-    def __init__(self, scratch: Path) -> None:
+    def __init__(self, scratch: Path, *, memory_limit: str | None = None) -> None:
+        limit = {} if memory_limit is None else {"memory_limit": memory_limit}
         self._backend = ibis.duckdb.connect(
             scratch / "work.duckdb",
             temp_directory=str(scratch / "spill"),
+            **limit,
             # Nothing is fetched from the network behind the user's back.
             autoinstall_known_extensions=False,
             TimeZone="UTC",
         )
-        self._numbers = itertools.count()
+        # Not ibis' list_tables, which calls what DuckDB 2.0 has no more.
+        found = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
+        taken = [str(name).removeprefix(_KEPT) for (name,) in found]
+        self._numbers = itertools.count(max((int(n) + 1 for n in taken if n.isdigit()), default=0))
 
     @property
     def connection(self) -> duckdb.DuckDBPyConnection:
@@ -51,7 +60,16 @@ class Engine:
 
     def keep(self, table: ir.Table) -> ir.Table:
         """Evaluate an expression once and return its stored result."""
-        return self._backend.create_table(f"kept_{next(self._numbers)}", table)
+        return self._backend.create_table(f"{_KEPT}{next(self._numbers)}", table)
+
+    def view(self, name: str, table: ir.Table) -> str:
+        """Name an expression, so that a later process finds it; return the name."""
+        self._backend.create_view(name, table, overwrite=True)
+        return name
+
+    def checkpoint(self) -> None:
+        """Write what was kept to disk."""
+        self.connection.execute("CHECKPOINT")
 
     def drop(self, table: ir.Table) -> None:
         """Free what `keep` stored."""
@@ -85,24 +103,42 @@ class Engine:
 
 
 @contextlib.contextmanager
-def open_engine(scratch: Path) -> Iterator[Engine]:
-    """Yield an engine that works in `scratch` and remove the folder afterwards.
+def open_engine(scratch: Path, *, memory_limit: str | None = None) -> Iterator[Engine]:
+    """Yield an engine that works in `scratch`; who gave the folder removes it.
+
+    Args:
+        scratch: a folder, made where there is none; tables that an engine left there are found.
+        memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk.
+            None is 80% of the machine's.
 
     Raises:
+        ConfigError: the limit is no size.
         OutputError: disk or memory did not suffice.
     """
-    scratch.mkdir(parents=True)
-    engine = Engine(scratch)
+    if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
+        raise ConfigError(
+            f"the memory limit '{memory_limit}' is no size", hint="write it as 500MiB or 4GiB"
+        )
+    scratch.mkdir(parents=True, exist_ok=True)
+    try:
+        engine = Engine(scratch, memory_limit=memory_limit)
+    except duckdb.IOException as error:
+        raise OutputError(
+            f"cannot work in '{scratch}': {str(error).splitlines()[0]}",
+            hint="another process may be at the same work: let it end, or give another --out",
+        ) from error
     try:
         yield engine
     except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+        in_memory = isinstance(error, duckdb.OutOfMemoryException) and "disk" not in str(error)
         raise OutputError(
-            f"the work did not fit: {error}",
-            hint="free some space on the disk of --out; nothing was replaced",
+            f"the work did not fit: {str(error).splitlines()[0]}",
+            hint="allow more with --memory-limit; nothing was replaced"
+            if in_memory
+            else "free some space on the disk of --out; nothing was replaced",
         ) from error
     finally:
         engine.close()
-        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _schema(table: ir.Table) -> pa.Schema:

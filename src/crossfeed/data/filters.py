@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import ibis
 import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
@@ -34,9 +33,13 @@ def drop_repeats(
     """Keep one click of each (user, item), or of each (user, item, *within)."""
     if policy == "keep":
         return clicks
-    order = [clicks[name] if policy == "first" else clicks[name].desc() for name in ORDER]
-    rank = ibis.row_number().over(group_by=["user", "item", *within], order_by=order)
-    return clicks.mutate(rank=rank).filter(lambda table: table["rank"] == 0).drop("rank")
+    # Domain and tie are the same for all clicks of a user on an item, so that time alone decides.
+    grouped = clicks.group_by(["user", "item", *within]).agg(
+        domain=clicks["domain"].min(),
+        time=clicks["time"].min() if policy == "first" else clicks["time"].max(),
+        tie=clicks["tie"].min(),
+    )
+    return grouped.select(*clicks.columns)
 
 
 def filter_clicks(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
@@ -56,18 +59,29 @@ def filter_clicks(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filte
 
 
 def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
-    left = engine.count(clicks)
-    while True:
-        users = _frequent(clicks, "user", config.min_user_events)
-        items = _frequent(clicks, "item", config.min_item_events)
-        clicks = _replace(engine, clicks, clicks.semi_join(users, "user").semi_join(items, "item"))
-        before, left = left, engine.count(clicks)
+    """Drop rare users and items until none is left; the clicks are written once, at the end."""
+    whole = left = engine.count(clicks)
+    kept, small = clicks, list[ir.Table]()
+    while left:
+        users = engine.keep(_frequent(kept, "user", config.min_user_events))
+        kept = kept.semi_join(users, "user")
+        items = engine.keep(_frequent(kept, "item", config.min_item_events))
+        small += [users, items]
+        kept = clicks.semi_join(users, "user").semi_join(items, "item")
+        before, left = left, engine.count(kept)
         if left == before:
-            return clicks
+            break
+    if left < whole:
+        clicks = _replace(engine, clicks, kept)
+    for table in small:
+        engine.drop(table)
+    return clicks
 
 
 def _large_domains(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
     domains = _frequent(clicks, "domain", config.min_domain_events)
+    if engine.count(domains) == engine.count(clicks.select("domain").distinct()):
+        return clicks
     return _replace(engine, clicks, clicks.semi_join(domains, "domain"))
 
 

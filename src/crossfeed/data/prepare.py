@@ -7,29 +7,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, Self
 
 import ibis.expr.types as ir
 from rich.console import Console
 
+import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.engine import Engine, open_engine
+from crossfeed.data.engine import Engine
 from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
-from crossfeed.data.tables import encode, index, write_parquet, write_tables
+from crossfeed.data.stages import Stages, open_stages
+from crossfeed.data.tables import Coded, encode, index, write_parquet, write_tables
 from crossfeed.errors import LogError
 from crossfeed.files import atomic_folder, require_free, write_json
 
 __all__ = ["prepare"]
-
-_SCRATCH = ".scratch"
-
-_Stage = Callable[[str], None]
-"""Call it with what begins now; what ran before is done."""
 
 _log = logging.getLogger(__name__)
 
@@ -41,6 +37,7 @@ def prepare(
     config: DataConfig | None = None,
     source: str | None = None,
     overwrite: bool = False,
+    memory_limit: str | None = None,
 ) -> Dataset:
     """Prepare a log as a dataset.
 
@@ -51,6 +48,8 @@ def prepare(
         config: columns, clicks, filters and split; the defaults if None.
         source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
         overwrite: whether an existing `out` is replaced.
+        memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk
+            beside `out`. None is 80% of the machine's.
 
     Raises:
         LogError: the log cannot be used, or nothing of it is left.
@@ -61,33 +60,62 @@ def prepare(
     config = config or DataConfig()
     out = Path(out)
     require_free(out, overwrite=overwrite)
-    with _stages("prepare") as stage:
-        stage("checking the log")
+    with _Progress("prepare") as progress:
+        progress.begin("checking the log")
         log = open_log(logs, config=config, source=source)
+        question = _question(log, config, source)
+        work = out.with_name(f".{out.name}.preparing")
         with (
+            open_stages(work, question=question, memory_limit=memory_limit) as stages,
             atomic_folder(out, overwrite=overwrite) as folder,
-            open_engine(folder / _SCRATCH) as engine,
         ):
-            _prepare_into(folder, engine, log, config, source, stage)
+            _prepare_into(folder, stages, log, config, source, progress)
         return Dataset.load(out)
 
 
+def _question(log: Log, config: DataConfig, source: str | None) -> dict[str, Any] | None:
+    """Return what a preparation depends on; None for a table in memory, which has no name."""
+    paths: list[Path] = []
+    for input_ in log.inputs:
+        if input_.file is not None:
+            paths.append(input_.file.path)
+        elif input_.source is not None:
+            paths += sorted(path for path in input_.source[1].rglob("*") if path.is_file())
+        else:
+            return None
+    stats = [(path.resolve(), path.stat()) for path in paths]
+    return {
+        "crossfeed": crossfeed.__version__,
+        "config": config.model_dump(mode="json"),
+        "source": source,
+        "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
+    }
+
+
 def _prepare_into(
-    folder: Path, engine: Engine, log: Log, config: DataConfig, source: str | None, stage: _Stage
+    folder: Path,
+    stages: Stages,
+    log: Log,
+    config: DataConfig,
+    source: str | None,
+    progress: _Progress,
 ) -> None:
-    stage("reading rows")
-    rows = read_log(engine, log, config)
+    engine = stages.engine
+    progress.begin("reading rows")
+    rows = stages.run("rows", LogRows, lambda: read_log(engine, log, config))
+    progress.rows = rows.total
     require_readable(rows, config)
     clicks = rows.rows.filter(rows.rows["clicked"]).drop("clicked")
+    progress.begin("numbering ids")
     not_clicked = rows.total - sum(rows.quarantined.values()) - engine.count(clicks)
-    coded = encode(engine, clicks)
-    stage(f"filtering and splitting ({config.split})")
+    coded = stages.run("coded", Coded, lambda: encode(engine, clicks))
+    progress.begin(f"filtering and splitting ({config.split})")
     given = SplitInput(coded.clicks, coded.users, coded.domains)
-    split = SPLITS[config.split](engine, given, config)
+    split = stages.run("split", Split, lambda: SPLITS[config.split](engine, given, config))
     _require_parts(engine, split, rows, not_clicked, config)
-    stage("numbering users and items")
+    progress.begin("numbering users and items")
     tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
-    stage("writing")
+    progress.begin("writing")
     write_tables(engine, tables, folder)
     write_parquet(engine, rows.quarantine, folder / "quarantine.parquet")
     manifest = make_manifest(
@@ -139,15 +167,35 @@ def _hint(dropped: dict[str, int], config: DataConfig) -> str:
     return f"the log is too small or too uniform in time for data.split = {config.split!r}"
 
 
-@contextmanager
-def _stages(title: str) -> Iterator[_Stage]:
-    """Yield a function that announces the next stage; on a terminal a spinner shows it."""
-    console = Console(stderr=True)
-    began = time.monotonic()
-    with console.status(title) as status:
+class _Progress:
+    """Says on stderr which stage runs, how long it took and how many rows a second it did."""
 
-        def begin(stage: str) -> None:
-            _log.info("%s: %s", title, stage)
-            status.update(f"{title}: {stage} ({time.monotonic() - began:.0f} s so far)")
+    def __init__(self, title: str) -> None:
+        self.rows: int | None = None
+        """Rows of the log, once they are known."""
+        self._title, self._stage = title, ""
+        self._status = Console(stderr=True).status(title)
+        self._began = self._stage_began = time.monotonic()
 
-        yield begin
+    def __enter__(self) -> Self:
+        self._status.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._status.stop()
+        if error == (None, None, None):
+            self._end_stage()
+
+    def begin(self, stage: str) -> None:
+        """Announce a stage; what ran before is done."""
+        self._end_stage()
+        self._stage, self._stage_began = stage, time.monotonic()
+        so_far = self._stage_began - self._began
+        self._status.update(f"{self._title}: {stage} ({so_far:.0f} s so far)")
+
+    def _end_stage(self) -> None:
+        if not self._stage:
+            return
+        seconds = time.monotonic() - self._stage_began
+        rate = f", {self.rows / max(seconds, 1e-3):,.0f} rows/s" if self.rows else ""
+        _log.info("%s: %s took %.1f s%s", self._title, self._stage, seconds, rate)

@@ -62,7 +62,7 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     if config.repeats == "last":
         # A later repeat must not take a click out of the training part.
         parted = _last_of_first_part(_with_time_parts(clicks, validation, test))
-    parted = engine.keep(parted)
+        parted = engine.keep(parted)
     left = engine.count(parted)
     training = parted.filter(parted["part"] == Part.TRAIN.value)
     later = parted.filter(parted["part"] != Part.TRAIN.value)

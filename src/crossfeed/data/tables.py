@@ -110,7 +110,8 @@ def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: in
         users=users.order_by("index").select("user_id", "events"),
         items=_named_items(items, domains),
         domains=_counted_domains(items, domains),
-        events=indexed.order_by("user_index", *ORDER).select(
+        # The part decides between rows that are equal, where repeats are kept.
+        events=indexed.order_by("user_index", *ORDER, "part").select(
             item=indexed["item_index"].fill_null(-1),
             domain=indexed["domain_index"],
             time=indexed["time"],

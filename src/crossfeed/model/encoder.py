@@ -8,6 +8,8 @@ line per token; only the attention between a row's tokens is padded to B x M.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
@@ -16,6 +18,9 @@ from crossfeed.model.dropout import Dropout
 from crossfeed.model.timelines import Timelines
 
 __all__ = ["TimelineEncoder", "segment_softmax"]
+
+_COUNTS = 10
+"""Sizes of a group that are told apart: none, 1, 2-3, 4-7, ... items."""
 
 
 class TimelineEncoder(nn.Module):
@@ -42,12 +47,14 @@ class DomainPooling(nn.Module):
         super().__init__()
         self.domain = nn.Embedding(domains, config.width)
         self.recency = nn.Embedding(config.history_per_domain, config.width)
+        self.count = nn.Embedding(_COUNTS, config.width)
         self.attention = nn.Linear(config.width, config.heads)
         self.value = nn.Linear(config.width, config.width)
         self.norm = nn.LayerNorm(config.width)
         self.dropout = Dropout(config.dropout)
         for table in (self.domain, self.recency):
             nn.init.normal_(table.weight, std=0.02)
+        nn.init.zeros_(self.count.weight)
 
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (G, E) one token per group; a group without items is its domain alone."""
@@ -57,7 +64,11 @@ class DomainPooling(nn.Module):
         weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)
         pooled = segment_sum(weights, items, timelines.groups, groups)  # (G, E)
         # Projecting after the sum costs G rows instead of T and gives the same kind of function.
-        return self.norm(self.value(pooled) + self.domain(timelines.group_domains))  # type: ignore[no-any-return]
+        # A weighted mean forgets of how many items it was made.
+        counts = torch.bincount(timelines.groups, minlength=groups)
+        sizes = (counts + 1).to(pooled).log2().ceil().long().clamp_max(_COUNTS - 1)
+        known = self.domain(timelines.group_domains) + self.count(sizes)
+        return self.norm(self.value(pooled) + known)  # type: ignore[no-any-return]
 
 
 class CrossDomainLayer(nn.Module):
@@ -85,15 +96,44 @@ class CrossDomainLayer(nn.Module):
         return tokens + self.dropout(self.feed_forward(tokens))  # type: ignore[no-any-return]
 
     def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
-        """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value."""
+        """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value.
+
+        Rows that know about as many domains are padded together in training, where most of a
+        batch's cost would otherwise be the padding to its widest row.
+        """
         rows, slots = timelines.group_rows, timelines.group_slots
+        if not self.training:
+            return self._attend_padded(projected, rows, slots, count=timelines.rows)
+        known = torch.bincount(rows, minlength=timelines.rows)  # (B,) groups of each row
+        parts, places = [], []
+        for narrow, wide in _widths(int(slots.max()) + 1):
+            chosen = (known > narrow) & (known <= wide)
+            within = chosen[rows].nonzero().squeeze(1)
+            if len(within):
+                renumbered = chosen.cumsum(0) - 1
+                parts.append(
+                    self._attend_padded(
+                        projected[within],
+                        renumbered[rows[within]],
+                        slots[within],
+                        count=int(chosen.sum()),
+                    )
+                )
+                places.append(within)
+        mixed = torch.cat(parts)
+        return torch.empty_like(mixed).index_copy(0, torch.cat(places), mixed)
+
+    def _attend_padded(
+        self, projected: Tensor, rows: Tensor, slots: Tensor, *, count: int
+    ) -> Tensor:
+        """Return (G, E) attention within each of `count` rows, all padded to the widest."""
         width = int(slots.max()) + 1
-        padded = projected.new_zeros(timelines.rows, width, projected.shape[1])
+        padded = projected.new_zeros(count, width, projected.shape[1])
         padded = padded.index_put((rows, slots), projected)  # (B, M, 3E)
-        absent = torch.ones(timelines.rows, width, dtype=torch.bool, device=projected.device)
+        absent = torch.ones(count, width, dtype=torch.bool, device=projected.device)
         absent[rows, slots] = False
         query, key, value = (
-            part.reshape(timelines.rows, width, self.heads, -1).transpose(1, 2)  # (B, H, M, E/H)
+            part.reshape(count, width, self.heads, -1).transpose(1, 2)  # (B, H, M, E/H)
             for part in padded.chunk(3, dim=-1)
         )
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
@@ -155,3 +195,11 @@ def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -
     by_head = values.reshape(len(values), heads, values.shape[1] // heads)  # (T, H, E/H)
     weighted = (weights.unsqueeze(-1) * by_head).flatten(1)  # (T, E)
     return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)
+
+
+def _widths(widest: int) -> Iterator[tuple[int, int]]:
+    """Yield (narrow, wide] ranges of a row's groups that cover 1..widest, each twice the last."""
+    narrow, wide = 0, 2
+    while narrow < widest:
+        yield narrow, wide
+        narrow, wide = wide, 2 * wide

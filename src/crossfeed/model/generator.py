@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crossfeed.config import ModelConfig
 from crossfeed.model.discriminator import ItemLayer
 from crossfeed.model.encoder import TimelineEncoder
+from crossfeed.model.linear import LinearEncoder
 from crossfeed.model.timelines import Timelines
 
 __all__ = ["Generator", "log_confidence"]
@@ -20,7 +21,8 @@ class Generator(nn.Module):
 
     def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
         super().__init__()
-        self.encoder = TimelineEncoder(domains=domains, config=config)
+        encoder = LinearEncoder if config.generator == "linear" else TimelineEncoder
+        self.encoder = encoder(domains=domains, config=config)
         self.output_layer = ItemLayer(items=items, width=config.width)
         """The first fully connected layer of claim 6: what it gives high confidence is drawn as
         a candidate and goes on to the discriminator's scoring layer."""

@@ -1,16 +1,39 @@
-"""What is answered: recommended items, where each comes from, and why there are not more."""
+"""What is asked of the recommender and what it answers; several answers blended into one."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
 
-import pyarrow as pa
-
-from crossfeed.bundle import Bundle
+from crossfeed.serving.history import Event
 from crossfeed.serving.ids import Id
+from crossfeed.serving.rules import Rules
 
-__all__ = ["Recommendation", "Recommendations", "answers_schema", "answers_table"]
+__all__ = [
+    "DEFAULT_K",
+    "FALLBACK_STEPS",
+    "MAX_K",
+    "PastEvents",
+    "Recommendation",
+    "Recommendations",
+    "Request",
+    "Step",
+    "blend",
+]
+
+DEFAULT_K = 10
+MAX_K = 1000
+
+Step = Literal["recent", "popular", "listed"]
+"""What is recommended where nothing is known of a user: by clicks among the domain's newest tenth;
+by all clicks; a list that somebody wrote."""
+
+FALLBACK_STEPS: tuple[Step, ...] = ("recent", "popular", "listed")
+"""The usual order."""
+
+PastEvents = Sequence[Event | Mapping[str, object]]
+"""Events in any order; mappings have item_id, domain and, if order matters, timestamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,45 +56,46 @@ class Recommendations:
     items: tuple[Recommendation, ...]
     """Best first."""
     model_version: str
-    fallback: str | None = None
-    """Where nothing usable is known of the user, the last step of the fallback that was needed:
-    `recent`, `popular` or `listed`; else None."""
+    fallback: Step | None = None
+    """Where nothing usable is known of the user, the last step of the fallback that was needed."""
     reason: str | None = None
     """Why there are fewer items than asked for, else None."""
 
 
-def answers_schema(bundle: Bundle) -> pa.Schema:
-    """Return the columns of a table of answers."""
-    return pa.schema(
-        {
-            "user_id": bundle.user_id_type,
-            "domain": pa.string(),
-            "rank": pa.int32(),
-            "item_id": bundle.item_id_type,
-            "score": pa.float32(),
-            "source": pa.string(),
-        }
-    )
+@dataclass(frozen=True)
+class Request:
+    """Who wants what: exactly one of `user_id` and `history`, a target domain, and rules."""
+
+    domain: str
+    user_id: Id | None = None
+    history: PastEvents | None = None
+    k: int = DEFAULT_K
+    rules: Rules = field(default_factory=Rules)
 
 
-def answers_table(
-    bundle: Bundle, user_ids: Sequence[object], answers: Iterable[Recommendations]
-) -> pa.Table:
-    """Return one row per recommended item; `rank` counts from 1.
+def blend(answers: Sequence[Recommendations]) -> Recommendations:
+    """Return one feed of several domains' answers, each domain spread evenly over it.
+
+    Scores of different domains cannot be compared: each is known up to a constant for the user
+    and the domain. So the j-th of a domain's n items (from 0) takes the place (j + 1/2) / n; at
+    equal places the domain that was named first comes first, and every domain keeps its order.
+
+    Its `fallback` is the furthest step that any of the domains needed.
 
     Args:
-        bundle: tells the types of the ids.
-        user_ids: (B,) whom each answer is for.
-        answers: (B,) their answers.
+        answers: one per domain, at least one, by the same model.
     """
-    rows = [
-        (user_id, item.domain, rank, item.item_id, item.score, item.source)
-        for user_id, answer in zip(user_ids, answers, strict=True)
-        for rank, item in enumerate(answer.items, start=1)
+    placed = [
+        ((position + 0.5) / len(answer.items), number, item)
+        for number, answer in enumerate(answers)
+        for position, item in enumerate(answer.items)
     ]
-    schema = answers_schema(bundle)
-    columns = zip(*rows, strict=True) if rows else [()] * len(schema)
-    return pa.table(
-        [pa.array(column, type_) for column, type_ in zip(columns, schema.types, strict=True)],
-        schema=schema,
+    placed.sort(key=lambda entry: entry[:2])
+    reasons = [answer.reason for answer in answers if answer.reason]
+    fallbacks = [answer.fallback for answer in answers if answer.fallback]
+    return Recommendations(
+        tuple(item for _, _, item in placed),
+        answers[0].model_version,
+        fallback=max(fallbacks, key=FALLBACK_STEPS.index, default=None),
+        reason="; ".join(reasons) or None,
     )

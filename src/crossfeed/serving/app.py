@@ -15,9 +15,9 @@ from starlette.exceptions import HTTPException
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.serving.answers import Recommendations, blend
 from crossfeed.serving.availability import Availability, ItemFlag
 from crossfeed.serving.fallback import Fallbacks
-from crossfeed.serving.feed import Feed
 from crossfeed.serving.guarded_store import GuardedStore
 from crossfeed.serving.guards import add_guards, add_problem_handlers
 from crossfeed.serving.history import HistoryStore, NewEvent
@@ -27,7 +27,6 @@ from crossfeed.serving.monitoring import Monitoring
 from crossfeed.serving.problems import problem
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.reload import ModelInService, Reloaded, check_answers
-from crossfeed.serving.requests import DEFAULT_K
 from crossfeed.serving.rules import Rules
 from crossfeed.serving.schemas import (
     Answer,
@@ -153,14 +152,14 @@ class Service:
         recommender = self.model.recommender  # one model for the whole answer
         degraded = None
         try:
-            feed = _recommend(recommender, body)
+            parts = _recommend(recommender, body)
         except HistoryStoreError:
             degraded = "the history store does not answer"
             unknown = body.model_copy(update={"user_id": None, "history": []})
-            feed = _recommend(recommender, unknown)
-        found = feed.blended()
+            parts = _recommend(recommender, unknown)
+        found = blend(list(parts.values()))
         seconds = time.perf_counter() - began
-        for domain, part in feed.parts.items():
+        for domain, part in parts.items():
             held_back = domain in recommender.bundle.held_back
             self.monitoring.recommended(
                 domain, part, degraded=degraded is not None, held_back=held_back
@@ -281,15 +280,17 @@ class Service:
         return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
 
 
-def _recommend(recommender: Recommender, body: RecommendBody) -> Feed:
-    """Answer a request; one domain is a feed of one."""
+def _recommend(recommender: Recommender, body: RecommendBody) -> dict[str, Recommendations]:
+    """Return the answer of each domain; one domain is a feed of one."""
     events = body.history
-    return recommender.recommend_feed(
-        body.domains or {body.domain or "": DEFAULT_K if body.k is None else body.k},
+    quotas = body.domains or {str(body.domain): body.k}
+    parts = recommender.feed_parts(
+        quotas,
         user_id=body.user_id,
         history=None if events is None else [event.model_dump() for event in events],
         rules=Rules(body.exclude_seen, body.include, body.exclude, body.candidates),
     )
+    return dict(zip(quotas, parts, strict=True))
 
 
 def _check_domain(domain: str, name: str, bundle: Bundle) -> None:

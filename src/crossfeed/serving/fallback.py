@@ -9,7 +9,7 @@ import tomllib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -17,22 +17,17 @@ from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, RequestError
-from crossfeed.serving.answers import Recommendation
+from crossfeed.serving.answers import FALLBACK_STEPS, Recommendation, Step
 from crossfeed.serving.ids import Id, restore_id
 
-__all__ = ["DEFAULT_CHAIN", "Fallback", "FallbackChain", "Fallbacks", "Step", "read_fallbacks"]
-
-Step = Literal["recent", "popular", "listed"]
-"""By clicks among the domain's newest tenth; by all clicks; a list that somebody wrote."""
-
-DEFAULT_CHAIN: tuple[Step, ...] = ("recent", "popular", "listed")
+__all__ = ["Fallback", "FallbackChain", "Fallbacks", "read_fallbacks"]
 
 
 @dataclass(frozen=True)
 class FallbackChain:
     """What one domain falls back on: a step fills up what those before it left open."""
 
-    steps: tuple[Step, ...] = DEFAULT_CHAIN
+    steps: tuple[Step, ...] = FALLBACK_STEPS
     items: tuple[Id, ...] = ()
     """The list of the step `listed`, best first; also items that the model does not know."""
 
@@ -141,10 +136,10 @@ def _read_chain(domain: str, table: Any, bundle: Bundle) -> FallbackChain:  # An
         raise ConfigError(f"fallbacks: domain '{domain}' is unknown; it is one of: {known}")
     if not isinstance(table, dict) or table.keys() - {"chain", "items"}:
         raise ConfigError(f"fallbacks of '{domain}' must be a table of chain and items")
-    steps, items = table.get("chain", list(DEFAULT_CHAIN)), table.get("items", [])
+    steps, items = table.get("chain", list(FALLBACK_STEPS)), table.get("items", [])
     if not _is_chain(steps):
         raise ConfigError(
-            f"the chain of '{domain}' is {steps!r}; allowed are {', '.join(get_args(Step))}, each "
+            f"the chain of '{domain}' is {steps!r}; allowed are {', '.join(FALLBACK_STEPS)}, each "
             "at most once, at least one"
         )
     if not isinstance(items, list) or len(set(map(str, items))) != len(items):
@@ -153,11 +148,10 @@ def _read_chain(domain: str, table: Any, bundle: Bundle) -> FallbackChain:  # An
 
 
 def _is_chain(steps: Any) -> bool:  # Any: TOML
-    known = get_args(Step)
     return (
         isinstance(steps, list)
         and 0 < len(steps) == len(set(map(str, steps)))
-        and all(step in known for step in steps)
+        and all(step in FALLBACK_STEPS for step in steps)
     )
 
 

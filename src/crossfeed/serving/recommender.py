@@ -20,17 +20,18 @@ from crossfeed.errors import RequestError
 from crossfeed.files import atomic_path, require_free
 from crossfeed.scorer import Floats, Histories, Ints
 from crossfeed.serving.answers import (
+    PastEvents,
     Recommendation,
     Recommendations,
-    answers_schema,
-    answers_table,
+    Request,
+    blend,
 )
+from crossfeed.serving.answers_table import answers_schema, answers_table
 from crossfeed.serving.availability import ALL_AVAILABLE, Availability, Stock, Unavailable
 from crossfeed.serving.fallback import Fallback, Fallbacks
-from crossfeed.serving.feed import Feed
 from crossfeed.serving.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
-from crossfeed.serving.requests import PastEvents, Request, RequestReader, check_quotas
+from crossfeed.serving.requests import RequestReader, check_quotas
 from crossfeed.serving.retrieval import cosine, top_k
 from crossfeed.serving.rules import Choice, Rules, choose, listed_in, shortage
 
@@ -138,39 +139,60 @@ class Recommender:
         known = Histories.of([self._reader.known_items(one.events) for one in asked])
         return self._answer_all(asked, known)
 
-    def recommend_feed(
+    def feed(
         self,
         domains: Mapping[str, int],
         *,
         user_id: Id | None = None,
         history: PastEvents | None = None,
-        rules: Rules | None = None,
-    ) -> Feed:
-        """Recommend items of several domains to one user, so many of each.
+        exclude_seen: bool = True,
+        include: Sequence[Id] | None = None,
+        exclude: Sequence[Id] | None = None,
+    ) -> Recommendations:
+        """Recommend items of several domains to one user as one feed.
 
         Args:
-            domains: domain -> how many of its items; 1 to 1000 together.
+            domains: target domain -> how many of its items, 1000 together at most.
             user_id: a user whose history is known; or
             history: what the user did, for a user that no store knows.
-            rules: hold for each domain; ids in them mean the items of any domain.
+            exclude_seen: leave out what the user had in each domain before.
+            include: recommend these item ids alone, in whichever of the domains.
+            exclude: never recommend these item ids.
 
         Returns:
-            The answers of the domains; `Feed.blended` makes one list of them.
+            Exactly as many items of each domain, spread evenly (see `answers.blend`), or fewer and
+            the reason.
 
         Raises:
             UnknownDomainError: naming the domains that there are.
             RequestError: another field is not valid.
         """
+        rules = Rules(exclude_seen, include, exclude)
+        return blend(self.feed_parts(domains, user_id=user_id, history=history, rules=rules))
+
+    def feed_parts(
+        self,
+        domains: Mapping[str, int],
+        *,
+        user_id: Id | None,
+        history: PastEvents | None,
+        rules: Rules,
+    ) -> list[Recommendations]:
+        """Return what `feed` blends: the answer of each domain, in their order."""
         check_quotas(domains)
-        for name in domains:
-            self._reader.domain(Request(name, user_id, history))
+        asked = [Request(name, user_id, history, k, rules) for name, k in domains.items()]
+        indices = [self._reader.domain(request) for request in asked]
+        # Read once: all domains see the same user.
         events = self._reader.events(user_id, history, reader=self._history_reader)
-        same = self._reader.rules(rules or Rules())
-        index = self.bundle.catalogue.domain_index
-        asked = [_Asked(quota, index(name), same, events) for name, quota in domains.items()]
+        same = self._reader.rules(rules)
         known = Histories.of([self._reader.known_items(events)] * len(asked))
-        parts = dict(zip(domains, self._answer_all(asked, known), strict=True))
-        return Feed(parts, dict(domains))
+        return self._answer_all(
+            [
+                _Asked(request.k, index, same, events)
+                for request, index in zip(asked, indices, strict=True)
+            ],
+            known,
+        )
 
     def recommend_all(
         self, out: Path | str, *, domain: str | None = None, k: int = 10, overwrite: bool = False

@@ -3,35 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import RequestError
 from crossfeed.scorer import Ints
+from crossfeed.serving.answers import MAX_K, PastEvents, Request
 from crossfeed.serving.history import Event, HistoryReader
 from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.rules import Rules
 
-__all__ = ["DEFAULT_K", "MAX_K", "PastEvents", "Request", "RequestReader", "check_quotas"]
-
-DEFAULT_K = 10
-MAX_K = 1000
-
-PastEvents = Sequence[Event | Mapping[str, object]]
-"""Events in any order; mappings have item_id, domain and, if order matters, timestamp."""
-
-
-@dataclass(frozen=True)
-class Request:
-    """Who wants what: exactly one of `user_id` and `history`, a target domain, and rules."""
-
-    domain: str
-    user_id: Id | None = None
-    history: PastEvents | None = None
-    k: int = DEFAULT_K
-    rules: Rules = field(default_factory=Rules)
+__all__ = ["RequestReader", "check_quotas"]
 
 
 class RequestReader:
@@ -137,8 +120,7 @@ def check_quotas(domains: Mapping[str, int]) -> None:
     for name, quota in domains.items():
         _check_count(f"domains.{name}", quota)
     if not 1 <= sum(domains.values()) <= MAX_K:
-        allowed = f"quotas that add up to 1 to {MAX_K}"
-        raise _invalid("domains", dict(domains), allowed)
+        raise _invalid("domains", dict(domains), f"1 to {MAX_K} items together")
 
 
 def _check_count(name: str, value: object) -> None:

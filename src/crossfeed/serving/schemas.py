@@ -19,9 +19,8 @@ from pydantic import (
     model_validator,
 )
 
-from crossfeed.serving.answers import Recommendations
+from crossfeed.serving.answers import MAX_K, Recommendations
 from crossfeed.serving.ids import ANY_ID, Id, is_id
-from crossfeed.serving.requests import MAX_K
 
 __all__ = [
     "Answer",
@@ -82,6 +81,7 @@ _ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]
 AnyId = Annotated[Id, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 Time = Annotated[int, BeforeValidator(_milliseconds)]
+Quota = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
 Ids = Annotated[list[AnyId], Field(max_length=10_000)]
 
 
@@ -97,19 +97,22 @@ class PastEvent(_Body):
     timestamp: Time = Field(description="Seconds or milliseconds since 1970, or ISO 8601.")
 
 
-Count = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
-
-
 class RecommendBody(_Body):
-    """A request: exactly one of `user_id` and `history`, and of `domain` and `domains`."""
+    """A request for recommendations: exactly one of `user_id` and `history`.
+
+    One `domain` with `k`, or `domains` with a number of items for each, blended into one feed.
+    """
 
     domain: Name | None = None
-    domains: Annotated[dict[Name, Count], Field(min_length=1)] | None = Field(
-        default=None, description="A feed: how many items of each domain."
+    domains: dict[Name, Quota] | None = Field(
+        default=None,
+        min_length=1,
+        max_length=100,
+        description="How many items of each domain; together at most 1000.",
     )
     user_id: AnyId | None = None
     history: Annotated[list[PastEvent], Field(max_length=10_000)] | None = None
-    k: Count | None = Field(default=None, description="Of one domain; by default 10.")
+    k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
     exclude_seen: StrictBool = True
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
@@ -121,8 +124,11 @@ class RecommendBody(_Body):
             raise ValueError("give either user_id or history, and not both")
         if (self.domain is None) == (self.domains is None):
             raise ValueError("give either domain or domains, and not both")
-        if self.domains is not None and self.k is not None:
-            raise ValueError("k is for one domain; domains say how many items of each")
+        if self.domains is not None:
+            if self.candidates is not None or "k" in self.model_fields_set:
+                raise ValueError("k and candidates belong to domain; domains says how many of each")
+            if sum(self.domains.values()) > MAX_K:
+                raise ValueError(f"domains may ask for {MAX_K} items together")
         return self
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossfeed.config import Config
+from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
-from crossfeed.scorer import Histories, Ints
+from crossfeed.scorer import Catalogue, Histories, Ints
 
 __all__ = ["Batch", "DomainRows", "batches", "steps_per_epoch"]
 
@@ -32,6 +32,13 @@ class DomainRows:
     """(b,) position in the pool of each row's click."""
     seen: tuple[Tensor, Tensor]
     """Row within `rows` and position in the pool of what the user saw before, click excepted."""
+
+    def excluded(self) -> Tensor:
+        """Return (b, N) true where the item belongs to the user's history, and is no candidate."""
+        size = self.pool.stop - self.pool.start
+        excluded = self.clicks.new_zeros(len(self.clicks), size, dtype=torch.bool)
+        excluded[self.seen] = True
+        return excluded
 
 
 @dataclass(frozen=True)
@@ -93,7 +100,7 @@ def _assemble(
     events, domains = events[order], domains[order]
     histories = dataset.histories(events, Part.TRAIN)
     timelines = build_timelines(
-        mask_target(histories, domains, dataset=dataset, share=config.model.mask_share, rng=rng),
+        mask(histories, domains, catalogue=dataset.catalogue, config=config.model, rng=rng),
         domains,
         catalogue=dataset.catalogue,
         config=config.model,
@@ -101,18 +108,19 @@ def _assemble(
     return timelines, _by_domain(dataset, events, domains, histories)
 
 
-def mask_target(
+def mask(
     histories: Histories,
     domains: Ints,
     *,
-    dataset: Dataset,
-    share: float,
+    catalogue: Catalogue,
+    config: ModelConfig,
     rng: np.random.Generator,
 ) -> Histories:
-    """Hide a share of each row's events in its own target domain, so that others must explain."""
+    """Hide a share of all events, and a further share of those in each row's target domain."""
     rows = histories.rows()
-    in_target = dataset.catalogue.domain_of(histories.items) == domains[rows]
-    return histories.where(~(in_target & (rng.random(len(rows)) < share)))
+    in_target = catalogue.domain_of(histories.items) == domains[rows]
+    shown = rng.random(len(rows)) >= config.drop_share
+    return histories.where(shown & ~(in_target & (rng.random(len(rows)) < config.mask_share)))
 
 
 def _by_domain(

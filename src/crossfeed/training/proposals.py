@@ -106,7 +106,7 @@ def propose(
     expands = [generator is not None and domain for domain in expanded]
     confidences, drawn = [], []
     for group in batch.groups:
-        excluded = _excluded(group, device)
+        excluded = group.excluded()
         if generator is None or users is None:
             log_confidences = torch.zeros(excluded.shape, device=device)
         else:
@@ -135,14 +135,6 @@ def propose(
             device=device,
         ),
     )
-
-
-def _excluded(group: DomainRows, device: torch.device) -> Tensor:
-    """Return (b, N) true where the item belongs to the user's history."""
-    size = group.pool.stop - group.pool.start
-    excluded = torch.zeros(len(group.clicks), size, dtype=torch.bool, device=device)
-    excluded[group.seen] = True
-    return excluded
 
 
 def _mix(confidence: Tensor, weights: Tensor, *, excluded: Tensor, share: float) -> Tensor:

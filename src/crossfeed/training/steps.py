@@ -12,12 +12,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from crossfeed.config import Config
+from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.losses import (
     GAPS,
     anchor_loss,
     binary_loss,
+    full_softmax_loss,
     gap_loss,
     generator_loss,
     softmax_loss,
@@ -45,10 +46,13 @@ class Scores:
     """(B, K) first score."""
     clicks: Tensor
     """(B,) second score."""
+    pool: Tensor | None
+    """(B,) log of the summed exp(score) over the row's whole pool, if the objective asks for it."""
 
     def detached(self) -> Scores:
         """Return the same without gradients."""
-        return Scores(self.candidates.detach(), self.clicks.detach())
+        pool = None if self.pool is None else self.pool.detach()
+        return Scores(self.candidates.detach(), self.clicks.detach(), pool)
 
 
 @dataclass(frozen=True)
@@ -80,16 +84,18 @@ class Move:
     """Of the player that moved, before it was clipped."""
 
 
-def score(players: Players, batch: Batch, proposals: Proposals) -> Scores:
+def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
     users = discriminator.users(batch.timelines)
-    first, second = [], []
+    first, second, pool = [], [], []
     for group in batch.groups:
         scores = discriminator.scoring_layer(users[group.rows], group.pool)  # (b, N)
         first.append(scores.gather(1, proposals.candidates[group.rows]))
         second.append(scores.gather(1, group.clicks.unsqueeze(1)).squeeze(1))
-    return Scores(torch.cat(first), torch.cat(second))
+        if config.objective == "full-softmax":
+            pool.append(scores.masked_fill(group.excluded(), float("-inf")).logsumexp(dim=1))
+    return Scores(torch.cat(first), torch.cat(second), torch.cat(pool) if pool else None)
 
 
 def target_loss(
@@ -117,31 +123,45 @@ def target_loss(
     )
 
 
-def discriminator_step(
-    players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
+def generator_step(
+    players: Players,
+    optimiser: Optimizer,
+    batch: Batch,
+    proposals: Proposals,
+    scores: Scores,
+    config: Config,
 ) -> Move:
-    """Move the discriminator; the generator and its proposals stay as they are."""
+    """Move the generator by the scores of the discriminator, which stays as it is."""
+    resting = scores.detached()
+    losses = target_loss(players, batch, proposals, resting, config)
+    _require_finite(losses, batch, proposals, resting)
+    norm = _move(players.generator, optimiser, losses, config)
+    return Move(losses, resting, norm)
+
+
+def discriminator_step(
+    players: Players,
+    optimiser: Optimizer,
+    batch: Batch,
+    proposals: Proposals,
+    scores: Scores,
+    config: Config,
+) -> Move:
+    """Move the discriminator; the generator and its proposals stay as they are.
+
+    The scores may be those by which the generator moved before: they were made by the
+    discriminator as it stands, and the candidates were drawn with the proposals' probabilities.
+    """
     resting = proposals.detached()
-    scores = score(players, batch, resting)
     losses = target_loss(players, batch, resting, scores, config)
     _require_finite(losses, batch, resting, scores)
     norm = _move(players.discriminator, optimiser, losses, config)
     return Move(losses, scores.detached(), norm)
 
 
-def generator_step(
-    players: Players, optimiser: Optimizer, batch: Batch, proposals: Proposals, config: Config
-) -> Move:
-    """Move the generator by the scores of the discriminator as it stands now."""
-    with torch.no_grad():
-        scores = score(players, batch, proposals)
-    losses = target_loss(players, batch, proposals, scores, config)
-    _require_finite(losses, batch, proposals, scores)
-    norm = _move(players.generator, optimiser, losses, config)
-    return Move(losses, scores, norm)
-
-
 def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:
+    if scores.pool is not None:
+        return full_softmax_loss(scores.clicks, scores.pool)
     loss = softmax_loss if config.train.objective == "softmax" else binary_loss
     first, second = scores.candidates, scores.clicks
     if config.model.fuse == "residual":  # the discriminator learns what the generator misses

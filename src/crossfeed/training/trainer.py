@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.state import FitState
-from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step
+from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 
 __all__ = ["train"]
 
@@ -40,6 +41,7 @@ def train(
     resume: bool = False,
     refit: bool = False,
     overwrite: bool = False,
+    after_epoch: Callable[[int, float], None] | None = None,
 ) -> Run:
     """Train both players and keep the epoch that is best on validation.
 
@@ -52,6 +54,8 @@ def train(
         refit: afterwards train anew on all data, validation and test included, for the number of
             epochs that was best; these weights are for export, never for evaluation.
         overwrite: replace an existing run.
+        after_epoch: called when an epoch has been validated and saved, with its index and the
+            figure of `train.select_on`; what it raises ends the training.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
@@ -67,6 +71,7 @@ def train(
     else:
         run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
     selection = Fit(run, dataset, stage="train", epochs=run.config.train.epochs, selects=True)
+    selection.after_epoch = after_epoch
     selection.go_on()
     if refit:
         everything = dataset.refitted()
@@ -112,6 +117,7 @@ class Fit:
         self.clicks = dataset.events(Part.TRAIN)
         if not len(self.clicks):
             raise TrainingError(f"the training part of '{dataset.path}' has no click")
+        self.after_epoch: Callable[[int, float], None] | None = None
         self.steps = steps_per_epoch(len(self.clicks), self.config)
         self.expanded = _expanded(dataset, self.config)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
@@ -154,7 +160,11 @@ class Fit:
                 interruptible.stop(f"crossfeed train {self.dataset.path} --out {self.run.path}")
 
     def _step(self, batch: Batch) -> None:
-        """Move the discriminator, and every `discriminator_steps`-th time the generator."""
+        """Move every `discriminator_steps`-th time the generator, and always the discriminator.
+
+        One look of each player at the batch serves both phases: the candidates are drawn before
+        the generator moves, and the scores are those of a discriminator that has not moved yet.
+        """
         config = self.config
         warming_up = self.progress.epoch < config.train.warmup_epochs
         if warming_up:
@@ -169,13 +179,18 @@ class Fit:
             expanded=self.expanded,
             share=config.train.proposal_share,
         )
-        move = discriminator_step(players, optimisers["discriminator"], batch, proposals, config)
-        self._count("discriminator", move.losses)
-        self.health.add_discriminator(batch, proposals, move)
+        scores = score(players, batch, proposals, config.train)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
-            move = generator_step(players, optimisers["generator"], batch, proposals, config)
+            move = generator_step(
+                players, optimisers["generator"], batch, proposals, scores, config
+            )
             self._count("generator", move.losses)
             self.health.add_generator(batch, proposals, move, config=config.train)
+        move = discriminator_step(
+            players, optimisers["discriminator"], batch, proposals, scores, config
+        )
+        self._count("discriminator", move.losses)
+        self.health.add_discriminator(batch, proposals, move)
         self.state.average()
 
     def _end_epoch(self, display: Display) -> None:
@@ -207,6 +222,8 @@ class Fit:
             self.run.write_health(progress.health)
             self._recover(display, collapsed=bool(alarms))
         self._save()
+        if self.after_epoch:
+            self.after_epoch(progress.epoch - 1, value)
 
     def _alarms(self, health: Health, value: float) -> tuple[Alarm, ...]:
         """Return the signs of collapse in the epoch that ends; warm-up gives none."""

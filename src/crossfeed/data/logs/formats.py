@@ -10,7 +10,8 @@ import csv
 import glob
 import json
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 import duckdb
@@ -18,9 +19,18 @@ import pyarrow as pa
 
 from crossfeed.data.logs.files import LogFile, read_head
 from crossfeed.data.logs.sql import names, quoted_name, quoted_text
+from crossfeed.data.sources import Source
 from crossfeed.errors import LogError
 
-__all__ = ["UNTYPED", "ArrowTable", "Input", "Rejects", "arrow_input", "file_input"]
+__all__ = [
+    "UNTYPED",
+    "ArrowTable",
+    "Input",
+    "Rejects",
+    "arrow_input",
+    "file_input",
+    "source_input",
+]
 
 UNTYPED = "VARCHAR"
 """The type of every column of a CSV; which of them are numbers is found out after reading."""
@@ -45,18 +55,32 @@ class Rejects:
 
 @dataclass(frozen=True)
 class Input:
-    """One file of a log, or a table in memory."""
+    """One file of a log, a source's folder, or a table in memory."""
 
     name: str
     size: int
-    """Bytes of a file, rows of a table in memory."""
+    """Bytes of a file or of a source's folder, rows of a table in memory."""
     columns: dict[str, str]
     """The SQL type of each column, by name."""
     problem: str | None = None
     """Why the columns cannot be used, if so."""
     file: LogFile | None = None
     table: pa.Table | None = None
+    source: tuple[Source, Path] | None = None
+    """A public data set and its folder."""
     delimiter: str = ","
+
+    @property
+    def shown(self) -> str:
+        """Return what messages call it."""
+        return f"'{self.name}' as {self.source[0].name}" if self.source else f"'{self.name}'"
+
+    @property
+    def remedy(self) -> str:
+        """Return what to do where it cannot be read."""
+        if self.source is not None:
+            return f"fetch it again from {self.source[0].home_page}"
+        return "write the file anew; a CSV with one kind of line ending and closed quotes"
 
     def select(
         self,
@@ -75,6 +99,9 @@ class Input:
         if self.table is not None:
             connection.register("log_in_memory", self.table)
             return _numbered(names(columns), "log_in_memory")
+        if self.source is not None:
+            public, folder = self.source
+            return _numbered(names(columns), f"({public.query(connection, folder)})")
         assert self.file is not None
         path = quoted_text(glob.escape(str(self.file.path)))
         if self.file.format == "Parquet":
@@ -144,6 +171,23 @@ def arrow_input(connection: duckdb.DuckDBPyConnection, table: ArrowTable) -> Inp
     connection.register("log_in_memory", arrow)
     types = _described(connection, "log_in_memory")
     return Input("table in memory", arrow.num_rows, types, table=arrow)
+
+
+def source_input(connection: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> Input:
+    """Look at the columns that a source makes of its files.
+
+    Raises:
+        LogError: the folder lacks a file of the source, or holds another one of that name.
+    """
+    files = [path for path in (folder, *folder.rglob("*")) if path.is_file()]
+    size = sum(path.stat().st_size for path in files)
+    found = Input(str(folder), size, {}, source=(source, folder))
+    try:
+        columns = _described(connection, f"({source.query(connection, folder)})")
+    except duckdb.Error as error:
+        reason = str(error).splitlines()[0]
+        raise LogError(f"{found.shown} cannot be read: {reason}", hint=found.remedy) from error
+    return replace(found, columns=columns)
 
 
 def _numbered(columns: str, source: str) -> str:

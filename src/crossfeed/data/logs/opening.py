@@ -11,15 +11,21 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import duckdb
-import pyarrow as pa
 
 from crossfeed.config import DataConfig
 from crossfeed.data.logs.clicks import check_positive, columns_in
 from crossfeed.data.logs.files import Format, check_content, find_files
-from crossfeed.data.logs.formats import UNTYPED, ArrowTable, Input, arrow_input, file_input
+from crossfeed.data.logs.formats import (
+    UNTYPED,
+    ArrowTable,
+    Input,
+    arrow_input,
+    file_input,
+    source_input,
+)
 from crossfeed.data.logs.ids import staged_id_type
 from crossfeed.data.logs.times import TimeRange, is_time_type, time_range
-from crossfeed.data.sources import SOURCES
+from crossfeed.data.sources import SOURCES, Source
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = ["Log", "Logs", "open_log"]
@@ -83,7 +89,7 @@ def _inputs(
     connection: duckdb.DuckDBPyConnection, logs: Logs, source: str | None
 ) -> tuple[tuple[Input, ...], Format | None]:
     if source is not None:
-        return (arrow_input(connection, _read_source(logs, source)),), None
+        return (source_input(connection, *_source_of(logs, source)),), None
     if not isinstance(logs, str | Path | Sequence):
         return (arrow_input(connection, logs),), None
     files = find_files([logs] if isinstance(logs, str | Path) else logs)
@@ -95,12 +101,15 @@ def _inputs(
     return inputs, files[0].format
 
 
-def _read_source(logs: Logs, source: str) -> pa.Table:
+def _source_of(logs: Logs, source: str) -> tuple[Source, Path]:
     if source not in SOURCES:
         raise ConfigError(f"source '{source}' is unknown; it is one of: {', '.join(SOURCES)}")
     if not isinstance(logs, str | Path) and not (isinstance(logs, Sequence) and len(logs) == 1):
         raise LogError(f"the source '{source}' is read from one folder")
-    return SOURCES[source].read(Path(logs if isinstance(logs, str | Path) else logs[0]))
+    folder = Path(logs if isinstance(logs, str | Path) else logs[0])
+    if not folder.exists():
+        raise LogError(f"there is no folder '{folder}'")
+    return SOURCES[source], folder
 
 
 def _roles(inputs: Sequence[Input], config: DataConfig) -> dict[str, str]:

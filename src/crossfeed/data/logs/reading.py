@@ -108,7 +108,7 @@ def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
     """Copy the needed columns of all files into one table, in the order of files and rows."""
     columns = "".join(f", {quoted_name(name)} {type_}" for name, type_ in log.staged.items())
     connection.execute(
-        f"CREATE TABLE {_STAGED} (crossfeed_file INTEGER, crossfeed_row BIGINT, "
+        f"CREATE OR REPLACE TABLE {_STAGED} (crossfeed_file INTEGER, crossfeed_row BIGINT, "
         f"crossfeed_malformed BOOLEAN{columns})"
     )
     ids = {log.roles["user_id"], log.roles["item_id"]}
@@ -123,9 +123,9 @@ def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
         except duckdb.Error as error:
             if _is_of_scratch(error, input_):
                 raise
+            reason = str(error).splitlines()[0]
             raise LogError(
-                f"'{input_.name}' cannot be read: {str(error).splitlines()[0]}",
-                hint="write the file anew; a CSV with one kind of line ending and closed quotes",
+                f"{input_.shown} cannot be read: {reason}", hint=input_.remedy
             ) from error
         all_rejects.append(rejects)
     return all_rejects if log.format == "CSV" else []
@@ -165,9 +165,9 @@ def _parse(
     )
     try:
         connection.execute(
-            f"CREATE TABLE {_PARSED} AS SELECT crossfeed_file AS log_file, crossfeed_row AS "
-            "log_row, crossfeed_user AS user_id, crossfeed_item "
-            "AS item_id, crossfeed_domain AS domain, crossfeed_time AS time, "
+            f"CREATE OR REPLACE TABLE {_PARSED} AS SELECT crossfeed_file AS log_file, "
+            "crossfeed_row AS log_row, crossfeed_user AS user_id, crossfeed_item AS item_id, "
+            "crossfeed_domain AS domain, crossfeed_time AS time, "
             f"coalesce(({log.positive}\n), false) AS clicked, "
             f"coalesce(crossfeed_reason, {_parsed_reason(log, times)}) AS reason FROM ({uniform})"
         )
@@ -224,7 +224,8 @@ def _parsed_reason(log: Log, times: TimeRule) -> str:
 def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Rejects]) -> None:
     """Collect the quarantined rows; in a CSV, give rows behind malformed ones their number."""
     connection.execute(
-        "CREATE TABLE malformed (log_file INTEGER, log_row BIGINT, accepted_before BIGINT)"
+        "CREATE OR REPLACE TABLE malformed "
+        "(log_file INTEGER, log_row BIGINT, accepted_before BIGINT)"
     )
     for number, reject in enumerate(rejects):
         _require_closed_quotes(connection, log.inputs[number], reject)
@@ -241,7 +242,8 @@ def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Re
         "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
     )
     connection.execute(
-        f"CREATE TABLE {_QUARANTINE} AS SELECT number AS file_number, name AS file, row, reason "
+        f"CREATE OR REPLACE TABLE {_QUARANTINE} AS "
+        "SELECT number AS file_number, name AS file, row, reason "
         f"FROM (SELECT log_file, log_row + {behind} AS row, reason FROM {_PARSED} p "
         "WHERE reason IS NOT NULL UNION ALL "
         "SELECT log_file, log_row, 'malformed row' FROM malformed) "

@@ -32,10 +32,11 @@ ROW_ORDER = "row order"
 _DAY = 86_400_000
 _FACTORS = {"s": "1000", "ms": "1", "us": "0.001", "ns": "0.000001"}
 _ISO = r"^\d{4}-\d{2}-\d{2}"
-_NUMBERS = {
-    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"),
-    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "FLOAT", "DOUBLE"),
+_INTEGERS = {
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
 }
+_NUMBERS = {*_INTEGERS, "HUGEINT", "FLOAT", "DOUBLE"}
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,8 @@ def _any_value(connection: duckdb.DuckDBPyConnection, name: str, table: str) -> 
 
 def _expressions(name: str, staged_type: str) -> dict[str, str]:
     """Return the SQL that makes milliseconds, by unit."""
+    if staged_type in _INTEGERS:
+        return _of_integers(f"CAST({name} AS HUGEINT)")
     # Decimals keep nanoseconds exact, which a double does not.
     number = f"try_cast({name} AS DECIMAL(25, 6))"
     expressions = {
@@ -138,6 +141,15 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
         parsed = f"epoch_ms(try_cast({name} AS TIMESTAMPTZ))"
         expressions["iso"] = f"CASE WHEN regexp_matches({name}, '{_ISO}') THEN {parsed} END"
     return expressions
+
+
+def _of_integers(number: str) -> dict[str, str]:
+    """Return the same for whole numbers, several times as fast; halves are floored there too."""
+    expressions = {"s": f"{number} * 1000", "ms": number}
+    for unit, divisor in (("us", 1_000), ("ns", 1_000_000)):
+        above = f"(({number} % {divisor} + {divisor}) % {divisor})"
+        expressions[unit] = f"({number} - {above}) // {divisor}"
+    return {unit: f"try_cast({value} AS BIGINT)" for unit, value in expressions.items()}
 
 
 def _count_possible(

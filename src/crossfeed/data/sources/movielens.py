@@ -1,78 +1,113 @@
-"""MovieLens 100K in GroupLens' original files, with genres as domains."""
+"""MovieLens in GroupLens' original files of three layouts, with genres as domains."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv as pacsv
+import duckdb
 
+from crossfeed.data.sources.files import csv_query, find, rarest_genre
 from crossfeed.data.sources.source import Source
 from crossfeed.errors import LogError
 
-__all__ = ["MOVIELENS_100K"]
+__all__ = ["MOVIELENS", "MOVIELENS_1M", "MOVIELENS_100K"]
 
-_GENRES_FROM = 5
-"""The first genre column of u.item, after id, title, two dates and a URL."""
-
-
-def _read(folder: Path) -> pa.Table:
-    """Read u.data, each rating in the domain of its film."""
-    ratings = _read_table(folder, "u.data", "\t", ["user_id", "item_id", "rating", "timestamp"])
-    genres = [*_read_table(folder, "u.genre", "|", ["genre", "number"])["genre"].to_pylist()]
-    films = _read_films(folder, genres)
-    unknown = set(pc.unique(ratings["item_id"]).to_pylist()) - set(films["item_id"].to_pylist())
-    if unknown:
-        raise LogError(
-            f"'{folder / 'u.data'}' rates films that u.item lacks: {sorted(unknown)[:5]}"
-        )
-    position = pc.index_in(ratings["item_id"], films["item_id"])
-    return ratings.append_column("domain", films["domain"].take(position))
+_RULES = (
+    "A domain is a genre; a film of several genres stands in the rarest of them, counted over the "
+    "catalogue, the first in the alphabet among equals.",
+    "A rating of 4 or more is a click.",
+)
+_RATINGS = {"user_id": "BIGINT", "item_id": "BIGINT", "rating": "DOUBLE", "timestamp": "BIGINT"}
 
 
-def _read_films(folder: Path, genres: list[str]) -> pa.Table:
-    plain = ["item_id", "title", "release", "video_release", "url"]
-    films = _read_table(folder, "u.item", "|", [*plain, *genres])
-    flags = np.stack([films[genre].to_numpy() for genre in genres], axis=1).astype(bool)
-    # A film stands in its rarest genre: Drama and Comedy would swallow the others.
-    rarity = np.argsort(np.argsort(flags.sum(axis=0), kind="stable"), kind="stable")
-    rarest = np.where(flags, rarity, len(genres)).argmin(axis=1)
-    domains = pa.array(np.array(genres, dtype=object)[rarest], pa.string())
-    return pa.table({"item_id": films["item_id"], "domain": domains})
+def _joined(ratings: str, films: str) -> str:
+    return (
+        f"SELECT user_id, item_id, domain, rating, timestamp FROM ({ratings}) "
+        f"LEFT JOIN ({rarest_genre(films)}) USING (item_id)"
+    )
 
 
-def _read_table(folder: Path, name: str, delimiter: str, columns: list[str]) -> pa.Table:
-    path = folder / name
-    if not path.is_file():
-        raise LogError(
-            f"'{folder}' is not MovieLens 100K: it has no {name}",
-            hint=f"unpack ml-100k.zip from {_HOME_PAGE} and give its folder",
-        )
-    try:
-        return pacsv.read_csv(
-            path,
-            read_options=pacsv.ReadOptions(column_names=columns, encoding="latin-1"),
-            parse_options=pacsv.ParseOptions(delimiter=delimiter, quote_char=False),
-        )
-    except pa.ArrowException as error:
-        raise LogError(f"'{path}' cannot be read as MovieLens 100K: {error}") from error
+def _query_100k(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
+    def one(name: str) -> list[Path]:
+        return find(folder, name, title="MovieLens 100K", home_page=MOVIELENS_100K.home_page)
+
+    ratings = csv_query(one("u.data"), columns=_RATINGS, delimiter="\t")
+    [genres_file], films_file = one("u.genre"), one("u.item")
+    lines = genres_file.read_text("latin-1").splitlines()
+    genres = [line.rpartition("|")[0] for line in lines if "|" in line]
+    if not genres:
+        raise LogError(f"'{genres_file}' names no genre")
+    plain = dict.fromkeys(("title", "release", "video_release", "url"), "VARCHAR")
+    flags = {f"is_{number}": "BIGINT" for number in range(len(genres))}
+    films = csv_query(
+        films_file,
+        columns={"item_id": "BIGINT", **plain, **flags},
+        delimiter="|",
+        encoding="latin-1",
+    )
+    named = ", ".join(
+        f"CASE WHEN is_{number} = 1 THEN '{genre.replace(chr(39), chr(39) * 2)}' END"
+        for number, genre in enumerate(genres)
+    )
+    lists = f"list_filter([{named}], lambda genre: genre IS NOT NULL)"
+    return _joined(ratings, f"SELECT item_id, {lists} AS genres FROM ({films})")
 
 
-_HOME_PAGE = "https://grouplens.org/datasets/movielens/100k/"
+def _query_1m(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
+    def one(name: str) -> list[Path]:
+        return find(folder, name, title="MovieLens 1M", home_page=MOVIELENS_1M.home_page)
+
+    columns = {"item_id": "BIGINT", "title": "VARCHAR", "genres": "VARCHAR"}
+    ratings = csv_query(one("ratings.dat"), columns=_RATINGS, delimiter="::", encoding="latin-1")
+    films = csv_query(one("movies.dat"), columns=columns, delimiter="::", encoding="latin-1")
+    return _joined(ratings, f"SELECT item_id, string_split(genres, '|') AS genres FROM ({films})")
+
+
+def _query_csv(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
+    def one(name: str) -> list[Path]:
+        return find(folder, name, title="MovieLens as CSV", home_page=MOVIELENS.home_page)
+
+    columns = {"item_id": "BIGINT", "title": "VARCHAR", "genres": "VARCHAR"}
+    ratings = csv_query(one("ratings.csv"), columns=_RATINGS, has_header=True)
+    films = csv_query(one("movies.csv"), columns=columns, has_header=True, quote='"')
+    return _joined(ratings, f"SELECT item_id, string_split(genres, '|') AS genres FROM ({films})")
+
+
+_LICENCE = "research use only, no redistribution without permission (GroupLens; see its README)"
 
 MOVIELENS_100K = Source(
     name="movielens-100k",
     title="MovieLens 100K: 100,000 ratings of 1,682 films by 943 users, 1997-1998",
-    licence="research use only, no redistribution without permission (GroupLens; see its README)",
-    home_page=_HOME_PAGE,
-    rules=(
-        "A domain is a genre; a film of several genres stands in the rarest of them, counted over "
-        "the catalogue, the first listed among equals.",
-        "A rating of 4 or 5 is a click.",
-    ),
+    licence=_LICENCE,
+    home_page="https://grouplens.org/datasets/movielens/100k/",
+    rules=("The files are u.data, u.item and u.genre.", *_RULES),
     positive="rating >= 4",
-    read=_read,
+    query=_query_100k,
 )
 """The source `movielens-100k`."""
+
+MOVIELENS_1M = Source(
+    name="movielens-1m",
+    title="MovieLens 1M: 1,000,209 ratings of 3,883 films by 6,040 users, 2000",
+    licence=_LICENCE,
+    home_page="https://grouplens.org/datasets/movielens/1m/",
+    rules=("The files are ratings.dat and movies.dat.", *_RULES),
+    positive="rating >= 4",
+    query=_query_1m,
+)
+"""The source `movielens-1m`; the 10M set has the same layout."""
+
+MOVIELENS = Source(
+    name="movielens-25m",
+    title="MovieLens 25M, and 20M, 32M and the latest ones, which are laid out alike",
+    licence=_LICENCE,
+    home_page="https://grouplens.org/datasets/movielens/25m/",
+    rules=(
+        "The files are ratings.csv and movies.csv.",
+        *_RULES,
+        "Films without a genre form the domain '(no genres listed)'.",
+    ),
+    positive="rating >= 4",
+    query=_query_csv,
+)
+"""The source `movielens-25m`."""

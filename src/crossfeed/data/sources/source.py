@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import pyarrow as pa
+import duckdb
 
 __all__ = ["Source"]
 
@@ -21,8 +21,12 @@ class Source:
     """The terms of use, in a sentence; the data itself is never part of crossfeed."""
     home_page: str
     rules: tuple[str, ...]
-    """How users, items, domains and clicks are made of it, one sentence each."""
+    """How users, items, domains, times and clicks are made of it, one sentence each."""
     positive: str | None
     """Which rows are clicks unless `data.positive` says otherwise; None for the usual rule."""
-    read: Callable[[Path], pa.Table]
-    """Read the folder as a log: user_id, item_id, domain, timestamp and what `positive` needs."""
+    query: Callable[[duckdb.DuckDBPyConnection, Path], str]
+    """Look into a folder and return the SELECT of its rows: user_id, item_id, domain, timestamp
+    where there is one, and what `positive` needs; without times in the order of the files' rows.
+
+    It raises LogError where the folder lacks a file of the source, naming it.
+    """

@@ -1,0 +1,153 @@
+"""The ablation: what each part of the method is worth, with the same network on the same data.
+
+    python benchmarks/ablation.py run --work WORK [--only ciao.last-out] [--jobs 2]
+    python benchmarks/ablation.py table [--write]
+
+Each row changes the default in one respect, or is a control without which an ensemble would pass
+for a gain of the adversary. The budget of a row is that of the default: at most 30 epochs, stopped
+after 3 without a better validation; two networks that are summed are trained by it one by one. Rows
+are judged on the validation part, where defaults are chosen; the test part is not read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+from cells import Cell, dataset_of, run_cells, seconds, training_facts, write_cell
+from standings import Standings, parser_of
+
+from crossfeed.config import Config, load_config
+from crossfeed.data.dataset import Dataset
+from crossfeed.run import Run
+from crossfeed.scorer import Floats, Histories, Scorer
+from crossfeed.training.trainer import train
+
+STANDINGS = Standings("ablation", ours="default", part="validation")
+
+GROUNDS = {
+    ("ciao", "last-out"): (0,),
+    ("ciao", "new-in-domain"): (0,),
+    ("simulated", "last-out"): (0,),
+    ("simulated", "new-in-domain"): (0,),
+}
+"""(data, split) -> seeds."""
+
+_STATIC = (
+    "model.fuse=none",
+    "train.proposal_share=0",
+    "train.reward_weight=0",
+    "train.gap=none",
+)
+
+ROWS: Mapping[str, Sequence[str]] = {
+    "default": (),
+    # One network alone, on proposals that do not learn.
+    "static-popularity": _STATIC,
+    "static-uniform": (*_STATIC, "train.static_proposal=uniform"),
+    "static-batch": (*_STATIC, "train.static_proposal=batch"),
+    # One network served, with the generator's proposals.
+    "published": (
+        "model.fuse=none",
+        "train.objective=binary",
+        "train.correction=0",
+        "train.reward_weight=1",
+    ),
+    "corrected": ("model.fuse=none",),
+    "half-corrected": ("model.fuse=none", "train.correction=0.5"),
+    # Both consistent fused forms, beside the default's plain sum.
+    "residual": ("model.fuse=residual",),
+    "bias-removal": ("train.correction=0", "train.proposal_share=0.99"),
+    # The terms of the target loss.
+    "no-gap": ("train.gap=none",),
+    "gap-kl": ("train.gap=kl",),
+    "gap-euclidean": ("train.gap=euclidean",),
+    "no-reward": ("train.reward_weight=0",),
+    "reward-1": ("train.reward_weight=1",),
+    # What is hidden of histories in training.
+    "no-masking": ("model.mask_share=0",),
+    "no-dropped-events": ("model.drop_share=0",),
+    # The weights of the last step instead of their average.
+    "no-average": ("train.average=0",),
+    # The generator reads histories as the discriminator does.
+    "attention-generator": ("model.generator=attention",),
+    # Controls: as many networks or parameters, no adversary.
+    "likelihood-generator": (*_STATIC, "model.fuse=sum"),
+    "two-discriminators": _STATIC,
+    "full-softmax-wide": (*_STATIC, "train.objective=full-softmax", "model.width=128"),
+    "two-full-softmax": (*_STATIC, "train.objective=full-softmax"),
+}
+"""Row -> how it differs from the default."""
+
+_OF_TWO = ("two-discriminators", "two-full-softmax")
+"""Rows whose score is the sum of two networks of different seeds."""
+_OTHER_SEED = 1_000
+
+
+class Summed:
+    """The sum of the scores of several scorers."""
+
+    def __init__(self, scorers: Sequence[Scorer], *, name: str) -> None:
+        self.name, self._scorers = name, scorers
+
+    def score(self, histories: Histories, domain: int) -> Floats:
+        """Return (B, N) the summed scores of the domain's pool."""
+        first, *rest = (scorer.score(histories, domain) for scorer in self._scorers)
+        return sum(rest, start=first)
+
+
+def cells() -> Iterator[Cell]:
+    """Yield all cells."""
+    for (data, split), seeds in GROUNDS.items():
+        for row in ROWS:
+            for seed in seeds:
+                yield Cell(data, split, row, seed)
+
+
+def run_cell(cell: Cell, work: Path) -> None:
+    """Train what a row asks for, and judge it."""
+    dataset = dataset_of(work, cell.data, cell.split)
+    seeds = [cell.seed, cell.seed + _OTHER_SEED] if cell.scorer in _OF_TWO else [cell.seed]
+    runs = [
+        train(
+            dataset,
+            out=work / f"{cell.data}.{cell.split}.{cell.scorer}.{seed}",
+            config=_config(cell.scorer, seed),
+            resume=True,
+        )
+        for seed in seeds
+    ]
+    scorers = [run.scorer() for run in runs]
+    scorer = scorers[0] if len(scorers) == 1 else Summed(scorers, name=cell.scorer)
+    about = _facts(runs, dataset) | {"settings": list(ROWS[cell.scorer])}
+    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS, work=work)
+
+
+def _config(row: str, seed: int) -> Config:
+    return load_config(overrides=[f"train.seed={seed}", *ROWS[row]])
+
+
+def _facts(runs: Sequence[Run], dataset: Dataset) -> dict[str, object]:
+    """Return what the trainings of a row cost together."""
+    facts = [training_facts(run, dataset) for run in runs]
+    return {
+        "best_epochs": [one["best_epoch"] for one in facts],
+        "epochs": [one["epochs"] for one in facts],
+        "fit_seconds": round(sum(map(seconds, runs)), 1),
+        "parameters": sum(int(str(one["parameters"])) for one in facts),
+    }
+
+
+def main() -> None:
+    """Read the command line."""
+    given = parser_of((__doc__ or "").splitlines()[0]).parse_args()
+    if given.command == "table":
+        STANDINGS.write_page() if given.write else print(STANDINGS.table())
+    elif given.command == "cell":
+        run_cell(Cell.of(given.name), given.work)
+    else:
+        run_cells(cells(), standings=STANDINGS, work=given.work, only=given.only, jobs=given.jobs)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,186 @@
+"""The tables of the benchmarks of quality: seeds averaged, intervals, one scorer against all.
+
+What needs the outcomes of single events, which are not committed, is kept beside the cells' results
+as one file for each data set and split; a table needs those files alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from crossfeed.evaluation.outcomes import Outcomes, read_outcomes
+from crossfeed.evaluation.statistics import (
+    compare,
+    estimates,
+    flips_for,
+    holm,
+    mean_over_seeds,
+)
+from crossfeed.files import write_json
+
+__all__ = ["Standings", "parser_of"]
+
+PAGE = Path(__file__).parents[1] / "docs" / "benchmarks.md"
+METRIC = "ndcg@10"
+_STANDING = "standing.json"
+
+Json = dict[str, Any]  # Any: JSON
+
+
+@dataclass(frozen=True)
+class Standings:
+    """Where the results of a benchmark lie, and who is compared with all others."""
+
+    name: str
+    """Names the folder of the results and the place in the page."""
+    ours: str
+    part: str
+    """The part of the data that the cells are judged on: test or validation."""
+
+    @property
+    def results(self) -> Path:
+        """Return the folder of the committed results."""
+        return Path(__file__).parent / "results" / self.name
+
+    def write(self, work: Path) -> None:
+        """Judge the mean over the seeds of every scorer whose outcomes lie in `work`."""
+        for (data, split), cells in self._by_split().items():
+            scorers = {
+                name: mean_over_seeds([_outcomes(work, cell) for cell in own], name=name)
+                for name, own in cells.items()
+                if all(_outcomes_file(work, cell).exists() for cell in own)
+            }
+            if scorers:
+                file = self.results / f"{data}.{split}.{_STANDING}"
+                write_json(file, {"metric": METRIC, "scorers": self._standings(scorers)})
+
+    def table(self) -> str:
+        """Return the results so far as Markdown, one table for each data set and split."""
+        return "\n".join(
+            line
+            for (data, split), cells in self._by_split().items()
+            for line in [f"### {data}, {split}", "", *self._rows(data, split, cells), ""]
+        )
+
+    def write_page(self) -> None:
+        """Put the results so far into the page, between two markers."""
+        begin, end = f"<!-- {self.name} -->\n", f"<!-- /{self.name} -->\n"
+        before, _, rest = PAGE.read_text("utf-8").partition(begin)
+        _, _, after = rest.partition(end)
+        PAGE.write_text(f"{before}{begin}\n{self.table()}\n{end}{after}", "utf-8")
+
+    def _by_split(self) -> dict[tuple[str, str], dict[str, list[Json]]]:
+        """Return the cells by (data, split) and scorer, those of one scorer by seed."""
+        found: dict[tuple[str, str], dict[str, list[Json]]] = {}
+        for file in sorted(self.results.glob("*.json")):
+            if not file.name.endswith(_STANDING):
+                cell = json.loads(file.read_text("utf-8"))
+                scorers = found.setdefault((cell["data"], cell["split"]), {})
+                scorers.setdefault(cell["scorer"], []).append(cell)
+        return found
+
+    def _standings(self, scorers: Mapping[str, Outcomes]) -> Json:
+        """Return each scorer's figures, and how far ours is ahead of it; Holm over all of it."""
+        standings: Json = {
+            name: {"estimates": [asdict(one) for one in estimates(outcomes, METRIC)]}
+            for name, outcomes in scorers.items()
+        }
+        rivals = [name for name in scorers if name != self.ours]
+        if self.ours not in scorers or not rivals:
+            return standings
+        ours = scorers[self.ours]
+        flips = flips_for(len(standings[self.ours]["estimates"]) * len(rivals))
+        contests = {name: compare(ours, scorers[name], METRIC, flips=flips) for name in rivals}
+        adjusted = iter(holm([one.p for contest in contests.values() for one in contest]))
+        for name, contest in contests.items():
+            standings[name]["behind"] = [
+                {
+                    "scope": one.scope,
+                    "difference": one.difference,
+                    "low": one.low,
+                    "high": one.high,
+                    "p": one.p,
+                    "p_holm": next(adjusted),
+                }
+                for one in contest
+            ]
+        return standings
+
+    def _rows(self, data: str, split: str, cells: Mapping[str, Sequence[Json]]) -> Iterator[str]:
+        file = self.results / f"{data}.{split}.{_STANDING}"
+        standings = json.loads(file.read_text("utf-8"))["scorers"]
+        yield (
+            "| scorer | seeds | ndcg@10 micro (95%) | ndcg@10 macro (95%) "
+            f"| {self.ours} ahead in micro | p (Holm) | ahead in macro | p (Holm) | auc micro "
+            "| fit s | clicks/s | peak MiB | parameters |"
+        )
+        yield "|---" + 12 * "|--:" + "|"
+        best_first = sorted(standings, key=lambda name: -standings[name]["estimates"][0]["mean"])
+        for name in best_first:
+            yield _row(name, standings[name], cells[name])
+
+
+def parser_of(description: str) -> argparse.ArgumentParser:
+    """Return a reader of the commands that the benchmarks of quality share."""
+    parser = argparse.ArgumentParser(description=description)
+    commands = parser.add_subparsers(dest="command", required=True)
+    everything = commands.add_parser("run", help="run the cells that have no result yet")
+    everything.add_argument("--only", default="", help="beginning of the cells' names")
+    everything.add_argument("--jobs", type=int, default=1, help="cells at a time, a thread each")
+    one = commands.add_parser("cell", help="run one cell")
+    one.add_argument("name", help="data.split.scorer.seed")
+    for command in (everything, one):
+        command.add_argument("--work", type=Path, required=True, help="folder for data and runs")
+    shown = commands.add_parser("table", help="print the results so far")
+    shown.add_argument("--write", action="store_true", help="put them into docs/benchmarks.md")
+    return parser
+
+
+def _outcomes_file(work: Path, cell: Json) -> Path:
+    name = "{data}.{split}.{scorer}.{seed}.outcomes.parquet".format(**cell)
+    return work / name
+
+
+def _outcomes(work: Path, cell: Json) -> Outcomes:
+    return read_outcomes(_outcomes_file(work, cell))[0]
+
+
+def _row(name: str, standing: Json, cells: Sequence[Json]) -> str:
+    """Return a scorer's row; costs are means over its seeds."""
+
+    def mean(key: str) -> str:
+        values = [cell[key] for cell in cells if key in cell]
+        return f"{sum(values) / len(values):,.0f}" if values else ""
+
+    micro, macro = (_with_interval(one) for one in standing["estimates"][:2])
+    auc = sum(cell["results"]["micro"]["auc"] for cell in cells) / len(cells)
+    columns = [
+        name,
+        str(len(cells)),
+        micro,
+        macro,
+        *(text for one in standing.get("behind", [None, None])[:2] for text in _ahead(one)),
+        f"{auc:.4f}",
+        *map(mean, ("fit_seconds", "clicks_per_second", "peak_mib", "parameters")),
+    ]
+    return "| " + " | ".join(columns) + " |"
+
+
+def _ahead(one: Json | None) -> tuple[str, str]:
+    if one is None:
+        return "", ""
+    difference = f"{one['difference']:+.4f} ({one['low']:+.4f} .. {one['high']:+.4f})"
+    return difference, _chance(one["p_holm"])
+
+
+def _with_interval(one: Json) -> str:
+    return f"{one['mean']:.4f} ({one['low']:.4f} .. {one['high']:.4f})"
+
+
+def _chance(p: float) -> str:
+    return f"{p:.4f}" if p >= 0.0001 else "<0.0001"

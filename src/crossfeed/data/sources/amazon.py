@@ -1,0 +1,120 @@
+"""Amazon reviews of 2018 and 2023: one file per category, each a domain."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import duckdb
+
+from crossfeed.data.sources.files import csv_query, find, stem_case, text
+from crossfeed.data.sources.source import Source
+
+__all__ = ["AMAZON_2018", "AMAZON_2023"]
+
+_NO_DOMAIN = re.compile(r"^(reviews_|ratings_)|(_\d+|_5core|_reviews|_ratings)?(\.[a-z]+)+$")
+"""What a file's name has around the category: reviews_Books_5.json.gz."""
+
+
+def _query_2018(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
+    files = find(
+        folder,
+        *("*.json.gz", "*.json", "*.csv"),
+        title="Amazon Reviews 2018",
+        home_page=AMAZON_2018.home_page,
+    )
+    if files[0].suffix == ".csv":
+        columns = {
+            "item_id": "VARCHAR",
+            "user_id": "VARCHAR",
+            "rating": "DOUBLE",
+            "timestamp": "BIGINT",
+        }
+        rows = csv_query(files, columns=columns)
+    else:
+        rows = _json_rows(
+            files,
+            {
+                "reviewerID": ("user_id", "VARCHAR"),
+                "asin": ("item_id", "VARCHAR"),
+                "overall": ("rating", "DOUBLE"),
+                "unixReviewTime": ("timestamp", "BIGINT"),
+            },
+        )
+    return f"SELECT user_id, item_id, {_domain(files)} AS domain, rating, timestamp FROM ({rows})"
+
+
+def _query_2023(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
+    files = find(
+        folder,
+        *("*.jsonl.gz", "*.jsonl", "*.csv.gz", "*.csv"),
+        title="Amazon Reviews 2023",
+        home_page=AMAZON_2023.home_page,
+    )
+    files = [file for file in files if not file.name.startswith("meta_")]
+    if ".csv" in files[0].suffixes:
+        columns = {
+            "user_id": "VARCHAR",
+            "item_id": "VARCHAR",
+            "rating": "DOUBLE",
+            "timestamp": "BIGINT",
+        }
+        rows = csv_query(files, columns=columns, has_header=True)
+    else:
+        rows = _json_rows(
+            files,
+            {
+                "user_id": ("user_id", "VARCHAR"),
+                "parent_asin": ("item_id", "VARCHAR"),
+                "rating": ("rating", "DOUBLE"),
+                "timestamp": ("timestamp", "BIGINT"),
+            },
+        )
+    return f"SELECT user_id, item_id, {_domain(files)} AS domain, rating, timestamp FROM ({rows})"
+
+
+def _json_rows(files: list[Path], fields: dict[str, tuple[str, str]]) -> str:
+    types = ", ".join(f"{text(field)}: {text(type_)}" for field, (_, type_) in fields.items())
+    named = ", ".join(f'"{field}" AS {name}' for field, (name, _) in fields.items())
+    paths = ", ".join(text(file) for file in files)
+    options = f"columns = {{{types}}}, filename = true, format = 'newline_delimited'"
+    return f"SELECT {named}, filename FROM read_json([{paths}], {options})"
+
+
+def _domain(files: list[Path]) -> str:
+    return stem_case(files, [_NO_DOMAIN.sub("", file.name) for file in files])
+
+
+_LICENCE = "no licence is stated; the authors ask for citation (McAuley lab, UC San Diego)"
+
+AMAZON_2018 = Source(
+    name="amazon-2018",
+    title="Amazon Reviews 2018: 233 million reviews in 29 categories, 1996-2018",
+    licence=_LICENCE,
+    home_page="https://nijianmo.github.io/amazon/index.html",
+    rules=(
+        "The files are the reviews of categories (Books.json.gz, Books_5.json.gz), or their "
+        "ratings alone (Books.csv: item, user, rating, time).",
+        "A domain is a category, which is the file's name; an item is an asin.",
+        "A rating of 4 or 5 is a click, at unixReviewTime, which is a day.",
+    ),
+    positive="rating >= 4",
+    query=_query_2018,
+)
+"""The source `amazon-2018`."""
+
+AMAZON_2023 = Source(
+    name="amazon-2023",
+    title="Amazon Reviews 2023: 571 million reviews in 33 categories, 1996-2023",
+    licence=_LICENCE,
+    home_page="https://amazon-reviews-2023.github.io/",
+    rules=(
+        "The files are the reviews of categories (Books.jsonl.gz), or their ratings alone "
+        "(Books.csv.gz: user_id, parent_asin, rating, timestamp); meta_* is left out.",
+        "A domain is a category, which is the file's name; an item is a parent_asin.",
+        "A rating of 4 or 5 is a click, to the millisecond.",
+    ),
+    positive="rating >= 4",
+    query=_query_2023,
+)
+"""The source `amazon-2023`."""

@@ -1,0 +1,189 @@
+"""A preparation that breaks off goes on; one that fails leaves nothing; memory has a limit."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from crossfeed.config import DataConfig
+from crossfeed.data import prepare as module
+from crossfeed.data.prepare import prepare
+from crossfeed.errors import ConfigError, LogError, OutputError
+
+CONFIG = DataConfig(split="last-out")
+WORK = ".dataset.preparing"
+
+
+def write_log(file: Path, rows: int = 5_000, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    domain = rng.integers(2, size=rows)
+    table = pa.table(
+        {
+            "user_id": rng.integers(rows // 25, size=rows),
+            "item_id": rng.integers(50, size=rows),
+            "domain": pa.array(["a", "b"]).take(pa.array(domain)),
+            "timestamp": 1_700_000_000 + np.arange(rows),
+        }
+    )
+    pq.write_table(table, file)
+    return file
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    return write_log(tmp_path / "log.parquet")
+
+
+def interrupt_in(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*given: object, **named: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(module, name, stop)
+
+
+@pytest.mark.parametrize("stage", ["read_log", "encode", "index", "write_tables"])
+def test_an_interrupted_preparation_goes_on_behind_its_last_stage(
+    stage: str, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = prepare(log, out=tmp_path / "whole", config=CONFIG).manifest
+    order = ["read_log", "encode", "index", "write_tables"]
+    with monkeypatch.context() as patched:
+        interrupt_in(stage, patched)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(log, out=tmp_path / "dataset", config=CONFIG)
+    assert (tmp_path / WORK).exists() and not (tmp_path / "dataset").exists()
+    done = [name for name in order[: order.index(stage)] if name in ("read_log", "encode")]
+    for name in done:  # these must not be called again
+        interrupt_in(name, monkeypatch)
+    resumed = prepare(log, out=tmp_path / "dataset", config=CONFIG).manifest
+    assert resumed == whole
+    assert not (tmp_path / WORK).exists()
+
+
+def test_other_work_is_done_anew(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_in("write_tables", patched)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(log, out=tmp_path / "dataset", config=CONFIG)
+    other = CONFIG.model_copy(update={"min_item_events": 2})
+    assert prepare(log, out=tmp_path / "dataset", config=other).config == other
+
+
+def test_a_log_that_changed_is_read_anew(
+    log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched:
+        interrupt_in("write_tables", patched)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(log, out=tmp_path / "dataset", config=CONFIG)
+    write_log(log, seed=1)
+    changed = prepare(log, out=tmp_path / "dataset", config=CONFIG).manifest
+    assert changed == prepare(log, out=tmp_path / "other", config=CONFIG).manifest
+
+
+@pytest.mark.parametrize(
+    ("failure", "expected"),
+    [(OSError(28, "No space left"), OutputError), (LogError("no"), LogError)],
+)
+def test_an_error_leaves_nothing(
+    failure: Exception,
+    expected: type[Exception],
+    log: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(*given: object) -> None:
+        raise failure
+
+    monkeypatch.setattr(module, "write_tables", fail)
+    with pytest.raises(expected):
+        prepare(log, out=tmp_path / "dataset", config=CONFIG)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
+
+
+KILLED = """
+import sys, time
+from crossfeed.config import DataConfig
+from crossfeed.data import prepare as module
+make = getattr(module, sys.argv[3])
+def slow(*given, **named):
+    made = make(*given, **named)
+    print("made", flush=True)
+    time.sleep(60)
+    return made
+setattr(module, sys.argv[3], slow)
+module.prepare(sys.argv[1], out=sys.argv[2], config=DataConfig(split="last-out"))
+"""
+
+
+@pytest.fixture
+def start(log: Path, tmp_path: Path) -> Callable[[str], subprocess.Popen[str]]:
+    """Return a function that starts a preparation which waits at the end of a stage."""
+
+    def started(stage: str) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(log), str(tmp_path / "dataset"), stage],
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            text=True,
+        )
+        assert process.stdout is not None and process.stdout.readline() == "made\n"
+        return process
+
+    return started
+
+
+@pytest.mark.parametrize("stage", ["read_log", "encode", "write_tables"])
+def test_a_killed_preparation_goes_on(
+    stage: str, log: Path, tmp_path: Path, start: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    with start(stage) as process:
+        process.send_signal(signal.SIGKILL)
+    assert (tmp_path / WORK).exists()
+    resumed = prepare(log, out=tmp_path / "dataset", config=CONFIG).manifest
+    assert resumed == prepare(log, out=tmp_path / "whole", config=CONFIG).manifest
+
+
+def test_two_at_the_same_work_are_told(
+    log: Path, tmp_path: Path, start: Callable[[str], subprocess.Popen[str]]
+) -> None:
+    with start("read_log") as process:
+        with pytest.raises(OutputError, match="cannot work in") as caught:
+            prepare(log, out=tmp_path / "dataset", config=CONFIG)
+        process.kill()
+    assert "another process may be at the same work" in str(caught.value.hint)
+
+
+def test_a_memory_limit_changes_no_number(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.parquet", rows=200_000)
+    whole, limited = (
+        prepare(log, out=tmp_path / f"{limit}", config=CONFIG, memory_limit=limit).manifest
+        for limit in (None, "120MiB")
+    )
+    assert limited["content_hash"] == whole["content_hash"]
+
+
+def test_too_little_memory_is_one_clear_error(tmp_path: Path) -> None:
+    log = write_log(tmp_path / "log.parquet", rows=200_000)
+    with pytest.raises(OutputError, match="the work did not fit") as caught:
+        prepare(log, out=tmp_path / "dataset", config=CONFIG, memory_limit="2MiB")
+    assert "--memory-limit" in str(caught.value.hint)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
+
+
+@pytest.mark.parametrize("limit", ["", "much", "-2GiB", "0GiB", "2 parsecs"])
+def test_a_memory_limit_is_a_size(limit: str, log: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="is no size"):
+        prepare(log, out=tmp_path / "dataset", config=CONFIG, memory_limit=limit)

@@ -1,0 +1,115 @@
+"""What is deployed with: linted, with options that exist; the image's steps run afresh."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from crossfeed.serving.store_url import open_store
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+
+
+def instructions() -> list[tuple[str, str]]:
+    """Return the Dockerfile's instructions, lines that go on joined."""
+    text = (DEPLOY / "Dockerfile").read_text("utf-8").replace("\\\n", " ")
+    text = re.sub(r"CMD\n? +\[", "CMD [", text)
+    lines = [line for line in text.splitlines() if line and not line.startswith("#")]
+    return [(line.split(maxsplit=1)[0], line.split(maxsplit=1)[1]) for line in lines]
+
+
+def runs(kind: str) -> list[str]:
+    return [text for name, text in instructions() if name == kind]
+
+
+def test_the_image_does_not_run_as_root() -> None:
+    order = [name for name, _ in instructions()]
+    assert runs("USER") == ["crossfeed"]
+    assert order.index("USER") < order.index("ENTRYPOINT")
+    assert "useradd --system" in runs("RUN")[-1]
+
+
+def test_the_image_has_a_health_check_and_small_layers() -> None:
+    assert len(runs("FROM")) == 2 and all("-slim" in image for image in runs("FROM"))
+    assert "/health/ready" in runs("HEALTHCHECK")[0]
+    assert all("--no-cache-dir" in run for run in runs("RUN") if "pip install" in run)
+
+
+def test_what_the_image_copies_and_installs_is_there() -> None:
+    for copied in runs("COPY"):
+        if not copied.startswith("--from"):
+            assert all((ROOT / name).exists() for name in copied.split()[:-1])
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"][
+        "optional-dependencies"
+    ]
+    [wanted] = re.findall(r"'\.\[(.+?)\]'", runs("RUN")[0])
+    assert set(wanted.split(",")) <= set(extras)
+
+
+def serve_options(command: list[str]) -> None:
+    """Check that the command line is one that `crossfeed serve` reads."""
+    known = subprocess.run(
+        [sys.executable, "-m", "crossfeed", "serve", "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "200"},
+    ).stdout
+    assert command[1] == "serve"
+    assert all(option in known for option in command if option.startswith("--"))
+
+
+def test_the_image_starts_what_there_is() -> None:
+    [entry], [command] = runs("ENTRYPOINT"), runs("CMD")
+    serve_options([*yaml.safe_load(entry), *yaml.safe_load(command)])
+
+
+def test_compose_names_a_durable_redis_and_demands_keys() -> None:
+    compose: dict[str, Any] = yaml.safe_load((DEPLOY / "compose.yaml").read_text("utf-8"))
+    service, redis = compose["services"]["crossfeed"], compose["services"]["redis"]
+    assert redis["command"] == ["redis-server", "--appendonly", "yes", "--appendfsync", "always"]
+    assert ":?" in service["environment"]["CROSSFEED_API_KEYS"]
+    assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
+    assert all(port.startswith("127.0.0.1:") for port in service["ports"])
+    serve_options(["crossfeed", "serve", *service["command"]])
+    with_store = service["command"][service["command"].index("--history-store") + 1]
+    open_store(with_store.replace("//redis:", "//127.0.0.1:")).close()  # the URL can be read
+
+
+def test_the_unit_is_sound(tmp_path: Path) -> None:
+    if shutil.which("systemd-analyze") is None:
+        pytest.skip("systemd-analyze is not installed: Debian's package systemd has it")
+    text = (DEPLOY / "crossfeed.service").read_text("utf-8")
+    [start] = re.findall(r"^ExecStart=(.+)$", text, re.MULTILINE)
+    serve_options(shlex.split(start))
+    unit = tmp_path / "crossfeed.service"
+    unit.write_text(text.replace("/opt/crossfeed/bin/crossfeed", sys.executable), "utf-8")
+    found = subprocess.run(
+        ["systemd-analyze", "verify", "--man=no", str(unit)], capture_output=True, text=True
+    )
+    told = [line for line in found.stderr.splitlines() if "crossfeed.service" in line]
+    assert found.returncode == 0 and told == []
+
+
+@pytest.mark.slow
+def test_the_images_steps_in_a_fresh_environment(tmp_path: Path) -> None:
+    for name in ("constraints.txt", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "src", tmp_path / "src")
+    steps = runs("RUN")[0].replace("/opt/crossfeed", str(tmp_path / "opt"))
+    steps = re.sub(r"--index-url \S+", "", steps)  # the machine's own index
+    subprocess.run(["bash", "-c", steps], cwd=tmp_path, check=True)
+    installed = tmp_path / "opt" / "bin" / "crossfeed"
+    shown = subprocess.run([installed, "serve", "--help"], capture_output=True, text=True)
+    assert shown.returncode == 0 and "--history-store" in shown.stdout
