@@ -245,7 +245,7 @@ def test_the_next_answer_knows_a_new_event(service: TestClient) -> None:
 def test_what_is_exported_without_histories_knows_nobody(
     line: dict[str, Result], tmp_path: Path
 ) -> None:
-    run("export", "run", "--out", str(tmp_path / "b"), "--without-histories")
+    run("export", "run", "--out", str(tmp_path / "b"), "--without-histories", "--without-onnx")
     assert not (tmp_path / "b" / "histories.parquet").exists()
     words = ["recommend", str(tmp_path / "b"), "--domain", "books", "--user", "user-0001", "--json"]
     assert json.loads(run(*words).stdout)["fallback"] == "recent"

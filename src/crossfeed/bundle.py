@@ -2,6 +2,7 @@
 
     bundle.json                format version, model, metrics card, size and hash of every file
     weights.safetensors        all tensors of the players: encoders, item vectors and biases
+    user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
     items.parquet              item_id, domain, clicks, recent_clicks; the row is the item's index
     domains.parquet            domain, items, known; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
@@ -34,6 +35,7 @@ from crossfeed.files import atomic_folder, file_hash, write_json
 from crossfeed.scorer import Catalogue, Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
+    from crossfeed.model.onnx_encoder import OnnxEncoder
     from crossfeed.model.scorer import NetworkScorer
 
 __all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "write_bundle"]
@@ -42,6 +44,7 @@ FORMAT_VERSION = 2
 
 _REQUIRED = ("weights.safetensors", "items.parquet", "domains.parquet")
 _HISTORIES = "histories.parquet"
+_ENCODER = "user_encoder.onnx"
 
 
 @dataclass(frozen=True)
@@ -61,6 +64,8 @@ class BundleContents:
     """user_id, item_id, domain, timestamp (ms) of all that users did; None leaves it out."""
     card: Mapping[str, object]
     """What is known of the model: figures, data, settings of training; plain JSON values."""
+    encoder: bytes | None = None
+    """The user side of the score as an ONNX graph; None leaves it out."""
     held_back: Sequence[str] = ()
     """Domains that are served by popularity, because the model is not good enough there."""
 
@@ -80,6 +85,8 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
             folder / "weights.safetensors",
         )
         _write_tables(folder, contents)
+        if contents.encoder is not None:
+            (folder / _ENCODER).write_bytes(contents.encoder)
         if contents.histories is not None:
             _write_histories(folder / _HISTORIES, contents)
         files = {
@@ -178,6 +185,13 @@ class Bundle:
         weights = load_file(self.path / "weights.safetensors")
         config = ModelConfig.model_validate(self.about["model"])
         return NetworkScorer.from_state(self.catalogue, config, weights)
+
+    @cached_property
+    def encoder(self) -> OnnxEncoder | NetworkScorer:
+        """Return what encodes users: the exported graph, if it does what the scorer does."""
+        from crossfeed.model.onnx_encoder import open_encoder
+
+        return open_encoder(self.path / _ENCODER, self.scorer)
 
     def item_indices(self, ids: pa.Array, domain: int) -> Ints:
         """Return the item index of each id in a domain; -1 where the domain has no such item."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,15 @@ import pyarrow as pa
 
 from crossfeed.bundle import BundleContents, write_bundle
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import MissingExtraError
+from crossfeed.files import require_free
+from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
 from crossfeed.scorer import Ints
 
 __all__ = ["export", "recent_clicks"]
+
+_log = logging.getLogger(__name__)
 
 _EVENTS_AT_ONCE = 100_000
 
@@ -24,6 +30,7 @@ def export(
     *,
     out: Path | str,
     histories: bool = True,
+    onnx: bool = True,
     all_domains: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -37,6 +44,8 @@ def export(
         run: a run with at least one finished epoch.
         out: the bundle's folder.
         histories: whether to put in what users did; without it the service starts empty.
+        onnx: whether to put in the user encoder as ONNX, which serves faster; it takes some seconds
+            and the extra `serve`, and is left out where it would not give the same vectors.
         all_domains: let the model serve also the domains that the run's gate holds back; else
             popularity serves those.
         overwrite: replace an existing bundle.
@@ -45,11 +54,14 @@ def export(
         RunError: nothing has been trained yet, or the dataset changed.
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
+    require_free(Path(out), overwrite=overwrite)  # before the work, not after
     dataset = run.dataset()
     if run.refitted:
         dataset = dataset.refitted()
+    scorer = run.scorer(refitted=run.refitted)
     contents = BundleContents(
-        scorer=run.scorer(refitted=run.refitted),
+        scorer=scorer,
+        encoder=_encoder(scorer) if onnx else None,
         item_ids=dataset.item_ids,
         user_id_type=dataset.user_ids.type,
         clicks=dataset.item_clicks,
@@ -59,6 +71,29 @@ def export(
         held_back=() if all_domains else run.held_back(),
     )
     return write_bundle(Path(out), contents, overwrite=overwrite)
+
+
+def _encoder(scorer: NetworkScorer) -> bytes | None:
+    """Return the user encoder as ONNX, or None where it cannot be made or would serve otherwise."""
+    from crossfeed.model.onnx_encoder import TOLERANCE, OnnxEncoder, largest_difference
+    from crossfeed.model.onnx_export import export_encoder
+
+    try:
+        graph = export_encoder(scorer)
+    except MissingExtraError as error:
+        _log.warning("the bundle has no ONNX encoder, so that torch serves it: %s", error.message)
+        return None
+    encoder = OnnxEncoder(
+        graph,
+        catalogue=scorer.catalogue,
+        config=scorer.config,
+        item_vectors=scorer.item_vectors,
+    )
+    difference = largest_difference(encoder, scorer)
+    if not difference <= TOLERANCE:
+        _log.warning("the bundle has no ONNX encoder: it would be off by %g", difference)
+        return None
+    return graph
 
 
 def recent_clicks(dataset: Dataset) -> Ints:

@@ -134,6 +134,10 @@ def export(
     without_histories: Annotated[
         bool, typer.Option("--without-histories", help="Leave out what users did.")
     ] = False,
+    without_onnx: Annotated[
+        bool,
+        typer.Option("--without-onnx", help="Leave out the fast encoder; torch serves then."),
+    ] = False,
     all_domains: Annotated[
         bool,
         typer.Option("--all-domains", help="Serve also the domains that the gate holds back."),
@@ -153,6 +157,7 @@ def export(
         opened,
         out=out,
         histories=not without_histories,
+        onnx=not without_onnx,
         all_domains=all_domains,
         overwrite=overwrite,
     )

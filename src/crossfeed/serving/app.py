@@ -217,7 +217,10 @@ class Service:
         """Return what is known of the model in service."""
         bundle = self.model.bundle
         return ModelFacts(
-            model_version=bundle.version, crossfeed=bundle.about["crossfeed"], card=bundle.card
+            model_version=bundle.version,
+            crossfeed=bundle.about["crossfeed"],
+            encoder="torch" if bundle.encoder is bundle.scorer else "onnxruntime",
+            card=bundle.card,
         )
 
     def reload(self) -> ReloadFacts:

@@ -28,6 +28,7 @@ from crossfeed.serving.answers import (
 )
 from crossfeed.serving.answers_table import answers_schema, answers_table
 from crossfeed.serving.availability import ALL_AVAILABLE, Availability, Stock, Unavailable
+from crossfeed.serving.batching import BatchingEncoder
 from crossfeed.serving.fallback import Fallback, Fallbacks
 from crossfeed.serving.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
@@ -270,6 +271,10 @@ class Recommender:
     def _bundle_histories(self) -> BundleHistories:
         return BundleHistories(self.bundle)
 
+    @cached_property
+    def _encoder(self) -> BatchingEncoder:
+        return BatchingEncoder(self.bundle.encoder)
+
     @property
     def _history_reader(self) -> HistoryReader:
         return self._histories or self._bundle_histories
@@ -306,7 +311,7 @@ class Recommender:
         if not len(rows):
             return {}
         given = Histories.of([histories.row(row) for row in rows])
-        vectors = self.bundle.scorer.user_vectors(given, domains[rows])
+        vectors = self._encoder.user_vectors(given, domains[rows])
         return dict(zip(rows.tolist(), vectors, strict=True))
 
     def _choose(self, asked: _Asked, history: Ints, missing: NDArray[np.bool_]) -> Choice:

@@ -253,6 +253,7 @@ class ModelFacts(BaseModel):
 
     model_version: str
     crossfeed: str
+    encoder: Literal["onnxruntime", "torch"] = Field(description="What encodes users.")
     card: dict[str, object]
 
 
