@@ -58,6 +58,7 @@ def export(
     dataset = run.dataset()
     if run.refitted:
         dataset = dataset.refitted()
+    held_back = () if all_domains else run.held_back()
     scorer = run.scorer(refitted=run.refitted)
     contents = BundleContents(
         scorer=scorer,
@@ -68,7 +69,7 @@ def export(
         recent_clicks=recent_clicks(dataset),
         histories=_histories(dataset) if histories else None,
         card=_card(run, dataset),
-        held_back=() if all_domains else run.held_back(),
+        held_back=held_back,
     )
     return write_bundle(Path(out), contents, overwrite=overwrite)
 

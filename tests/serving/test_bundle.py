@@ -104,10 +104,8 @@ def test_what_the_gate_holds_back_is_served_by_popularity(run: Run, tmp_path: Pa
     popular = recommender.recommend(history=[], domain="videos")
     assert held.items == popular.items
     # ... unless the user of the software says otherwise.
-    assert (
-        Bundle.load(export(gated, out=tmp_path / "all", all_domains=True, onnx=False)).held_back
-        == ()
-    )
+    every = export(gated, out=tmp_path / "all", all_domains=True, onnx=False)
+    assert Bundle.load(every).held_back == ()
 
 
 def test_a_gate_that_cannot_be_read_stops_the_export(run: Run, tmp_path: Path) -> None:
