@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import logging
 from collections.abc import Iterator
@@ -14,15 +15,19 @@ from crossfeed.bundle import BundleContents, write_bundle
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError
 from crossfeed.files import require_free
+from crossfeed.item_index import BuiltIndex, build_index
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
 from crossfeed.scorer import Ints
 
-__all__ = ["export", "recent_clicks"]
+__all__ = ["INDEX_ABOVE", "export", "recent_clicks"]
 
 _log = logging.getLogger(__name__)
 
+INDEX_ABOVE = 100_000
+
 _EVENTS_AT_ONCE = 100_000
+_USERS_MEASURED = 200
 
 
 def export(
@@ -31,6 +36,7 @@ def export(
     out: Path | str,
     histories: bool = True,
     onnx: bool = True,
+    index_above: int = INDEX_ABOVE,
     all_domains: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -46,6 +52,8 @@ def export(
         histories: whether to put in what users did; without it the service starts empty.
         onnx: whether to put in the user encoder as ONNX, which serves faster; it takes some seconds
             and the extra `serve`, and is left out where it would not give the same vectors.
+        index_above: domains with more items get an approximate index, if its measured recall allows
+            it; building it needs the extra `serve`.
         all_domains: let the model serve also the domains that the run's gate holds back; else
             popularity serves those.
         overwrite: replace an existing bundle.
@@ -63,6 +71,7 @@ def export(
     contents = BundleContents(
         scorer=scorer,
         encoder=_encoder(scorer) if onnx else None,
+        indexes=_indexes(scorer, dataset, index_above),
         item_ids=dataset.item_ids,
         user_id_type=dataset.user_ids.type,
         clicks=dataset.item_clicks,
@@ -95,6 +104,27 @@ def _encoder(scorer: NetworkScorer) -> bytes | None:
         _log.warning("the bundle has no ONNX encoder: it would be off by %g", difference)
         return None
     return graph
+
+
+def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, BuiltIndex]:
+    """Return an index of each large domain, measured with users of the dataset."""
+    large = np.flatnonzero(dataset.catalogue.known > above).tolist()
+    if not large:
+        return {}
+    if importlib.util.find_spec("faiss") is None:
+        _log.warning("large domains get no index, so that they are searched exactly: no faiss")
+        return {}
+    chosen = np.linspace(0, dataset.users - 1, min(_USERS_MEASURED, dataset.users)).astype(np.int64)
+    histories = dataset.timelines(np.unique(chosen), Part.TEST)
+    built = {}
+    for domain in large:
+        pool, name = dataset.catalogue.pool(domain), dataset.catalogue.domains[domain]
+        users = scorer.user_vectors(histories, np.full(len(histories), domain, np.int64))
+        index = build_index(scorer.item_vectors[pool], scorer.item_biases[pool], users)
+        used = "used" if index.data is not None else "too low, so that it is searched exactly"
+        _log.info("the index of '%s' finds %.4f of the best items: %s", name, index.recall, used)
+        built[name] = index
+    return built
 
 
 def recent_clicks(dataset: Dataset) -> Ints:

@@ -45,8 +45,9 @@ class Recommendation:
     score: float
     """Higher is better; comparable within one domain and one kind of source alone."""
     source: str
-    """Where it comes from: `pool` (the domain's items), `candidates` (the request's list), or a
-    step of the fallback (`recent`, `popular`, `listed`)."""
+    """Where it comes from: `candidates` (the request's list), `generator` (its draws), `pool` (the
+    domain's items, or `index`, an approximation of them), or a step of the fallback (`recent`,
+    `popular`, `listed`)."""
 
 
 @dataclass(frozen=True, slots=True)

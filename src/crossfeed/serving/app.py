@@ -291,7 +291,7 @@ def _recommend(recommender: Recommender, body: RecommendBody) -> dict[str, Recom
         quotas,
         user_id=body.user_id,
         history=None if events is None else [event.model_dump() for event in events],
-        rules=Rules(body.exclude_seen, body.include, body.exclude, body.candidates),
+        rules=Rules(body.exclude_seen, body.include, body.exclude, body.candidates, body.sources),
     )
     return dict(zip(quotas, parts, strict=True))
 

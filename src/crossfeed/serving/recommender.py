@@ -33,8 +33,8 @@ from crossfeed.serving.fallback import Fallback, Fallbacks
 from crossfeed.serving.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
 from crossfeed.serving.requests import RequestReader, check_quotas
-from crossfeed.serving.retrieval import cosine, top_k
-from crossfeed.serving.rules import Choice, Rules, choose, listed_in, shortage
+from crossfeed.serving.retrieval import Retrieval, Wanted, best_first, cosine
+from crossfeed.serving.rules import Choice, Rules, Source, choose, listed_in, shortage
 
 __all__ = ["Recommender"]
 
@@ -66,6 +66,7 @@ class Recommender:
         self._stock = Stock(bundle)
         self._fallback = Fallback(bundle, fallbacks or {})
         self._reader = RequestReader(bundle)
+        self._retrieval = Retrieval(bundle)
 
     @classmethod
     def load(
@@ -103,6 +104,7 @@ class Recommender:
         include: Sequence[Id] | None = None,
         exclude: Sequence[Id] | None = None,
         candidates: Sequence[Id] | None = None,
+        sources: Sequence[Source] | None = None,
     ) -> Recommendations:
         """Recommend items of a domain to one user.
 
@@ -115,6 +117,8 @@ class Recommender:
             include: recommend these item ids alone.
             exclude: never recommend these item ids.
             candidates: rank these item ids instead of the domain's pool.
+            sources: where items come from, all of these together: `pool`, `candidates` (needs the
+                list) and `generator`, which draws 100 of the pool, or k if that is more.
 
         Returns:
             Exactly k items, or as many as the rules leave and the reason.
@@ -123,7 +127,7 @@ class Recommender:
             UnknownDomainError: naming the domains that there are.
             RequestError: another field is not valid.
         """
-        rules = Rules(exclude_seen, include, exclude, candidates)
+        rules = Rules(exclude_seen, include, exclude, candidates, sources)
         return self.recommend_many([Request(domain, user_id, history, k, rules)])[0]
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Recommendations]:
@@ -134,7 +138,7 @@ class Recommender:
             for request in requests
         ]
         asked = [
-            _Asked(request.k, domain, self._reader.rules(request.rules), did)
+            _Asked(request.k, domain, self._rules(request.rules), did)
             for request, domain, did in zip(requests, domains, events, strict=True)
         ]
         known = Histories.of([self._reader.known_items(one.events) for one in asked])
@@ -185,7 +189,7 @@ class Recommender:
         indices = [self._reader.domain(request) for request in asked]
         # Read once: all domains see the same user.
         events = self._reader.events(user_id, history, reader=self._history_reader)
-        same = self._reader.rules(rules)
+        same = self._rules(rules)
         known = Histories.of([self._reader.known_items(events)] * len(asked))
         return self._answer_all(
             [
@@ -252,17 +256,13 @@ class Recommender:
             )
         pool = self.bundle.catalogue.pool(index)
         vectors = self.bundle.scorer.item_vectors[pool]
-        choice = choose(
-            seen=found[:0],
-            missing=self._stock.missing(self._flags())[pool],
-            include=None,
-            exclude=found,
-            candidates=None,
-        )
-        scores = cosine(vectors, vectors[found[0]])
-        best = top_k(scores, choice.allowed, k)
+        missing = self._stock.missing(self._flags())[pool]
+        choice = choose(seen=found[:0], missing=missing, only=(), exclude=found)
+        allowed = np.flatnonzero(choice.allowed)
+        scores = cosine(vectors, vectors[found[0]])[allowed]
+        best = best_first(scores, k)
         return Recommendations(
-            self._named(best, scores, index, "pool"),
+            self._named(index, allowed[best], scores[best], ["pool"] * len(best)),
             self.bundle.version,
             reason=shortage(choice, found=len(best), k=k, domain=domain),
         )
@@ -285,6 +285,11 @@ class Recommender:
         names = self.bundle.held_back
         return np.array([self.domains.index(name) for name in names], dtype=np.int64)
 
+    def _rules(self, rules: Rules) -> Rules:
+        """Return rules in the terms of the bundle, after checking them."""
+        self._retrieval.check(rules.drawn_from, has_list=rules.candidates is not None)
+        return self._reader.rules(rules)
+
     def _flags(self) -> Unavailable:
         return self._availability.now() if self._availability else ALL_AVAILABLE
 
@@ -302,7 +307,7 @@ class Recommender:
             if vector is None:
                 answers.append(self._fall_back(one, choice, flags))
             else:
-                answers.append(self._rank(one, choice, vector))
+                answers.append(self._rank(one, choice, histories.row(row), vector))
         return answers
 
     def _user_vectors(self, histories: Histories, domains: Ints, rows: Ints) -> dict[int, Floats]:
@@ -317,28 +322,31 @@ class Recommender:
     def _choose(self, asked: _Asked, history: Ints, missing: NDArray[np.bool_]) -> Choice:
         pool, rules = self.bundle.catalogue.pool(asked.domain), asked.rules
         seen = np.unique(history[(history >= pool.start) & (history < pool.stop)] - pool.start)
-        include, exclude, candidates = (
-            None if ids is None else self._reader.positions(ids, asked.domain)
-            for ids in (rules.include, rules.exclude or (), rules.candidates)
-        )
-        assert exclude is not None
         return choose(
             seen=seen if rules.exclude_seen else seen[:0],
             missing=missing[pool],
-            include=include,
-            exclude=exclude,
-            candidates=candidates,
+            only=[self._reader.positions(ids, asked.domain) for ids in rules.only],
+            exclude=self._reader.positions(rules.exclude or (), asked.domain),
         )
 
-    def _rank(self, asked: _Asked, choice: Choice, vector: Floats) -> Recommendations:
-        pool, scorer = self.bundle.catalogue.pool(asked.domain), self.bundle.scorer
-        scores = scorer.item_vectors[pool] @ vector + scorer.item_biases[pool]
-        best = top_k(scores, choice.allowed, asked.k)
-        source = "pool" if asked.rules.candidates is None else "candidates"
+    def _rank(
+        self, asked: _Asked, choice: Choice, history: Ints, vector: Floats
+    ) -> Recommendations:
+        wanted = Wanted(
+            domain=asked.domain,
+            user=vector,
+            history=history,
+            allowed=choice.allowed,
+            sources=asked.rules.drawn_from,
+            listed=self._reader.positions(asked.rules.candidates or (), asked.domain),
+            k=asked.k,
+        )
+        found = self._retrieval.best(wanted)
+        domain = self.domains[asked.domain]
         return Recommendations(
-            self._named(best, scores, asked.domain, source),
+            self._named(asked.domain, found.positions, found.scores, found.sources),
             self.bundle.version,
-            reason=shortage(choice, found=len(best), k=asked.k, domain=self.domains[asked.domain]),
+            reason=shortage(choice, found=len(found.positions), k=asked.k, domain=domain),
         )
 
     def _fall_back(self, asked: _Asked, choice: Choice, flags: Unavailable) -> Recommendations:
@@ -365,14 +373,13 @@ class Recommender:
         return Recommendations(found, self.bundle.version, step, reason)
 
     def _named(
-        self, positions: Ints, scores: Floats, domain: int, source: str
+        self, domain: int, positions: Ints, scores: Floats, sources: Sequence[str]
     ) -> tuple[Recommendation, ...]:
         first, name = self.bundle.catalogue.pool(domain).start, self.domains[domain]
         ids = self.bundle.item_ids.take(pa.array(positions + first)).to_pylist()
-        values = scores[positions].tolist()
         return tuple(
             Recommendation(item_id, name, score, source)
-            for item_id, score in zip(ids, values, strict=True)
+            for item_id, score, source in zip(ids, scores.tolist(), sources, strict=True)
         )
 
 

@@ -72,6 +72,7 @@ class RequestReader:
             self._ids(rules.include, "include"),
             self._ids(rules.exclude, "exclude"),
             self._ids(rules.candidates, "candidates"),
+            rules.sources,
         )
 
     def positions(self, ids: Sequence[Id], domain: int) -> Ints:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,12 @@ from numpy.typing import NDArray
 from crossfeed.scorer import Ints
 from crossfeed.serving.ids import Id
 
-__all__ = ["Choice", "Rules", "choose", "listed_in", "shortage"]
+__all__ = ["SOURCES", "Choice", "Rules", "Source", "choose", "listed_in", "shortage"]
+
+Source = Literal["pool", "candidates", "generator"]
+"""All items of the domain; the list in the request; items drawn by the generator."""
+
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -29,6 +35,22 @@ class Rules:
     """Never recommend these."""
     candidates: Sequence[Id] | None = None
     """Rank these instead of the whole pool."""
+    sources: Sequence[Source] | None = None
+    """Where items come from, all of these together; by default the candidates where there are any,
+    else the pool."""
+
+    @property
+    def drawn_from(self) -> frozenset[Source]:
+        """Return where items come from."""
+        if self.sources is not None:
+            return frozenset(self.sources)
+        return frozenset(["pool" if self.candidates is None else "candidates"])
+
+    @property
+    def only(self) -> list[Sequence[Id]]:
+        """Return the lists outside of which nothing is recommended."""
+        alone = self.candidates if self.drawn_from == {"candidates"} else None
+        return [ids for ids in (self.include, alone) if ids is not None]
 
 
 @dataclass(frozen=True)
@@ -53,35 +75,31 @@ def choose(
     *,
     seen: Ints,
     missing: NDArray[np.bool_],
-    include: Ints | None,
+    only: Sequence[Ints],
     exclude: Ints,
-    candidates: Ints | None,
 ) -> Choice:
     """Choose the positions of a pool that may be recommended.
 
     Args:
         seen: different positions that the user had before; empty where repeats are welcome.
         missing: (N,) true where an item is not available.
-        include: positions of the include-only list, or None for no such list.
+        only: positions of each list outside of which nothing is recommended.
         exclude: positions never to recommend.
-        candidates: positions of the request's candidates, or None for the whole pool.
     """
     allowed = ~missing
     unavailable = np.count_nonzero(missing) - np.count_nonzero(missing[seen])
     allowed[seen] = False
-    for only in (include, candidates):
-        if only is not None:
-            listed = np.zeros(len(allowed), dtype=np.bool_)
-            listed[only] = True
-            allowed &= listed
+    for positions in only:
+        listed = np.zeros(len(allowed), dtype=np.bool_)
+        listed[positions] = True
+        allowed &= listed
     allowed[exclude] = False
     return Choice(allowed, seen=len(seen), unavailable=int(unavailable))
 
 
 def listed_in(rules: Rules, item_id: Id) -> bool:
     """Return whether the lists of a request allow an item, whether or not the model knows it."""
-    wanted = [only for only in (rules.include, rules.candidates) if only is not None]
-    return item_id not in (rules.exclude or ()) and all(item_id in only for only in wanted)
+    return item_id not in (rules.exclude or ()) and all(item_id in ids for ids in rules.only)
 
 
 def shortage(

@@ -21,6 +21,7 @@ from pydantic import (
 
 from crossfeed.serving.answers import MAX_K, Recommendations
 from crossfeed.serving.ids import ANY_ID, Id, is_id
+from crossfeed.serving.rules import SOURCES, Source
 
 __all__ = [
     "Answer",
@@ -117,6 +118,9 @@ class RecommendBody(_Body):
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
     candidates: Ids | None = Field(default=None, description="Rank these instead of the pool.")
+    sources: Annotated[list[Source], Field(min_length=1, max_length=len(SOURCES))] | None = Field(
+        default=None, description="Where items come from, all of these together."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
