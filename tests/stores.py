@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from crossfeed.serving.history import HistoryStore, Id, NewEvent
+from crossfeed.serving.history import HistoryStore, NewEvent
+from crossfeed.serving.ids import Id
 
 
 def click(name: str, user: Id = "ann", item: Id = "b1", time: int = 1_000) -> NewEvent:

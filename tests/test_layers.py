@@ -16,14 +16,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "config": {"errors", "files"},
     "scorer": {"errors", "files", "config"},
+    "item_index": {*_BASE},
     "data": _BASE,
     "model": {*_BASE, "data"},
     "evaluation": {*_BASE, "data"},  # it sees the Scorer protocol, never a network
     "run": {*_BASE, "data", "model", "evaluation"},
     "training": {*_BASE, "data", "model", "evaluation", "run"},
     "experiments": {*_BASE, "data", "model", "evaluation", "run", "training"},
-    "bundle": {*_BASE, "data", "model"},
-    "export": {*_BASE, "data", "model", "evaluation", "run", "bundle"},
+    "bundle": {*_BASE, "data", "model", "item_index"},
+    "export": {*_BASE, "data", "model", "evaluation", "run", "bundle", "item_index"},
     "serving": {*_BASE, "data", "model", "bundle"},  # and never what only training needs
     "cli": {
         *_BASE,

@@ -2,7 +2,9 @@
 
     bundle.json                format version, model, metrics card, size and hash of every file
     weights.safetensors        all tensors of the players: encoders, item vectors and biases
-    items.parquet              item_id, domain, clicks; the row is the item's index
+    user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
+    index-D.faiss              an approximate index of the large domain with index D
+    items.parquet              item_id, domain, clicks, recent_clicks; the row is the item's index
     domains.parquet            domain, items, known; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
 
@@ -14,10 +16,11 @@ Dims: I items, D domains.
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,17 +34,20 @@ from crossfeed import __version__
 from crossfeed.config import ModelConfig
 from crossfeed.errors import BundleError
 from crossfeed.files import atomic_folder, file_hash, write_json
+from crossfeed.item_index import RECALL_AT, BuiltIndex, ItemIndex
 from crossfeed.scorer import Catalogue, Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
+    from crossfeed.model.onnx_encoder import OnnxEncoder
     from crossfeed.model.scorer import NetworkScorer
 
 __all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "write_bundle"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _REQUIRED = ("weights.safetensors", "items.parquet", "domains.parquet")
 _HISTORIES = "histories.parquet"
+_ENCODER = "user_encoder.onnx"
 
 
 @dataclass(frozen=True)
@@ -55,10 +61,16 @@ class BundleContents:
     """The type of the log's user ids: string or int64."""
     clicks: Ints
     """(I,) clicks of each item, for the fallback by popularity."""
+    recent_clicks: Ints
+    """(I,) those among the newest tenth of its domain's clicks."""
     histories: Iterable[pa.RecordBatch] | None
     """user_id, item_id, domain, timestamp (ms) of all that users did; None leaves it out."""
     card: Mapping[str, object]
     """What is known of the model: figures, data, settings of training; plain JSON values."""
+    encoder: bytes | None = None
+    """The user side of the score as an ONNX graph; None leaves it out."""
+    indexes: Mapping[str, BuiltIndex] = field(default_factory=dict)
+    """Domain -> its approximate index, also one that measured too low to be used."""
     held_back: Sequence[str] = ()
     """Domains that are served by popularity, because the model is not good enough there."""
 
@@ -78,6 +90,9 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
             folder / "weights.safetensors",
         )
         _write_tables(folder, contents)
+        if contents.encoder is not None:
+            (folder / _ENCODER).write_bytes(contents.encoder)
+        indexes = _write_indexes(folder, contents)
         if contents.histories is not None:
             _write_histories(folder / _HISTORIES, contents)
         files = {
@@ -92,6 +107,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
             "item_id_type": str(contents.item_ids.type),
             "card": dict(contents.card),
             "held_back": list(contents.held_back),
+            "indexes": indexes,
             "files": files,
         }
         write_json(folder / "bundle.json", {**about, "version": _version(about)})
@@ -110,6 +126,8 @@ class Bundle:
     """(I,) the log's item ids; unique within a domain."""
     clicks: Ints
     """(I,) clicks of each item."""
+    recent_clicks: Ints
+    """(I,) those among the newest tenth of its domain's clicks."""
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -136,6 +154,7 @@ class Bundle:
             catalogue=catalogue,
             item_ids=items["item_id"].combine_chunks(),
             clicks=items["clicks"].to_numpy().astype(np.int64),
+            recent_clicks=items["recent_clicks"].to_numpy().astype(np.int64),
         )
 
     @property
@@ -174,6 +193,24 @@ class Bundle:
         config = ModelConfig.model_validate(self.about["model"])
         return NetworkScorer.from_state(self.catalogue, config, weights)
 
+    @cached_property
+    def encoder(self) -> OnnxEncoder | NetworkScorer:
+        """Return what encodes users: the exported graph, if it does what the scorer does."""
+        from crossfeed.model.onnx_encoder import open_encoder
+
+        return open_encoder(self.path / _ENCODER, self.scorer)
+
+    @cached_property
+    def indexes(self) -> dict[str, ItemIndex]:
+        """Return by domain the index that was found good enough; none where faiss is missing."""
+        if importlib.util.find_spec("faiss") is None:
+            return {}
+        return {
+            name: ItemIndex((self.path / facts["file"]).read_bytes(), probes=facts["probes"])
+            for name, facts in self.about["indexes"].items()
+            if facts["file"] is not None
+        }
+
     def item_indices(self, ids: pa.Array, domain: int) -> Ints:
         """Return the item index of each id in a domain; -1 where the domain has no such item."""
         first, last = self.catalogue.offsets[domain : domain + 2]
@@ -206,6 +243,22 @@ class Bundle:
                 yield from file.iter_batches()
 
 
+def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str, Any]]:
+    """Write the indexes that are good enough; return what was measured of each."""  # Any: JSON
+    measured = {}
+    for name, index in contents.indexes.items():
+        file = f"index-{contents.scorer.catalogue.domain_index(name)}.faiss"
+        if index.data is not None:
+            (folder / file).write_bytes(index.data)
+        measured[name] = {
+            "file": None if index.data is None else file,
+            "lists": index.lists,
+            "probes": index.probes,
+            f"recall@{RECALL_AT}": index.recall,
+        }
+    return measured
+
+
 def _write_tables(folder: Path, contents: BundleContents) -> None:
     catalogue = contents.scorer.catalogue
     sizes = np.diff(catalogue.offsets)
@@ -215,6 +268,7 @@ def _write_tables(folder: Path, contents: BundleContents) -> None:
             "item_id": contents.item_ids,
             "domain": names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))),
             "clicks": contents.clicks,
+            "recent_clicks": contents.recent_clicks,
         }
     )
     pq.write_table(items, folder / "items.parquet")

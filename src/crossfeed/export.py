@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,12 +12,22 @@ import numpy as np
 import pyarrow as pa
 
 from crossfeed.bundle import BundleContents, write_bundle
-from crossfeed.data.dataset import Dataset
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import MissingExtraError
+from crossfeed.files import require_free
+from crossfeed.item_index import BuiltIndex, build_index
+from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
+from crossfeed.scorer import Ints
 
-__all__ = ["export"]
+__all__ = ["INDEX_ABOVE", "export", "recent_clicks"]
+
+_log = logging.getLogger(__name__)
+
+INDEX_ABOVE = 100_000
 
 _EVENTS_AT_ONCE = 100_000
+_USERS_MEASURED = 200
 
 
 def export(
@@ -23,6 +35,8 @@ def export(
     *,
     out: Path | str,
     histories: bool = True,
+    onnx: bool = True,
+    index_above: int = INDEX_ABOVE,
     all_domains: bool = False,
     overwrite: bool = False,
 ) -> Path:
@@ -36,6 +50,10 @@ def export(
         run: a run with at least one finished epoch.
         out: the bundle's folder.
         histories: whether to put in what users did; without it the service starts empty.
+        onnx: whether to put in the user encoder as ONNX, which serves faster; it takes some seconds
+            and the extra `serve`, and is left out where it would not give the same vectors.
+        index_above: domains with more items get an approximate index, if its measured recall allows
+            it; building it needs the extra `serve`.
         all_domains: let the model serve also the domains that the run's gate holds back; else
             popularity serves those.
         overwrite: replace an existing bundle.
@@ -44,19 +62,84 @@ def export(
         RunError: nothing has been trained yet, or the dataset changed.
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
+    require_free(Path(out), overwrite=overwrite)  # before the work, not after
     dataset = run.dataset()
     if run.refitted:
         dataset = dataset.refitted()
+    held_back = () if all_domains else run.held_back()
+    scorer = run.scorer(refitted=run.refitted)
     contents = BundleContents(
-        scorer=run.scorer(refitted=run.refitted),
+        scorer=scorer,
+        encoder=_encoder(scorer) if onnx else None,
+        indexes=_indexes(scorer, dataset, index_above),
         item_ids=dataset.item_ids,
         user_id_type=dataset.user_ids.type,
         clicks=dataset.item_clicks,
+        recent_clicks=recent_clicks(dataset),
         histories=_histories(dataset) if histories else None,
         card=_card(run, dataset),
-        held_back=() if all_domains else run.held_back(),
+        held_back=held_back,
     )
     return write_bundle(Path(out), contents, overwrite=overwrite)
+
+
+def _encoder(scorer: NetworkScorer) -> bytes | None:
+    """Return the user encoder as ONNX, or None where it cannot be made or would serve otherwise."""
+    from crossfeed.model.onnx_encoder import TOLERANCE, OnnxEncoder, largest_difference
+    from crossfeed.model.onnx_export import export_encoder
+
+    try:
+        graph = export_encoder(scorer)
+    except MissingExtraError as error:
+        _log.warning("the bundle has no ONNX encoder, so that torch serves it: %s", error.message)
+        return None
+    encoder = OnnxEncoder(
+        graph,
+        catalogue=scorer.catalogue,
+        config=scorer.config,
+        item_vectors=scorer.item_vectors,
+    )
+    difference = largest_difference(encoder, scorer)
+    if not difference <= TOLERANCE:
+        _log.warning("the bundle has no ONNX encoder: it would be off by %g", difference)
+        return None
+    return graph
+
+
+def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, BuiltIndex]:
+    """Return an index of each large domain, measured with users of the dataset."""
+    large = np.flatnonzero(dataset.catalogue.known > above).tolist()
+    if not large:
+        return {}
+    if importlib.util.find_spec("faiss") is None:
+        _log.warning("large domains get no index, so that they are searched exactly: no faiss")
+        return {}
+    chosen = np.linspace(0, dataset.users - 1, min(_USERS_MEASURED, dataset.users)).astype(np.int64)
+    histories = dataset.timelines(np.unique(chosen), Part.TEST)
+    built = {}
+    for domain in large:
+        pool, name = dataset.catalogue.pool(domain), dataset.catalogue.domains[domain]
+        users = scorer.user_vectors(histories, np.full(len(histories), domain, np.int64))
+        index = build_index(scorer.item_vectors[pool], scorer.item_biases[pool], users)
+        used = "used" if index.data is not None else "too low, so that it is searched exactly"
+        _log.info("the index of '%s' finds %.4f of the best items: %s", name, index.recall, used)
+        built[name] = index
+    return built
+
+
+def recent_clicks(dataset: Dataset) -> Ints:
+    """Return (I,) each item's clicks among the newest tenth of its domain's, at least one.
+
+    A share and no number of days, so that it fits a week of news as well as years of ratings.
+    """
+    events = dataset.events(Part.TRAIN)
+    domains = dataset.event_domain[events]
+    events = events[np.lexsort((dataset.event_time[events], domains))]
+    counts = np.bincount(domains, minlength=len(dataset.catalogue.domains))
+    ends = np.repeat(np.cumsum(counts), counts)
+    newest = ends - np.arange(len(events)) <= np.repeat(np.ceil(counts / 10), counts)
+    items = dataset.event_item[events[newest]]
+    return np.bincount(items, minlength=dataset.catalogue.items).astype(np.int64)
 
 
 def _histories(dataset: Dataset) -> Iterator[pa.RecordBatch]:

@@ -68,7 +68,7 @@ def test_without_its_store_the_service_answers_less_says_so_and_recovers(
     for _ in range(3):
         less = client.get(RECOMMENDED)
         assert less.status_code == 200
-        assert less.json()["fallback"] == "popular"
+        assert less.json()["fallback"] == "recent"
         assert less.json()["degraded"] == "the history store does not answer"
         assert len(less.json()["items"]) == 3
     again = client.post("/v1/recommend", json={"history": HISTORY, "domain": "videos"}).json()
@@ -88,7 +88,7 @@ def test_without_its_store_the_service_answers_less_says_so_and_recovers(
     page = client.get("/metrics").text
     assert 'crossfeed_store_errors_total{operation="read"}' in page
     assert 'crossfeed_store_errors_total{operation="append"} 1.0' in page
-    assert 'fallback="popular",user="unreachable"} 3.0' in page
+    assert 'fallback="recent",user="unreachable"} 3.0' in page
     assert "127.0.0.1" in caplog.text  # the log may name the store; no user
     for private in ("u001", 'ann"', "/ann"):
         assert private not in caplog.text

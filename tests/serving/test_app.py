@@ -72,8 +72,8 @@ def test_a_history_in_the_request_is_enough(client: TestClient, bundle: Bundle) 
 
 def test_a_user_without_history_gets_popular_items_marked_as_such(client: TestClient) -> None:
     answer = client.get("/v1/users/nobody/recommendations?domain=videos").json()
-    assert answer["fallback"] == "popular"
-    assert {one["source"] for one in answer["items"]} == {"popular"}
+    assert answer["fallback"] == "recent"
+    assert {one["source"] for one in answer["items"]} == {"recent"}
 
 
 def test_the_next_answer_knows_a_new_event(client: TestClient) -> None:
@@ -121,7 +121,7 @@ def test_a_history_is_shown_and_forgotten(client: TestClient) -> None:
     assert client.delete("/v1/users/u001").json() == {"user_id": "u001", "forgotten": 18}
     assert client.get("/v1/users/u001/history").json()["events"] == []
     answer = client.get("/v1/users/u001/recommendations?domain=videos").json()
-    assert answer["fallback"] == "popular"
+    assert answer["fallback"] == "recent"
 
 
 def test_domains_model_health_and_metrics(client: TestClient, bundle: Bundle) -> None:
@@ -148,7 +148,7 @@ def test_domains_model_health_and_metrics(client: TestClient, bundle: Bundle) ->
     page = client.get("/metrics").text
     answered = 'crossfeed_recommendations_total{domain="videos",'
     assert answered + 'fallback="none",user="known"} 1.0' in page
-    assert answered + 'fallback="popular",user="cold"} 1.0' in page
+    assert answered + 'fallback="recent",user="cold"} 1.0' in page
     assert 'crossfeed_stage_seconds_count{domain="videos",stage="recommend"} 2.0' in page
     assert 'crossfeed_stage_seconds_count{domain="",stage="store_read"} 2.0' in page
     assert "crossfeed_store_durable 1.0" in page
@@ -384,7 +384,7 @@ def test_what_fails_inside_is_told_to_the_log_and_not_outside(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("u001")
 
-    monkeypatch.setattr(Recommender, "recommend", fail)
+    monkeypatch.setattr(Recommender, "feed_parts", fail)
     with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
         response = client.get("/v1/users/u001/recommendations?domain=videos")
     assert response.status_code == 500

@@ -9,7 +9,8 @@ from stores import click
 
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.guarded_store import GuardedStore
-from crossfeed.serving.history import Event, Id
+from crossfeed.serving.history import Event
+from crossfeed.serving.ids import Id
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
 

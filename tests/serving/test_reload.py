@@ -37,6 +37,7 @@ def variant(bundle: Bundle, out: Path, *, factor: float = 1.0, **changed: Any) -
         "item_ids": pa.chunked_array([bundle.item_ids]),
         "user_id_type": bundle.user_id_type,
         "clicks": bundle.clicks,
+        "recent_clicks": bundle.recent_clicks,
         "histories": bundle.histories(),
         "card": bundle.card,
     }

@@ -145,9 +145,9 @@ def test_a_database_of_something_else_is_refused(file: Path) -> None:
 def test_another_format_version_is_refused(file: Path) -> None:
     open_store(f"sqlite:///{file}").close()
     later = sqlite3.connect(file)
-    later.execute("PRAGMA user_version = 2")
+    later.execute("PRAGMA user_version = 3")
     later.close()
-    with pytest.raises(HistoryStoreError, match="has format version 2; this crossfeed reads 1"):
+    with pytest.raises(HistoryStoreError, match="version 3; this crossfeed reads 2 and older"):
         open_store(f"sqlite:///{file}")
 
 

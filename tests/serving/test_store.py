@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from stores import click, count, items
 
 from crossfeed.errors import HistoryStoreError, RequestError
-from crossfeed.serving.history import Event, Id, restore_id
+from crossfeed.serving.history import Event
 from crossfeed.serving.history import HistoryStore as Store
+from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.store_url import open_store
 
 

@@ -92,6 +92,10 @@ def serve(
     timeout_seconds: Annotated[
         float, typer.Option(min=0.1, help="For a request to come, and for its answer.")
     ] = 10.0,
+    fallbacks: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="TOML: what users without history get, by domain."),
+    ] = None,
 ) -> None:
     """Serve a bundle over HTTP, with a store of what users do.
 
@@ -117,6 +121,7 @@ def serve(
         port=port,
         history_store=history_store,
         limits=limits,
+        fallbacks=fallbacks,
         announce=_announce,
     )
 
@@ -167,7 +172,7 @@ def forget_user(
     \b
     crossfeed histories forget BUNDLE ann
     """
-    from crossfeed.serving.history import restore_id
+    from crossfeed.serving.ids import restore_id
 
     with _open_store(bundle, history_store) as (loaded, store):
         erased = store.forget(restore_id(user, loaded.user_id_type, field="USER"))

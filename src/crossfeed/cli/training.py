@@ -134,6 +134,14 @@ def export(
     without_histories: Annotated[
         bool, typer.Option("--without-histories", help="Leave out what users did.")
     ] = False,
+    without_onnx: Annotated[
+        bool,
+        typer.Option("--without-onnx", help="Leave out the fast encoder; torch serves then."),
+    ] = False,
+    index_above: Annotated[
+        int,
+        typer.Option(min=0, help="Domains with more items get an index, if its recall allows it."),
+    ] = 100_000,
     all_domains: Annotated[
         bool,
         typer.Option("--all-domains", help="Serve also the domains that the gate holds back."),
@@ -153,6 +161,8 @@ def export(
         opened,
         out=out,
         histories=not without_histories,
+        onnx=not without_onnx,
+        index_above=index_above,
         all_domains=all_domains,
         overwrite=overwrite,
     )

@@ -4,6 +4,9 @@ Dims: B rows, T items, G groups (row, domain), M slots (most domains that a row 
 H heads. Attention pooling makes one token per (user, domain), a transformer lets the domains
 inform each other, and the target domain asks them for what it needs. Everything stays jagged, one
 line per token; only the attention between a row's tokens is padded to B x M.
+
+An exported graph must serve every batch: sizes are read from `shape`, never by `len()`, which would
+fix them, and no size depends on a tensor's values outside of training.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from crossfeed.config import ModelConfig
 from crossfeed.model.dropout import Dropout
 from crossfeed.model.timelines import Timelines
 
-__all__ = ["TimelineEncoder", "segment_softmax"]
+__all__ = ["TimelineEncoder", "segment_counts", "segment_softmax"]
 
 _COUNTS = 10
 """Sizes of a group that are told apart: none, 1, 2-3, 4-7, ... items."""
@@ -60,13 +63,14 @@ class DomainPooling(nn.Module):
         """Return (G, E) one token per group; a group without items is its domain alone."""
         items = item_table(timelines.items) + self.recency(timelines.recency)  # (T, E)
         items = self.dropout(items)
-        groups = len(timelines.group_rows)
+        groups = timelines.group_rows.shape[0]
         weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)
         pooled = segment_sum(weights, items, timelines.groups, groups)  # (G, E)
         # Projecting after the sum costs G rows instead of T and gives the same kind of function.
         # A weighted mean forgets of how many items it was made.
-        counts = torch.bincount(timelines.groups, minlength=groups)
-        sizes = (counts + 1).to(pooled).log2().ceil().long().clamp_max(_COUNTS - 1)
+        counts = segment_counts(timelines.groups, groups)
+        bounds = 2 ** torch.arange(_COUNTS - 1, device=counts.device) - 1  # 0, 1, 3, 7, ...
+        sizes = (counts.unsqueeze(1) > bounds).sum(dim=1)  # whole numbers: no rounding decides
         known = self.domain(timelines.group_domains) + self.count(sizes)
         return self.norm(self.value(pooled) + known)  # type: ignore[no-any-return]
 
@@ -103,10 +107,11 @@ class CrossDomainLayer(nn.Module):
         """
         rows, slots = timelines.group_rows, timelines.group_slots
         if not self.training:
-            return self._attend_padded(projected, rows, slots, count=timelines.rows)
+            widest = timelines.slots.shape[0]
+            return self._attend_padded(projected, rows, slots, count=timelines.rows, width=widest)
         known = torch.bincount(rows, minlength=timelines.rows)  # (B,) groups of each row
         parts, places = [], []
-        for narrow, wide in _widths(int(slots.max()) + 1):
+        for narrow, wide in _widths(timelines.slots.shape[0]):
             chosen = (known > narrow) & (known <= wide)
             within = chosen[rows].nonzero().squeeze(1)
             if len(within):
@@ -117,6 +122,7 @@ class CrossDomainLayer(nn.Module):
                         renumbered[rows[within]],
                         slots[within],
                         count=int(chosen.sum()),
+                        width=int(slots[within].max()) + 1,
                     )
                 )
                 places.append(within)
@@ -124,10 +130,9 @@ class CrossDomainLayer(nn.Module):
         return torch.empty_like(mixed).index_copy(0, torch.cat(places), mixed)
 
     def _attend_padded(
-        self, projected: Tensor, rows: Tensor, slots: Tensor, *, count: int
+        self, projected: Tensor, rows: Tensor, slots: Tensor, *, count: int, width: int
     ) -> Tensor:
-        """Return (G, E) attention within each of `count` rows, all padded to the widest."""
-        width = int(slots.max()) + 1
+        """Return (G, E) attention within each of `count` rows, all padded to `width` groups."""
         padded = projected.new_zeros(count, width, projected.shape[1])
         padded = padded.index_put((rows, slots), projected)  # (B, M, 3E)
         absent = torch.ones(count, width, dtype=torch.bool, device=projected.device)
@@ -158,7 +163,7 @@ class TargetReadout(nn.Module):
         target = tokens[timelines.target_groups]  # (B, E)
         key, value = self.key_value(tokens).chunk(2, dim=-1)  # (G, E) each
         query = self.query(target)[timelines.group_rows]  # (G, E)
-        products = (query * key).reshape(len(tokens), self.heads, -1)  # (G, H, E/H)
+        products = (query * key).reshape(tokens.shape[0], self.heads, -1)  # (G, H, E/H)
         logits = products.sum(dim=-1) * products.shape[-1] ** -0.5  # (G, H)
         weights = segment_softmax(logits, timelines.group_rows, timelines.rows)
         mixed = segment_sum(weights, value, timelines.group_rows, timelines.rows)  # (B, E)
@@ -192,9 +197,14 @@ def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -
         count: number of segments; an empty one sums to zero.
     """
     heads = weights.shape[1]
-    by_head = values.reshape(len(values), heads, values.shape[1] // heads)  # (T, H, E/H)
+    by_head = values.reshape(values.shape[0], heads, values.shape[1] // heads)  # (T, H, E/H)
     weighted = (weights.unsqueeze(-1) * by_head).flatten(1)  # (T, E)
     return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)
+
+
+def segment_counts(segments: Tensor, count: int) -> Tensor:
+    """Return (count,) how many entries (T,) each segment has."""
+    return segments.new_zeros(count).index_add(0, segments, torch.ones_like(segments))
 
 
 def _widths(widest: int) -> Iterator[tuple[int, int]]:

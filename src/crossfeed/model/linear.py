@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.dropout import Dropout
+from crossfeed.model.encoder import segment_counts
 from crossfeed.model.timelines import Timelines
 
 __all__ = ["LinearEncoder"]
@@ -41,6 +42,6 @@ class LinearEncoder(nn.Module):
         summed = items.new_zeros(timelines.rows, items.shape[1])
         summed = summed.index_add(0, rows, items * weights.unsqueeze(1))
         # Between mean and sum: who clicked more is known better, but not in proportion.
-        counts = torch.bincount(rows, minlength=timelines.rows).clamp_min(1)
+        counts = segment_counts(rows, timelines.rows).clamp_min(1)
         users = summed * counts.to(summed).rsqrt().unsqueeze(1)
         return self.output(users + self.target(timelines.target_domains))  # type: ignore[no-any-return]

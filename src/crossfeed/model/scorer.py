@@ -62,6 +62,20 @@ class NetworkScorer:
         """Return (I,) one bias per item."""
         return _array(self.players.item_biases())
 
+    def confidence_logits(self, user: Floats, items: Ints) -> Floats:
+        """Return (N,) the generator's output for items; its softmax is the confidence in them.
+
+        Args:
+            user: (E,) a user's vector as `user_vectors` gives it, fused.
+            items: (N,) item indices of the user's target domain.
+        """
+        width = self.config.width
+        return self.item_vectors[items, width:] @ user[width:] + self._confidence_biases[items]
+
+    @cached_property
+    def _confidence_biases(self) -> Floats:
+        return _array(self.players.generator.output_layer.biases)
+
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""
         chunks = [

@@ -40,11 +40,13 @@ class Timelines:
     """(B,) the group of each row's target domain."""
     target_domains: Tensor
     """(B,) the target domain of each row."""
+    slots: Tensor
+    """(M,) 0, 1, ...: as many as the row with the most groups has."""
 
     @property
     def rows(self) -> int:
         """Return B."""
-        return len(self.target_domains)
+        return self.target_domains.shape[0]  # not len(): an exported graph keeps B free
 
     def to(self, device: torch.device) -> Timelines:
         """Return the batch on another device."""
@@ -86,6 +88,7 @@ def build_timelines(
         group_domains=_tensor(group_keys % width),
         target_groups=_tensor(group_of[: len(target_keys)]),
         target_domains=_tensor(domains),
+        slots=_tensor(np.arange(slots.max(initial=-1) + 1)),
     )
 
 

@@ -4,13 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
-from crossfeed.serving.history import Event, Id
+from crossfeed.serving.history import Event
+from crossfeed.serving.ids import Id
 from crossfeed.serving.rules import Rules
 
-__all__ = ["MAX_K", "Recommendation", "Recommendations", "Request", "blend"]
+__all__ = [
+    "DEFAULT_K",
+    "FALLBACK_STEPS",
+    "MAX_K",
+    "PastEvents",
+    "Recommendation",
+    "Recommendations",
+    "Request",
+    "Step",
+    "blend",
+]
 
+DEFAULT_K = 10
 MAX_K = 1000
+
+Step = Literal["recent", "popular", "listed"]
+"""What is recommended where nothing is known of a user: by clicks among the domain's newest tenth;
+by all clicks; a list that somebody wrote."""
+
+FALLBACK_STEPS: tuple[Step, ...] = ("recent", "popular", "listed")
+"""The usual order."""
+
+PastEvents = Sequence[Event | Mapping[str, object]]
+"""Events in any order; mappings have item_id, domain and, if order matters, timestamp."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,9 +43,11 @@ class Recommendation:
     item_id: Id
     domain: str
     score: float
+    """Higher is better; comparable within one domain and one kind of source alone."""
     source: str
-    """Where it comes from: `pool` (the domain's items), `candidates` (the request's list) or
-    `popular` (the fallback)."""
+    """Where it comes from: `candidates` (the request's list), `generator` (its draws), `pool` (the
+    domain's items, or `index`, an approximation of them), or a step of the fallback (`recent`,
+    `popular`, `listed`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,8 +57,8 @@ class Recommendations:
     items: tuple[Recommendation, ...]
     """Best first."""
     model_version: str
-    fallback: str | None = None
-    """`popular` where nothing usable is known of the user, else None."""
+    fallback: Step | None = None
+    """Where nothing usable is known of the user, the last step of the fallback that was needed."""
     reason: str | None = None
     """Why there are fewer items than asked for, else None."""
 
@@ -44,9 +69,8 @@ class Request:
 
     domain: str
     user_id: Id | None = None
-    history: Sequence[Event | Mapping[str, object]] | None = None
-    """Events in any order; mappings have item_id, domain and, if order matters, timestamp."""
-    k: int = 10
+    history: PastEvents | None = None
+    k: int = DEFAULT_K
     rules: Rules = field(default_factory=Rules)
 
 
@@ -56,6 +80,8 @@ def blend(answers: Sequence[Recommendations]) -> Recommendations:
     Scores of different domains cannot be compared: each is known up to a constant for the user
     and the domain. So the j-th of a domain's n items (from 0) takes the place (j + 1/2) / n; at
     equal places the domain that was named first comes first, and every domain keeps its order.
+
+    Its `fallback` is the furthest step that any of the domains needed.
 
     Args:
         answers: one per domain, at least one, by the same model.
@@ -67,10 +93,10 @@ def blend(answers: Sequence[Recommendations]) -> Recommendations:
     ]
     placed.sort(key=lambda entry: entry[:2])
     reasons = [answer.reason for answer in answers if answer.reason]
-    fallbacks = {answer.fallback for answer in answers}
+    fallbacks = [answer.fallback for answer in answers if answer.fallback]
     return Recommendations(
         tuple(item for _, _, item in placed),
         answers[0].model_version,
-        fallback=fallbacks.pop() if len(fallbacks) == 1 else None,
+        fallback=max(fallbacks, key=FALLBACK_STEPS.index, default=None),
         reason="; ".join(reasons) or None,
     )

@@ -15,22 +15,29 @@ from starlette.exceptions import HTTPException
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
-from crossfeed.serving.answers import Recommendations
+from crossfeed.serving.answers import Recommendations, blend
+from crossfeed.serving.availability import Availability, ItemFlag
+from crossfeed.serving.fallback import Fallbacks
 from crossfeed.serving.guarded_store import GuardedStore
 from crossfeed.serving.guards import add_guards, add_problem_handlers
-from crossfeed.serving.history import HistoryStore, Id, NewEvent, restore_id
+from crossfeed.serving.history import HistoryStore, NewEvent
+from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import Monitoring
 from crossfeed.serving.problems import problem
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.reload import ModelInService, Reloaded, check_answers
+from crossfeed.serving.rules import Rules
 from crossfeed.serving.schemas import (
     Answer,
+    AvailabilityBody,
+    AvailabilityStored,
     DomainFacts,
     EventBody,
     EventsBody,
     EventsStored,
     Forgotten,
+    ItemFlagBody,
     ModelFacts,
     Problem,
     Readiness,
@@ -53,6 +60,7 @@ def create_app(
     store: HistoryStore,
     keys: Sequence[ApiKey] = (),
     limits: Limits = _DEFAULTS,
+    fallbacks: Fallbacks | None = None,
 ) -> FastAPI:
     """Make the service; its `state.service` can reload the model.
 
@@ -62,14 +70,15 @@ def create_app(
             closed with the application.
         keys: API keys of which a request must bring one; none means that everybody may ask.
         limits: what the process takes on.
+        fallbacks: what domains fall back on where nothing is known of a user.
     """
-    service = Service(bundle, store)
+    service = Service(bundle, store, fallbacks=fallbacks)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             store.fill(bundle.histories(), origin=bundle.version)
-            check_answers(service.model.recommender)  # loads the model before the first request
+            check_answers(bundle)  # loads the model before the first request
             service.monitoring.started(str(store), store.durability())
             yield
         finally:
@@ -101,12 +110,19 @@ register_url_convertor("any", _AnyText())
 class Service:
     """The handlers. They are plain functions, which FastAPI runs in threads off the event loop."""
 
-    def __init__(self, bundle: Bundle, store: HistoryStore) -> None:
+    def __init__(
+        self, bundle: Bundle, store: HistoryStore, *, fallbacks: Fallbacks | None = None
+    ) -> None:
         self.monitoring = Monitoring(model_version=bundle.version)
         self.store = GuardedStore(
             store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
         )
-        self.model = ModelInService(bundle, histories=self.store)
+        self.model = ModelInService(
+            bundle,
+            histories=self.store,
+            availability=Availability(self.store),
+            fallbacks=fallbacks,
+        )
         self.stopping = False
         """Whether no new work should be sent here."""
 
@@ -118,6 +134,7 @@ class Service:
         router.get("/v1/users/{user_id:any}/history")(self.history)
         router.post("/v1/events")(self.store_events)
         router.delete("/v1/users/{user_id:any}")(self.forget)
+        router.put("/v1/items/availability")(self.set_available)
         router.get("/v1/domains")(self.domains)
         router.get("/v1/model")(self.model_facts)
         router.post("/v1/model/reload", responses={409: {"model": Problem}})(self.reload)
@@ -127,7 +144,7 @@ class Service:
         return router
 
     def recommend(self, body: RecommendBody) -> Answer:
-        """Recommend items of a domain to a known user, or to a history in the request.
+        """Recommend items of a domain, or of several, to a known user or to a history.
 
         Where the history store does not answer, a known user gets what a new one would.
         """
@@ -135,20 +152,20 @@ class Service:
         recommender = self.model.recommender  # one model for the whole answer
         degraded = None
         try:
-            found = _recommend(recommender, body)
+            parts = _recommend(recommender, body)
         except HistoryStoreError:
             degraded = "the history store does not answer"
             unknown = body.model_copy(update={"user_id": None, "history": []})
-            found = _recommend(recommender, unknown)
+            parts = _recommend(recommender, unknown)
+        found = blend(list(parts.values()))
         seconds = time.perf_counter() - began
-        for domain in body.domains or [body.domain]:
+        for domain, part in parts.items():
+            held_back = domain in recommender.bundle.held_back
             self.monitoring.recommended(
-                str(domain),
-                found,
-                seconds=seconds,
-                degraded=degraded is not None,
-                held_back=domain in recommender.bundle.held_back,
+                domain, part, degraded=degraded is not None, held_back=held_back
             )
+        stage = "recommend" if body.domain else "feed"
+        self.monitoring.took(stage, seconds, domain=body.domain or "")
         return Answer.of(found, took_ms=seconds * 1000, degraded=degraded)
 
     def recommend_to_user(self, user_id: str, wanted: Annotated[WantedBody, Query()]) -> Answer:
@@ -180,6 +197,14 @@ class Service:
         restored = self._user(user_id)
         return Forgotten(user_id=restored, forgotten=self.store.forget(restored))
 
+    def set_available(self, body: AvailabilityBody) -> AvailabilityStored:
+        """Set which items may be recommended; on disk before the answer, and the next knows it."""
+        bundle = self.model.bundle
+        flags = [
+            _item_flag(flag, f"items[{place}]", bundle) for place, flag in enumerate(body.items)
+        ]
+        return AvailabilityStored(changed=self.store.set_available(flags))
+
     def domains(self) -> list[DomainFacts]:
         """Return the domains that can be asked for."""
         catalogue = self.model.bundle.catalogue
@@ -192,7 +217,10 @@ class Service:
         """Return what is known of the model in service."""
         bundle = self.model.bundle
         return ModelFacts(
-            model_version=bundle.version, crossfeed=bundle.about["crossfeed"], card=bundle.card
+            model_version=bundle.version,
+            crossfeed=bundle.about["crossfeed"],
+            encoder="torch" if bundle.encoder is bundle.scorer else "onnxruntime",
+            card=bundle.card,
         )
 
     def reload(self) -> ReloadFacts:
@@ -255,37 +283,36 @@ class Service:
         return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
 
 
-def _recommend(recommender: Recommender, body: RecommendBody) -> Recommendations:
+def _recommend(recommender: Recommender, body: RecommendBody) -> dict[str, Recommendations]:
+    """Return the answer of each domain; one domain is a feed of one."""
     events = body.history
-    history = None if events is None else [event.model_dump() for event in events]
-    if body.domain is None:
-        return recommender.feed(
-            body.domains or {},
-            user_id=body.user_id,
-            history=history,
-            exclude_seen=body.exclude_seen,
-            include=body.include,
-            exclude=body.exclude,
-        )
-    return recommender.recommend(
-        domain=body.domain,
+    quotas = body.domains or {str(body.domain): body.k}
+    parts = recommender.feed_parts(
+        quotas,
         user_id=body.user_id,
-        history=history,
-        k=body.k,
-        exclude_seen=body.exclude_seen,
-        include=body.include,
-        exclude=body.exclude,
-        candidates=body.candidates,
+        history=None if events is None else [event.model_dump() for event in events],
+        rules=Rules(body.exclude_seen, body.include, body.exclude, body.candidates, body.sources),
     )
+    return dict(zip(quotas, parts, strict=True))
+
+
+def _check_domain(domain: str, name: str, bundle: Bundle) -> None:
+    domains = bundle.catalogue.domains
+    if domain not in domains:
+        unknown = UnknownDomainError(domain, domains)
+        raise RequestError(
+            unknown.message, field=f"{name}.domain", value=domain, allowed=unknown.allowed
+        )
+
+
+def _item_flag(flag: ItemFlagBody, name: str, bundle: Bundle) -> ItemFlag:
+    _check_domain(flag.domain, name, bundle)
+    item_id = restore_id(flag.item_id, bundle.item_id_type, field=f"{name}.item_id")
+    return ItemFlag(item_id, flag.domain, flag.available)
 
 
 def _new_event(event: EventBody, name: str, bundle: Bundle) -> NewEvent:
-    domains = bundle.catalogue.domains
-    if event.domain not in domains:
-        unknown = UnknownDomainError(event.domain, domains)
-        raise RequestError(
-            unknown.message, field=f"{name}.domain", value=event.domain, allowed=unknown.allowed
-        )
+    _check_domain(event.domain, name, bundle)
     user_id = restore_id(event.user_id, bundle.user_id_type, field=f"{name}.user_id")
     item_id = restore_id(event.item_id, bundle.item_id_type, field=f"{name}.item_id")
     return NewEvent(event.event_id, user_id, item_id, event.domain, event.timestamp)

@@ -8,7 +8,9 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.history import Durability, Event, HistoryStore, Id, NewEvent
+from crossfeed.serving.availability import ItemFlag, Unavailable
+from crossfeed.serving.history import Durability, Event, HistoryStore, NewEvent
+from crossfeed.serving.ids import Id
 
 __all__ = ["GuardedStore"]
 
@@ -57,6 +59,16 @@ class GuardedStore:
         """Erase all events of a user; return how many."""
         with self._watched("forget"):
             return self._store.forget(user_id)
+
+    def set_available(self, flags: Sequence[ItemFlag]) -> int:
+        """Set which items may be recommended, durably; return how many flags changed."""
+        with self._watched("set_available"):
+            return self._store.set_available(flags)
+
+    def unavailable(self, *, since: int | None) -> Unavailable | None:
+        """Return the items that are not available; None where nothing changed since a version."""
+        with self._watched("unavailable"):
+            return self._store.unavailable(since=since)
 
     def check(self) -> Durability:
         """Return what the store promises now that it answers; asked also during a pause.

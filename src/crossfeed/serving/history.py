@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeGuard
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import RequestError
 from crossfeed.scorer import Histories, Ints
+from crossfeed.serving.availability import AvailabilityReader, ItemFlag
+from crossfeed.serving.ids import Id
 
 __all__ = [
-    "ANY_ID",
     "DURABLE",
     "BundleHistories",
     "Durability",
     "Event",
     "HistoryReader",
     "HistoryStore",
-    "Id",
     "NewEvent",
-    "is_id",
-    "restore_id",
 ]
-
-Id = str | int
-
-_LONGEST_ID = 1024
-_INT64 = range(-(2**63), 2**63)
-
-ANY_ID = f"a string of 1 to {_LONGEST_ID} characters or an integer of 64 bits"
-"""What `is_id` allows, in words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,10 +70,11 @@ class HistoryReader(Protocol):
         """Return all events of a user, oldest first; none for an unknown user."""
 
 
-class HistoryStore(HistoryReader, Protocol):
+class HistoryStore(HistoryReader, AvailabilityReader, Protocol):
     """A reader that also learns; every method raises HistoryStoreError where the store fails.
 
     Events of a user are ordered by their time, also those that come late; ties as they came.
+    Beside them it keeps which items are available: all processes that share it must know.
     """
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
@@ -93,6 +82,9 @@ class HistoryStore(HistoryReader, Protocol):
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user; return how many."""
+
+    def set_available(self, flags: Sequence[ItemFlag]) -> int:
+        """Set which items may be recommended, all or none; return how many flags changed."""
 
     def is_new(self) -> bool:
         """Return whether the store was never filled and never given an event."""
@@ -171,58 +163,3 @@ class BundleHistories:
             ids = self._events["item_id"].take(pa.array(rows)).combine_chunks()
             found[rows] = self._bundle.item_indices(ids, domain)
         return found
-
-
-def is_id(value: object) -> TypeGuard[Id]:
-    """Return whether a value can be an id, so that it can be stored and comes back unchanged."""
-    if isinstance(value, str):
-        return 0 < len(value) <= _LONGEST_ID and _is_unicode(value)
-    return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
-
-
-def restore_id(value: object, type_: pa.DataType, *, field: str) -> Id:
-    """Return an id as the log has it; in URLs an id is text, and JSON knows both kinds.
-
-    Args:
-        value: a string or an integer.
-        type_: the log's type of this id: string or int64.
-        field: what a message calls it.
-
-    Raises:
-        RequestError: it is neither, or the log's ids are integers and it is none.
-    """
-    if type_ == pa.int64():
-        number = _integer(value) if is_id(value) else None
-        if number is None:
-            raise _not_an_id(value, field, "an integer of 64 bits, like the ids of the log")
-        return number
-    if not is_id(value):
-        raise _not_an_id(value, field, ANY_ID)
-    return str(value)
-
-
-def _integer(value: Id) -> int | None:
-    """Return the integer that an id is or is the plain text of, if any."""
-    try:
-        number = int(value)
-    except ValueError:
-        return None
-    return number if str(number) == str(value) and number in _INT64 else None
-
-
-def _is_unicode(text: str) -> bool:
-    """Return whether a text has no lone surrogates, which JSON can write and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _not_an_id(value: object, field: str, allowed: str) -> RequestError:
-    return RequestError(
-        f"{field} must be {allowed}; it is {reprlib.repr(value)}",
-        field=field,
-        value=value,
-        allowed=allowed,
-    )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from crossfeed.errors import HistoryStoreError
 from crossfeed.files import atomic_path, require_free
-from crossfeed.serving.history import Id
+from crossfeed.serving.ids import Id
 
 __all__ = [
     "ROWS_AT_ONCE",

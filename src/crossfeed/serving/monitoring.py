@@ -88,16 +88,14 @@ class Monitoring:
         domain: str,
         found: Recommendations,
         *,
-        seconds: float,
         degraded: bool,
         held_back: bool,
     ) -> None:
-        """Count one answered request for recommendations.
+        """Count the answer of one domain.
 
         Args:
             domain: the target domain; one that exists, so that their number is bounded.
             found: the answer.
-            seconds: how long it took, the history included.
             degraded: the history store did not answer.
             held_back: the domain is served by popularity, whatever is known of the user.
         """
@@ -105,11 +103,14 @@ class Monitoring:
         user = "unreachable" if degraded else "not asked" if held_back else cold
         fallback = found.fallback or "none"
         self._recommendations.labels(domain=domain, fallback=fallback, user=user).inc()
-        self._stages.labels(stage="recommend", domain=domain).observe(seconds)
+
+    def took(self, stage: str, seconds: float, *, domain: str = "") -> None:
+        """Note the time of a stage; a feed and the history store work for no one domain."""
+        self._stages.labels(stage=stage, domain=domain).observe(seconds)
 
     def store_took(self, operation: str, seconds: float) -> None:
         """Note the time of one operation of the history store."""
-        self._stages.labels(stage=f"store_{operation}", domain="").observe(seconds)
+        self.took(f"store_{operation}", seconds)
 
     def store_failed(self, operation: str, error: HistoryStoreError) -> None:
         """Count and log one failure of the history store; its message never names a user."""

@@ -1,26 +1,40 @@
 """Recommendations in process: request -> history -> scores of the pool -> rules -> best items.
 
-Dims: B requests, N items of a pool.
+Dims: B requests, I items, N items of a pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import RequestError
 from crossfeed.files import atomic_path, require_free
 from crossfeed.scorer import Floats, Histories, Ints
-from crossfeed.serving.answers import MAX_K, Recommendation, Recommendations, Request, blend
-from crossfeed.serving.history import BundleHistories, Event, HistoryReader, Id, restore_id
-from crossfeed.serving.retrieval import cosine, top_k
-from crossfeed.serving.rules import Rules, allowed_items, shortage
+from crossfeed.serving.answers import (
+    PastEvents,
+    Recommendation,
+    Recommendations,
+    Request,
+    blend,
+)
+from crossfeed.serving.answers_table import answers_schema, answers_table
+from crossfeed.serving.availability import ALL_AVAILABLE, Availability, Stock, Unavailable
+from crossfeed.serving.batching import BatchingEncoder
+from crossfeed.serving.fallback import Fallback, Fallbacks
+from crossfeed.serving.history import BundleHistories, Event, HistoryReader
+from crossfeed.serving.ids import Id
+from crossfeed.serving.requests import RequestReader, check_quotas
+from crossfeed.serving.retrieval import Retrieval, Wanted, best_first, cosine
+from crossfeed.serving.rules import Choice, Rules, Source, choose, listed_in, shortage
 
 __all__ = ["Recommender"]
 
@@ -30,22 +44,49 @@ _USERS_AT_ONCE = 1024
 class Recommender:
     """Answers requests with a bundle's model."""
 
-    def __init__(self, bundle: Bundle, *, histories: HistoryReader | None = None) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        histories: HistoryReader | None = None,
+        availability: Availability | None = None,
+        fallbacks: Fallbacks | None = None,
+    ) -> None:
+        """Make ready to answer.
+
+        Args:
+            bundle: the model.
+            histories: who knows what users did; by default the bundle's own histories.
+            availability: who knows which items are not available; by default all are.
+            fallbacks: what domains fall back on where nothing is known of a user.
+        """
         self.bundle = bundle
         self._histories = histories
+        self._availability = availability
+        self._stock = Stock(bundle)
+        self._fallback = Fallback(bundle, fallbacks or {})
+        self._reader = RequestReader(bundle)
+        self._retrieval = Retrieval(bundle)
 
     @classmethod
-    def load(cls, path: Path | str, *, histories: HistoryReader | None = None) -> Recommender:
+    def load(
+        cls,
+        path: Path | str,
+        *,
+        histories: HistoryReader | None = None,
+        fallbacks: Fallbacks | None = None,
+    ) -> Recommender:
         """Open a bundle for recommending.
 
         Args:
             path: the bundle's folder.
             histories: who knows what users did; by default the bundle's own histories.
+            fallbacks: what domains fall back on where nothing is known of a user.
 
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
         """
-        return cls(Bundle.load(path), histories=histories)
+        return cls(Bundle.load(path), histories=histories, fallbacks=fallbacks)
 
     @property
     def domains(self) -> tuple[str, ...]:
@@ -57,12 +98,13 @@ class Recommender:
         *,
         domain: str,
         user_id: Id | None = None,
-        history: Sequence[Event | Mapping[str, object]] | None = None,
+        history: PastEvents | None = None,
         k: int = 10,
         exclude_seen: bool = True,
         include: Sequence[Id] | None = None,
         exclude: Sequence[Id] | None = None,
         candidates: Sequence[Id] | None = None,
+        sources: Sequence[Source] | None = None,
     ) -> Recommendations:
         """Recommend items of a domain to one user.
 
@@ -75,6 +117,8 @@ class Recommender:
             include: recommend these item ids alone.
             exclude: never recommend these item ids.
             candidates: rank these item ids instead of the domain's pool.
+            sources: where items come from, all of these together: `pool`, `candidates` (needs the
+                list) and `generator`, which draws 100 of the pool, or k if that is more.
 
         Returns:
             Exactly k items, or as many as the rules leave and the reason.
@@ -83,15 +127,29 @@ class Recommender:
             UnknownDomainError: naming the domains that there are.
             RequestError: another field is not valid.
         """
-        rules = Rules(exclude_seen, include, exclude, candidates)
+        rules = Rules(exclude_seen, include, exclude, candidates, sources)
         return self.recommend_many([Request(domain, user_id, history, k, rules)])[0]
+
+    def recommend_many(self, requests: Sequence[Request]) -> list[Recommendations]:
+        """Answer several requests with one pass of the network; the same answers as one by one."""
+        domains = [self._reader.domain(request) for request in requests]
+        events = [
+            self._reader.events(request.user_id, request.history, reader=self._history_reader)
+            for request in requests
+        ]
+        asked = [
+            _Asked(request.k, domain, self._rules(request.rules), did)
+            for request, domain, did in zip(requests, domains, events, strict=True)
+        ]
+        known = Histories.of([self._reader.known_items(one.events) for one in asked])
+        return self._answer_all(asked, known)
 
     def feed(
         self,
         domains: Mapping[str, int],
         *,
         user_id: Id | None = None,
-        history: Sequence[Event | Mapping[str, object]] | None = None,
+        history: PastEvents | None = None,
         exclude_seen: bool = True,
         include: Sequence[Id] | None = None,
         exclude: Sequence[Id] | None = None,
@@ -115,28 +173,31 @@ class Recommender:
             RequestError: another field is not valid.
         """
         rules = Rules(exclude_seen, include, exclude)
-        requests = [Request(name, user_id, history, k, rules) for name, k in domains.items()]
-        indices = [self._check(request) for request in requests]
-        if not 1 <= sum(domains.values()) <= MAX_K:
-            raise _invalid("domains", dict(domains), f"1 to {MAX_K} items together")
-        known = self._history(requests[0])  # read once: all domains see the same user
-        return blend(self._answers(requests, indices, [known] * len(requests)))
+        return blend(self.feed_parts(domains, user_id=user_id, history=history, rules=rules))
 
-    def recommend_many(self, requests: Sequence[Request]) -> list[Recommendations]:
-        """Answer several requests with one pass of the network; the same answers as one by one."""
-        domains = [self._check(request) for request in requests]
-        return self._answers(requests, domains, [self._history(request) for request in requests])
-
-    def _answers(
-        self, requests: Sequence[Request], domains: Sequence[int], known_items: Sequence[Ints]
+    def feed_parts(
+        self,
+        domains: Mapping[str, int],
+        *,
+        user_id: Id | None,
+        history: PastEvents | None,
+        rules: Rules,
     ) -> list[Recommendations]:
-        histories = Histories.of(list(known_items))
-        known = np.flatnonzero(np.diff(histories.offsets))
-        vectors = self._user_vectors(histories, np.array(domains, np.int64), known)
-        return [
-            self._answer(request, domain, histories.row(row), vectors.get(row))
-            for row, (request, domain) in enumerate(zip(requests, domains, strict=True))
-        ]
+        """Return what `feed` blends: the answer of each domain, in their order."""
+        check_quotas(domains)
+        asked = [Request(name, user_id, history, k, rules) for name, k in domains.items()]
+        indices = [self._reader.domain(request) for request in asked]
+        # Read once: all domains see the same user.
+        events = self._reader.events(user_id, history, reader=self._history_reader)
+        same = self._rules(rules)
+        known = Histories.of([self._reader.known_items(events)] * len(asked))
+        return self._answer_all(
+            [
+                _Asked(request.k, index, same, events)
+                for request, index in zip(asked, indices, strict=True)
+            ],
+            known,
+        )
 
     def recommend_all(
         self, out: Path | str, *, domain: str | None = None, k: int = 10, overwrite: bool = False
@@ -158,9 +219,8 @@ class Recommender:
         """
         out = Path(out)
         require_free(out, overwrite=overwrite)
-        domains = self.domains if domain is None else (domain,)
-        for name in domains:
-            self._check(Request(name, history=[], k=k))
+        names = self.domains if domain is None else (domain,)
+        domains = [self._reader.domain(Request(name, history=[], k=k)) for name in names]
         if not self.bundle.has_histories:
             raise RequestError(
                 f"the bundle '{self.bundle.path}' holds no histories, so no users to recommend to",
@@ -168,10 +228,13 @@ class Recommender:
                 value=str(self.bundle.path),
                 allowed="a bundle exported with histories",
             )
-        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, self._schema()) as writer:
+        schema = answers_schema(self.bundle)
+        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for user_ids, histories in self._bundle_histories.chunks(_USERS_AT_ONCE):
-                for name in domains:
-                    writer.write_table(self._recommend_chunk(user_ids, histories, name, k))
+                for index in domains:
+                    asked = [_Asked(k, index, Rules(), ())] * len(histories)
+                    answers = self._answer_all(asked, histories)
+                    writer.write_table(answers_table(self.bundle, user_ids.to_pylist(), answers))
         return out
 
     def similar_items(self, item_id: Id, *, domain: str, k: int = 10) -> Recommendations:
@@ -181,9 +244,9 @@ class Recommender:
             UnknownDomainError: naming the domains that there are.
             RequestError: the model does not know the item, or k is not valid.
         """
-        index = self._check(Request(domain, history=[], k=k))
-        pool = self.bundle.catalogue.pool(index)
-        found = self._positions([item_id], index, field="item_id")
+        index = self._reader.domain(Request(domain, history=[], k=k))
+        [wanted] = self._reader.rules(Rules(include=[item_id])).include or ()
+        found = self._reader.positions([wanted], index)
         if not len(found):
             raise RequestError(
                 f"item '{item_id}' is not one of the model's items in '{domain}'",
@@ -191,15 +254,17 @@ class Recommender:
                 value=item_id,
                 allowed=f"an item of '{domain}' that training knew",
             )
+        pool = self.bundle.catalogue.pool(index)
         vectors = self.bundle.scorer.item_vectors[pool]
-        allowed = np.ones(len(vectors), dtype=np.bool_)
-        allowed[found] = False
-        scores = cosine(vectors, vectors[found[0]])
-        best = top_k(scores, allowed, k)
+        missing = self._stock.missing(self._flags())[pool]
+        choice = choose(seen=found[:0], missing=missing, only=(), exclude=found)
+        allowed = np.flatnonzero(choice.allowed)
+        scores = cosine(vectors, vectors[found[0]])[allowed]
+        best = best_first(scores, k)
         return Recommendations(
-            self._named(best, scores, index, "pool"),
+            self._named(index, allowed[best], scores[best], ["pool"] * len(best)),
             self.bundle.version,
-            reason=shortage(len(best), k, domain=domain, size=len(vectors) - 1, seen=0),
+            reason=shortage(choice, found=len(best), k=k, domain=domain),
         )
 
     @cached_property
@@ -207,63 +272,43 @@ class Recommender:
         return BundleHistories(self.bundle)
 
     @cached_property
+    def _encoder(self) -> BatchingEncoder:
+        return BatchingEncoder(self.bundle.encoder)
+
+    @property
+    def _history_reader(self) -> HistoryReader:
+        return self._histories or self._bundle_histories
+
+    @cached_property
     def _held_back(self) -> Ints:
         """Return the indices of the domains that popularity serves."""
         names = self.bundle.held_back
         return np.array([self.domains.index(name) for name in names], dtype=np.int64)
 
-    def _check(self, request: Request) -> int:
-        """Return the index of the request's domain after checking the request."""
-        domain = self.bundle.catalogue.domain_index(request.domain)
-        if isinstance(request.k, bool) or not isinstance(request.k, int):
-            raise _invalid("k", request.k, f"an integer from 1 to {MAX_K}")
-        if not 1 <= request.k <= MAX_K:
-            raise _invalid("k", request.k, f"1 to {MAX_K}")
-        if (request.user_id is None) == (request.history is None):
-            raise RequestError(
-                "a request names either user_id or history, and not both",
-                field="user_id",
-                value=request.user_id,
-                allowed="one of user_id and history",
-            )
-        return domain
+    def _rules(self, rules: Rules) -> Rules:
+        """Return rules in the terms of the bundle, after checking them."""
+        self._retrieval.check(rules.drawn_from, has_list=rules.candidates is not None)
+        return self._reader.rules(rules)
 
-    def _history(self, request: Request) -> Ints:
-        """Return the known items of a request's user, oldest first."""
-        if request.history is None:
-            user_id = restore_id(request.user_id, self.bundle.user_id_type, field="user_id")
-            reader = self._histories or self._bundle_histories
-            events = list(reader.read(user_id))
-        else:
-            given = [self._event(entry, place) for place, entry in enumerate(request.history)]
-            events = sorted(given, key=lambda event: event.timestamp)
-        index = self.bundle.item_index
-        found = [index(event.item_id, event.domain) for event in events]
-        return np.array([item for item in found if item >= 0], dtype=np.int64)
+    def _flags(self) -> Unavailable:
+        return self._availability.now() if self._availability else ALL_AVAILABLE
 
-    def _event(self, entry: Event | Mapping[str, object], place: int) -> Event:
-        """Check one entry of a history that came with the request."""
-        name = f"history[{place}]"
-        if isinstance(entry, Event):
-            entry = {
-                "item_id": entry.item_id,
-                "domain": entry.domain,
-                "timestamp": entry.timestamp,
-            }
-        if not isinstance(entry, Mapping):
-            raise _invalid(name, entry, "a mapping with item_id, domain and timestamp")
-        unknown = entry.keys() - {"item_id", "domain", "timestamp"}
-        missing = {"item_id", "domain"} - entry.keys()
-        if unknown or missing:
-            raise _invalid(name, dict(entry), "item_id, domain and, if order matters, timestamp")
-        domain, timestamp = entry["domain"], entry.get("timestamp", 0)
-        if not isinstance(domain, str):
-            raise _invalid(f"{name}.domain", domain, "a string")
-        if isinstance(timestamp, bool) or not isinstance(timestamp, int):
-            raise _invalid(f"{name}.timestamp", timestamp, "milliseconds since 1970")
-        self.bundle.catalogue.domain_index(domain)
-        item_id = restore_id(entry["item_id"], self.bundle.item_id_type, field=f"{name}.item_id")
-        return Event(item_id, domain, timestamp)
+    def _answer_all(self, asked: Sequence[_Asked], histories: Histories) -> list[Recommendations]:
+        """Answer requests whose users' known items are `histories` (B rows)."""
+        domains = np.array([one.domain for one in asked], np.int64)
+        known = np.flatnonzero(np.diff(histories.offsets))
+        vectors = self._user_vectors(histories, domains, known)
+        flags = self._flags()
+        missing = self._stock.missing(flags)
+        answers = []
+        for row, one in enumerate(asked):
+            choice = self._choose(one, histories.row(row), missing)
+            vector = vectors.get(row)
+            if vector is None:
+                answers.append(self._fall_back(one, choice, flags))
+            else:
+                answers.append(self._rank(one, choice, histories.row(row), vector))
+        return answers
 
     def _user_vectors(self, histories: Histories, domains: Ints, rows: Ints) -> dict[int, Floats]:
         """Return the vectors of those of `rows` whose domain the model serves."""
@@ -271,107 +316,78 @@ class Recommender:
         if not len(rows):
             return {}
         given = Histories.of([histories.row(row) for row in rows])
-        vectors = self.bundle.scorer.user_vectors(given, domains[rows])
+        vectors = self._encoder.user_vectors(given, domains[rows])
         return dict(zip(rows.tolist(), vectors, strict=True))
 
-    def _answer(
-        self, request: Request, domain: int, history: Ints, vector: Floats | None
-    ) -> Recommendations:
-        pool = self.bundle.catalogue.pool(domain)
-        size, rules = pool.stop - pool.start, request.rules
+    def _choose(self, asked: _Asked, history: Ints, missing: NDArray[np.bool_]) -> Choice:
+        pool, rules = self.bundle.catalogue.pool(asked.domain), asked.rules
         seen = np.unique(history[(history >= pool.start) & (history < pool.stop)] - pool.start)
-        allowed = allowed_items(
-            size,
+        return choose(
             seen=seen if rules.exclude_seen else seen[:0],
-            include=self._listed(rules.include, domain, "include"),
-            exclude=self._positions(rules.exclude or (), domain, field="exclude"),
-            candidates=self._listed(rules.candidates, domain, "candidates"),
+            missing=missing[pool],
+            only=[self._reader.positions(ids, asked.domain) for ids in rules.only],
+            exclude=self._reader.positions(rules.exclude or (), asked.domain),
         )
-        scores = self._scores(vector, pool)
-        best = top_k(scores, allowed, request.k)
-        source = "pool" if rules.candidates is None else "candidates"
+
+    def _rank(
+        self, asked: _Asked, choice: Choice, history: Ints, vector: Floats
+    ) -> Recommendations:
+        wanted = Wanted(
+            domain=asked.domain,
+            user=vector,
+            history=history,
+            allowed=choice.allowed,
+            sources=asked.rules.drawn_from,
+            listed=self._reader.positions(asked.rules.candidates or (), asked.domain),
+            k=asked.k,
+        )
+        found = self._retrieval.best(wanted)
+        domain = self.domains[asked.domain]
         return Recommendations(
-            self._named(best, scores, domain, source if vector is not None else "popular"),
+            self._named(asked.domain, found.positions, found.scores, found.sources),
             self.bundle.version,
-            fallback=None if vector is not None else "popular",
-            reason=shortage(
-                len(best),
-                request.k,
-                domain=request.domain,
-                size=size,
-                seen=len(seen) if rules.exclude_seen else 0,
-            ),
+            reason=shortage(choice, found=len(found.positions), k=asked.k, domain=domain),
         )
 
-    def _scores(self, vector: Floats | None, pool: slice) -> Floats:
-        """Return (N,) scores of a pool; without a user's vector the items' clicks."""
-        if vector is None:
-            return self.bundle.clicks[pool].astype(np.float32)
-        scorer = self.bundle.scorer
-        return scorer.item_vectors[pool] @ vector + scorer.item_biases[pool]
+    def _fall_back(self, asked: _Asked, choice: Choice, flags: Unavailable) -> Recommendations:
+        """Answer for a user of whom nothing usable is known."""
+        name = self.domains[asked.domain]
+        seen = {event.item_id for event in asked.events if event.domain == name}
 
-    def _listed(self, ids: Sequence[Id] | None, domain: int, name: str) -> Ints | None:
-        return None if ids is None else self._positions(ids, domain, field=name)
+        def may_recommend(item_id: Id) -> bool:
+            refused = asked.rules.exclude_seen and item_id in seen
+            in_stock = (name, item_id) not in flags.items
+            return not refused and in_stock and listed_in(asked.rules, item_id)
 
-    def _positions(self, ids: Sequence[Id], domain: int, *, field: str) -> Ints:
-        """Return the positions in the pool of the ids that the model knows there."""
-        pool, name = self.bundle.catalogue.pool(domain), self.domains[domain]
-        restored = [restore_id(value, self.bundle.item_id_type, field=field) for value in ids]
-        found = np.array([self.bundle.item_index(item_id, name) for item_id in restored], np.int64)
-        positions: Ints = found[(found >= pool.start) & (found < pool.stop)] - pool.start
-        return positions
+        found, step = self._fallback.recommend(
+            asked.domain, allowed=choice.allowed, may_recommend=may_recommend, k=asked.k
+        )
+        offered = len(self._reader.positions([item.item_id for item in found], asked.domain))
+        reason = shortage(
+            choice,
+            found=len(found),
+            k=asked.k,
+            domain=name,
+            not_offered=int(np.count_nonzero(choice.allowed)) - offered,
+        )
+        return Recommendations(found, self.bundle.version, step, reason)
 
     def _named(
-        self, positions: Ints, scores: Floats, domain: int, source: str
+        self, domain: int, positions: Ints, scores: Floats, sources: Sequence[str]
     ) -> tuple[Recommendation, ...]:
         first, name = self.bundle.catalogue.pool(domain).start, self.domains[domain]
         ids = self.bundle.item_ids.take(pa.array(positions + first)).to_pylist()
-        values = scores[positions].tolist()
         return tuple(
             Recommendation(item_id, name, score, source)
-            for item_id, score in zip(ids, values, strict=True)
-        )
-
-    def _recommend_chunk(
-        self, user_ids: pa.Array, histories: Histories, name: str, k: int
-    ) -> pa.Table:
-        domain = self.bundle.catalogue.domain_index(name)
-        rows = np.flatnonzero(np.diff(histories.offsets))
-        targets = np.full(len(histories), domain, np.int64)
-        vectors = self._user_vectors(histories, targets, rows)
-        request = Request(name, history=[], k=k)
-        answers = [
-            self._answer(request, domain, histories.row(row), vectors.get(row))
-            for row in range(len(histories))
-        ]
-        counts = [len(answer.items) for answer in answers]
-        items = [item for answer in answers for item in answer.items]
-        return pa.table(
-            {
-                "user_id": user_ids.take(pa.array(np.repeat(np.arange(len(counts)), counts))),
-                "domain": [name] * len(items),
-                "rank": [rank for count in counts for rank in range(1, count + 1)],
-                "item_id": pa.array([item.item_id for item in items], self.bundle.item_id_type),
-                "score": [item.score for item in items],
-                "source": [item.source for item in items],
-            },
-            schema=self._schema(),
-        )
-
-    def _schema(self) -> pa.Schema:
-        return pa.schema(
-            {
-                "user_id": self.bundle.user_id_type,
-                "domain": pa.string(),
-                "rank": pa.int32(),
-                "item_id": self.bundle.item_id_type,
-                "score": pa.float32(),
-                "source": pa.string(),
-            }
+            for item_id, score, source in zip(ids, scores.tolist(), sources, strict=True)
         )
 
 
-def _invalid(name: str, value: object, allowed: str) -> RequestError:
-    return RequestError(
-        f"{name} must be {allowed}; it is {value!r}", field=name, value=value, allowed=allowed
-    )
+@dataclass(frozen=True)
+class _Asked:
+    """A checked request, and what its user did."""
+
+    k: int
+    domain: int
+    rules: Rules
+    events: Sequence[Event]

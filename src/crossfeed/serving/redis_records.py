@@ -6,16 +6,18 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from crossfeed.serving.history import Id, is_id
 from crossfeed.serving.history_tables import Row
+from crossfeed.serving.ids import Id, is_id
 from crossfeed.serving.redis_scripts import SEQUENCE_DIGITS
 
 __all__ = [
     "COUNTER",
     "EVENT_IDS",
     "FACTS",
+    "FLAGS_VERSION",
     "PING",
     "TIMELINES",
+    "UNAVAILABLE",
     "Members",
     "ValueRefused",
     "checked",
@@ -28,8 +30,10 @@ __all__ = [
 COUNTER = "crossfeed:counter"
 EVENT_IDS = "crossfeed:event-ids"
 FACTS = "crossfeed:facts"
+FLAGS_VERSION = "crossfeed:flags-version"
 PING = "crossfeed:ping"
 TIMELINES = "crossfeed:timeline:"
+UNAVAILABLE = "crossfeed:unavailable"
 
 _EXACT_TIMES = range(-(2**53), 2**53 + 1)
 """Scores are doubles: times beyond (285,000 years) would be rounded."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -22,14 +23,18 @@ from redis.exceptions import RedisError, ResponseError
 from redis.retry import Retry
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.history import Durability, Event, Id, NewEvent
+from crossfeed.serving.availability import ItemFlag, Unavailable, latest_flags
+from crossfeed.serving.history import Durability, Event, NewEvent
 from crossfeed.serving.history_tables import Row, chunks_of, open_events, write_events
+from crossfeed.serving.ids import Id
 from crossfeed.serving.redis_records import (
     COUNTER,
     EVENT_IDS,
     FACTS,
+    FLAGS_VERSION,
     PING,
     TIMELINES,
+    UNAVAILABLE,
     Members,
     ValueRefused,
     checked,
@@ -123,6 +128,40 @@ class RedisHistoryStore:
             erased = int(self._forget(keys=[EVENT_IDS, timeline(user_id)]))
             self._rewrite_log()
         return erased
+
+    def set_available(self, flags: Sequence[ItemFlag]) -> int:
+        """Set which items may be recommended; on return the server has it on disk, if so set up.
+
+        Raises:
+            HistoryStoreError: it is not known to be stored; sending it again is harmless.
+        """
+        latest = latest_flags(flags)
+        members: dict[bool, list[str]] = {True: [], False: []}
+        for (domain, item_id), there in latest.items():
+            members[there].append(content(item_id, domain))
+        with self._errors("write"), self._redis.pipeline(transaction=True) as changes:
+            if members[False]:
+                changes.sadd(UNAVAILABLE, *members[False])
+            if members[True]:
+                changes.srem(UNAVAILABLE, *members[True])
+            changes.incr(FLAGS_VERSION)
+            *changed, _ = changes.execute()
+        return sum(map(int, changed))
+
+    def unavailable(self, *, since: int | None) -> Unavailable | None:
+        """Return the items that are not available; None where nothing changed since a version.
+
+        Raises:
+            HistoryStoreError: the server does not answer.
+        """
+        with self._errors("read"):
+            # The version first: a change between the two reads is then read once more, not missed.
+            version = int(self._redis.get(FLAGS_VERSION) or 0)
+            if version == since:
+                return None
+            members: Iterable[Any] = self._redis.smembers(UNAVAILABLE)  # Any: redis-py's reply
+        pairs = [json.loads(member) for member in members]
+        return Unavailable(version, frozenset((domain, item_id) for item_id, domain in pairs))
 
     def is_new(self) -> bool:
         """Return whether the store was never filled and never given an event."""

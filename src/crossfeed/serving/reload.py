@@ -6,10 +6,13 @@ import json
 import math
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, CrossfeedError
+from crossfeed.serving.availability import Availability
+from crossfeed.serving.fallback import Fallbacks
 from crossfeed.serving.history import Event, HistoryReader
 from crossfeed.serving.recommender import Recommender
 
@@ -33,15 +36,27 @@ class ModelInService:
     time, and then put in its place by one assignment: no answer is lost, and none is made by two.
     """
 
-    def __init__(self, bundle: Bundle, *, histories: HistoryReader) -> None:
+    def __init__(
+        self,
+        bundle: Bundle,
+        *,
+        histories: HistoryReader,
+        availability: Availability | None = None,
+        fallbacks: Fallbacks | None = None,
+    ) -> None:
         """Put a bundle into service; its folder is where `reload` looks for the next one.
 
         Args:
             bundle: the first model.
             histories: who knows what users did; shared by all models.
+            availability: who knows which items are not available; shared by all models.
+            fallbacks: what domains fall back on; shared by all models.
         """
-        self.recommender = Recommender(bundle, histories=histories)
-        self._folder, self._histories = bundle.path, histories
+        self._make = partial(
+            Recommender, histories=histories, availability=availability, fallbacks=fallbacks
+        )
+        self.recommender = self._make(bundle)
+        self._folder = bundle.path
         self._gate = threading.Lock()
 
     @property
@@ -75,19 +90,21 @@ class ModelInService:
         if fresh.version == before.version:
             return self.recommender
         _require_same_ids(fresh, before)
-        recommender = Recommender(fresh, histories=self._histories)
-        check_answers(recommender)
+        recommender = self._make(fresh)
+        check_answers(fresh)
         _require_unmoved(fresh)
         return recommender
 
 
-def check_answers(recommender: Recommender) -> None:
+def check_answers(bundle: Bundle) -> None:
     """Ask for recommendations in every domain, for nobody and for who knows its first item.
+
+    Asked is the model alone, whatever is available at the moment; it is then loaded, too.
 
     Raises:
         BundleError: an answer is missing, not finite or of another domain.
     """
-    bundle = recommender.bundle
+    recommender = Recommender(bundle)
     for name, known in zip(bundle.catalogue.domains, bundle.catalogue.known, strict=True):
         if known:
             _check_domain(recommender, name, [])

@@ -7,14 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossfeed.scorer import Ints
-from crossfeed.serving.history import Id
+from crossfeed.serving.ids import Id
 
-__all__ = ["Rules", "allowed_items", "shortage"]
+__all__ = ["SOURCES", "Choice", "Rules", "Source", "choose", "listed_in", "shortage"]
+
+Source = Literal["pool", "candidates", "generator"]
+"""All items of the domain; the list in the request; items drawn by the generator."""
+
+SOURCES: tuple[Source, ...] = get_args(Source)
 
 
 @dataclass(frozen=True)
@@ -29,38 +35,94 @@ class Rules:
     """Never recommend these."""
     candidates: Sequence[Id] | None = None
     """Rank these instead of the whole pool."""
+    sources: Sequence[Source] | None = None
+    """Where items come from, all of these together; by default the candidates where there are any,
+    else the pool."""
+
+    @property
+    def drawn_from(self) -> frozenset[Source]:
+        """Return where items come from."""
+        if self.sources is not None:
+            return frozenset(self.sources)
+        return frozenset(["pool" if self.candidates is None else "candidates"])
+
+    @property
+    def only(self) -> list[Sequence[Id]]:
+        """Return the lists outside of which nothing is recommended."""
+        alone = self.candidates if self.drawn_from == {"candidates"} else None
+        return [ids for ids in (self.include, alone) if ids is not None]
 
 
-def allowed_items(
-    size: int, *, seen: Ints, include: Ints | None, exclude: Ints, candidates: Ints | None
-) -> NDArray[np.bool_]:
-    """Return (N,) which positions of the pool may be recommended.
+@dataclass(frozen=True)
+class Choice:
+    """Which positions of a pool may be recommended, and how many may not for which reason."""
+
+    allowed: NDArray[np.bool_]
+    """(N,)"""
+    seen: int
+    """Left out because the user had them before."""
+    unavailable: int
+    """Left out of the others because they are not available."""
+
+    @property
+    def filtered(self) -> int:
+        """Return how many the request's lists leave out of the rest."""
+        left_out = len(self.allowed) - int(np.count_nonzero(self.allowed))
+        return left_out - self.seen - self.unavailable
+
+
+def choose(
+    *,
+    seen: Ints,
+    missing: NDArray[np.bool_],
+    only: Sequence[Ints],
+    exclude: Ints,
+) -> Choice:
+    """Choose the positions of a pool that may be recommended.
 
     Args:
-        size: N.
-        seen: positions that the user had before; empty where repeats are welcome.
-        include: positions of the include-only list, or None for no such list.
+        seen: different positions that the user had before; empty where repeats are welcome.
+        missing: (N,) true where an item is not available.
+        only: positions of each list outside of which nothing is recommended.
         exclude: positions never to recommend.
-        candidates: positions of the request's candidates, or None for the whole pool.
     """
-    allowed = np.ones(size, dtype=np.bool_)
-    for only in (include, candidates):
-        if only is not None:
-            listed = np.zeros(size, dtype=np.bool_)
-            listed[only] = True
-            allowed &= listed
-    allowed[exclude] = False
+    allowed = ~missing
+    unavailable = np.count_nonzero(missing) - np.count_nonzero(missing[seen])
     allowed[seen] = False
-    return allowed
+    for positions in only:
+        listed = np.zeros(len(allowed), dtype=np.bool_)
+        listed[positions] = True
+        allowed &= listed
+    allowed[exclude] = False
+    return Choice(allowed, seen=len(seen), unavailable=int(unavailable))
 
 
-def shortage(found: int, k: int, *, domain: str, size: int, seen: int) -> str | None:
-    """Return why there are fewer than k items, or None if there are enough."""
+def listed_in(rules: Rules, item_id: Id) -> bool:
+    """Return whether the lists of a request allow an item, whether or not the model knows it."""
+    return item_id not in (rules.exclude or ()) and all(item_id in ids for ids in rules.only)
+
+
+def shortage(
+    choice: Choice, *, found: int, k: int, domain: str, not_offered: int = 0
+) -> str | None:
+    """Return why there are fewer than k items, or None if there are enough.
+
+    Args:
+        choice: what the rules leave of the domain's pool.
+        found: how many items there are.
+        k: how many there should be.
+        domain: the target domain.
+        not_offered: how many that the rules allow were left out by the domain's fallback.
+    """
     if found >= k:
         return None
-    return (
-        f"{found} of {k} items: '{domain}' has {size}, {seen} of them seen by the user; "
-        "the rest was filtered by the request"
-        if found < size - seen
-        else f"{found} of {k} items: '{domain}' has {size}, {seen} of them seen by the user"
-    )
+    parts = [f"'{domain}' has {len(choice.allowed)}"]
+    for count, why in (
+        (choice.seen, "of them seen by the user"),
+        (choice.unavailable, "not available"),
+        (choice.filtered, "filtered by the request"),
+        (not_offered, "not in its fallback"),
+    ):
+        if count:
+            parts.append(f"{count} {why}")
+    return f"{found} of {k} items: {', '.join(parts)}"

@@ -20,16 +20,20 @@ from pydantic import (
 )
 
 from crossfeed.serving.answers import MAX_K, Recommendations
-from crossfeed.serving.history import ANY_ID, Id, is_id
+from crossfeed.serving.ids import ANY_ID, Id, is_id
+from crossfeed.serving.rules import SOURCES, Source
 
 __all__ = [
     "Answer",
+    "AvailabilityBody",
+    "AvailabilityStored",
     "DomainFacts",
     "EventBody",
     "EventsBody",
     "EventsStored",
     "Forgotten",
     "ItemAnswer",
+    "ItemFlagBody",
     "ModelFacts",
     "PastEvent",
     "Problem",
@@ -114,6 +118,9 @@ class RecommendBody(_Body):
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
     candidates: Ids | None = Field(default=None, description="Rank these instead of the pool.")
+    sources: Annotated[list[Source], Field(min_length=1, max_length=len(SOURCES))] | None = Field(
+        default=None, description="Where items come from, all of these together."
+    )
 
     @model_validator(mode="after")
     def _one_of(self) -> Self:
@@ -147,6 +154,26 @@ class EventsBody(_Body):
     """Events to store."""
 
     events: Annotated[list[EventBody], Field(min_length=1, max_length=1000)]
+
+
+class ItemFlagBody(_Body):
+    """Whether an item may be recommended from now on."""
+
+    item_id: AnyId
+    domain: Name
+    available: StrictBool
+
+
+class AvailabilityBody(_Body):
+    """Items that are available, or no longer."""
+
+    items: Annotated[list[ItemFlagBody], Field(min_length=1, max_length=10_000)]
+
+
+class AvailabilityStored(BaseModel):
+    """How many flags are other than before."""
+
+    changed: int
 
 
 class EventsStored(BaseModel):
@@ -230,6 +257,7 @@ class ModelFacts(BaseModel):
 
     model_version: str
     crossfeed: str
+    encoder: Literal["onnxruntime", "torch"] = Field(description="What encodes users.")
     card: dict[str, object]
 
 

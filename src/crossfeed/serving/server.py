@@ -34,6 +34,7 @@ def serve(
     port: int = 8000,
     history_store: str | None = None,
     limits: Limits = _DEFAULTS,
+    fallbacks: Path | str | None = None,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
@@ -45,11 +46,13 @@ def serve(
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
         limits: what the process takes on; see `Limits`.
+        fallbacks: a TOML file of what domains fall back on where nothing is known of a user.
         announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
         MissingExtraError: the extra `serve` is not installed.
-        ConfigError: the host needs a key, or the port cannot be listened on.
+        ConfigError: the host needs a key, the port cannot be listened on, or the fallbacks are
+            not valid.
         BundleError: the bundle is missing or damaged, or fails its check.
         HistoryStoreError: the store cannot be opened.
     """
@@ -57,7 +60,7 @@ def serve(
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
     from crossfeed.serving.app import create_app
-    from crossfeed.serving.recommender import Recommender
+    from crossfeed.serving.fallback import read_fallbacks
     from crossfeed.serving.reload import check_answers
     from crossfeed.serving.security import keys_from_environment, require_keys_beyond
     from crossfeed.serving.store_url import default_store_url, open_store
@@ -65,13 +68,14 @@ def serve(
     keys = keys_from_environment()
     require_keys_beyond(host, keys)
     loaded = Bundle.load(bundle)
+    chains = None if fallbacks is None else read_fallbacks(fallbacks, loaded)
     _log_requests()
     url = history_store or default_store_url(Path(bundle))
     with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
         # Both here, because an error in the application's own start would not reach the caller.
         store.fill(loaded.histories(), origin=loaded.version)
-        check_answers(Recommender(loaded))
-        app = create_app(loaded, store=store, keys=keys, limits=limits)
+        check_answers(loaded)
+        app = create_app(loaded, store=store, keys=keys, limits=limits, fallbacks=chains)
         _run(app, listening, announce, most_seconds=limits.timeout_seconds)
 
 

@@ -10,14 +10,14 @@ from crossfeed.errors import HistoryStoreError
 
 __all__ = ["FORMAT_VERSION", "create", "hint_for", "open_file"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _APPLICATION_ID = 0x63726664
 """Marks the file as crossfeed's ("crfd")."""
 
 # Ids have no declared type: SQLite would turn "007" into 7 in a column of numbers, 7 into "7" in
 # one of text. A sequence is never given twice, and so also tells whether there ever was an event.
-_TABLES = (
+_FIRST = (
     """
     CREATE TABLE events (
         sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -31,8 +31,18 @@ _TABLES = (
     "CREATE INDEX events_of_user ON events (user_id, timestamp)",
     "CREATE TABLE facts (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
     f"PRAGMA application_id = {_APPLICATION_ID}",
-    f"PRAGMA user_version = {FORMAT_VERSION}",
 )
+_SECOND = (
+    """
+    CREATE TABLE unavailable (
+        domain TEXT NOT NULL,
+        item_id NOT NULL CHECK (typeof(item_id) IN ('text', 'integer')),
+        PRIMARY KEY (domain, item_id)
+    ) WITHOUT ROWID
+    """,
+)
+_STEPS = (_FIRST, _SECOND)
+"""What makes a file of each format version from one of the version before."""
 
 _WRITABLE = "it must be a file, readable and writable, in a folder that is so too"
 _BUSY = "another process holds it: let that one finish, or end it"
@@ -69,7 +79,7 @@ def create(file: Path) -> None:
 
 
 def open_file(file: Path | None, *, busy_seconds: float) -> sqlite3.Connection:
-    """Connect to a store's file, or to one in memory, and make its tables where there are none.
+    """Connect to a store's file, or to one in memory; make its tables, or those that it lacks.
 
     Raises:
         HistoryStoreError: it is another program's database or of another format version.
@@ -83,7 +93,7 @@ def open_file(file: Path | None, *, busy_seconds: float) -> sqlite3.Connection:
     )
     try:
         connection.execute("PRAGMA synchronous = FULL")
-        if not _is_store(connection, file):
+        if _version(connection, file) < FORMAT_VERSION:
             connection.execute("PRAGMA journal_mode = WAL")
             _make_tables(connection)
     except BaseException:
@@ -98,8 +108,8 @@ def hint_for(error: Exception) -> str:
     return _HINTS.get(code, _WRITABLE)
 
 
-def _is_store(connection: sqlite3.Connection, file: Path | None) -> bool:
-    """Return whether there are tables of ours; refuse those of others."""
+def _version(connection: sqlite3.Connection, file: Path | None) -> int:
+    """Return the format version of our tables, 0 without any; refuse those of others."""
     [application] = connection.execute("PRAGMA application_id").fetchone()
     [version] = connection.execute("PRAGMA user_version").fetchone()
     [tables] = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
@@ -107,18 +117,20 @@ def _is_store(connection: sqlite3.Connection, file: Path | None) -> bool:
         raise HistoryStoreError(
             f"'{file}' is a database, but no history store of crossfeed", hint="choose another file"
         )
-    if version not in (0, FORMAT_VERSION):
+    if version not in range(FORMAT_VERSION + 1):
         raise HistoryStoreError(
             f"the history store '{file}' has format version {version}; this crossfeed reads "
-            f"{FORMAT_VERSION}",
+            f"{FORMAT_VERSION} and older ones",
             hint="export it with the version that wrote it, then load it into a new one",
         )
-    return bool(version)
+    return int(version)
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
     connection.execute("BEGIN IMMEDIATE")
-    if not connection.execute("PRAGMA user_version").fetchone()[0]:  # nobody was faster
-        for statement in _TABLES:
+    [version] = connection.execute("PRAGMA user_version").fetchone()  # somebody may be faster
+    for step in _STEPS[version:]:
+        for statement in step:
             connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {FORMAT_VERSION}")
     connection.execute("COMMIT")

@@ -17,8 +17,9 @@ from typing import TypeVar
 import pyarrow as pa
 
 from crossfeed.errors import HistoryStoreError
+from crossfeed.serving.availability import ItemFlag, Unavailable, latest_flags
 from crossfeed.serving.group_commit import GroupCommit
-from crossfeed.serving.history import DURABLE, Durability, Event, Id, NewEvent
+from crossfeed.serving.history import DURABLE, Durability, Event, NewEvent
 from crossfeed.serving.history_tables import (
     ROWS_AT_ONCE,
     Row,
@@ -26,6 +27,7 @@ from crossfeed.serving.history_tables import (
     rows_of,
     write_events,
 )
+from crossfeed.serving.ids import Id
 from crossfeed.serving.sqlite_file import create, hint_for, open_file
 
 __all__ = ["SqliteHistoryStore"]
@@ -52,6 +54,13 @@ _PAGE = """
 SELECT sequence, user_id, item_id, domain, timestamp, event_id FROM events
 WHERE sequence > ? ORDER BY sequence LIMIT ?
 """
+_FLAGS_VERSION = "SELECT CAST(value AS INTEGER) FROM facts WHERE name = 'flags_version'"
+_COUNT_FLAGS = """
+INSERT INTO facts VALUES ('flags_version', 1)
+ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1
+"""
+_TAKE_OUT = "INSERT OR IGNORE INTO unavailable (domain, item_id) VALUES (?, ?)"
+_PUT_BACK = "DELETE FROM unavailable WHERE (domain, item_id) = (?, ?)"
 _IS_NEW = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'events')"
 
 
@@ -111,6 +120,42 @@ class SqliteHistoryStore:
 
         with self._errors("write"):
             return self._writer.run(erase, then=self._rewrite)
+
+    def set_available(self, flags: Sequence[ItemFlag]) -> int:
+        """Set which items may be recommended; on return it is on disk.
+
+        Raises:
+            HistoryStoreError: nothing of it was stored.
+        """
+        latest = latest_flags(flags)
+
+        def write(connection: sqlite3.Connection) -> int:
+            before = connection.total_changes
+            connection.executemany(_TAKE_OUT, [item for item, there in latest.items() if not there])
+            connection.executemany(_PUT_BACK, [item for item, there in latest.items() if there])
+            changed = connection.total_changes - before
+            if changed:
+                connection.execute(_COUNT_FLAGS)
+            return changed
+
+        return self._write(write)
+
+    def unavailable(self, *, since: int | None) -> Unavailable | None:
+        """Return the items that are not available; None where nothing changed since a version.
+
+        Raises:
+            HistoryStoreError: the file cannot be read.
+        """
+
+        def read(connection: sqlite3.Connection) -> Unavailable | None:
+            # The version first: a change between the two reads is then read once more, not missed.
+            [version] = connection.execute(_FLAGS_VERSION).fetchone() or (0,)
+            if version == since:
+                return None
+            items = connection.execute("SELECT domain, item_id FROM unavailable").fetchall()
+            return Unavailable(version, frozenset(items))
+
+        return self._read(read)
 
     def is_new(self) -> bool:
         """Return whether the store never held an event; once it did, not even forgetting all."""

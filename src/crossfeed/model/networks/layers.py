@@ -61,8 +61,11 @@ def mix(experts: Tensor, logits: Tensor) -> Tensor:
 def by_domain(rows: Tensor, domains: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
     """Return (B, outputs): each row through the weight (D, outputs, inputs) of its domain.
 
-    One product per domain that is present: gathering a matrix per row would move B matrices.
+    One product per domain that is present: gathering a matrix per row would move B matrices. An
+    exported graph cannot ask which are present, and serves few rows at a time: there it gathers.
     """
+    if torch.compiler.is_exporting():
+        return torch.einsum("bi,boi->bo", rows, weight[domains]) + bias[domains]
     present, row_of = torch.unique(domains, return_inverse=True)
     order = row_of.argsort(stable=True)
     parts = torch.split(rows[order], row_of.bincount(minlength=len(present)).tolist())

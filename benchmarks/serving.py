@@ -1,0 +1,232 @@
+"""What an answer over HTTP costs beside its floor, by the size of the catalogue.
+
+    python benchmarks/serving.py run --work WORK [--items 10000 100000] [--repeats 5] [--seconds 3]
+    python benchmarks/serving.py table --write
+
+The service, as `crossfeed serve` starts it with a SQLite store and users of 50 events each, and the
+floor (serving_floor.py) are measured in turn; the load comes from a third process (serving_load.py)
+over loopback. Only ratios of one repetition are compared, and their medians kept. Results go to
+benchmarks/results/serving, one file per size.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from serving_floor import bare_milliseconds
+from serving_load import DOMAIN, USERS
+
+from crossfeed.bundle import Bundle, BundleContents, write_bundle
+from crossfeed.config import ModelConfig
+from crossfeed.export import INDEX_ABOVE
+from crossfeed.files import write_json
+from crossfeed.item_index import build_index
+from crossfeed.model.onnx_export import export_encoder
+from crossfeed.model.players import Players
+from crossfeed.model.scorer import NetworkScorer
+from crossfeed.scorer import Catalogue, Histories
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "results" / "serving"
+PAGE = HERE.parent / "docs" / "benchmarks.md"
+MARKS = ("<!-- serving -->", "<!-- /serving -->")
+
+_HISTORY = 50
+_OTHERS = {"news": 1_000, "videos": 1_000, "music": 1_000}
+_SATURATING = 16
+
+Json = dict[str, Any]
+
+
+def write_test_bundle(out: Path, items: int) -> Path:
+    """Write a bundle of the default network, untrained, with items in clusters."""
+    sizes = np.array([items, *_OTHERS.values()])
+    offsets = np.concatenate([[0], np.cumsum(sizes)])
+    catalogue = Catalogue((DOMAIN, *_OTHERS), offsets, sizes)
+    config = ModelConfig()
+    torch.manual_seed(0)
+    players = Players(catalogue, config)
+    centres = torch.randn(1_000, config.width) * config.width**-0.5
+    for layer in (players.discriminator.scoring_layer, players.generator.output_layer):
+        near = centres[torch.randint(1_000, (catalogue.items,))]
+        layer.vectors.weight.data = near + 0.3 * torch.randn_like(near) * config.width**-0.5
+    scorer = NetworkScorer(catalogue, players)
+    draws = np.random.default_rng(0)
+    clicked = draws.integers(catalogue.items, size=(USERS, _HISTORY))
+    indexes = {}
+    if items > INDEX_ABOVE:
+        users = scorer.user_vectors(Histories.of(list(clicked[:200])), np.zeros(200, np.int64))
+        indexes[DOMAIN] = build_index(
+            scorer.item_vectors[:items], scorer.item_biases[:items], users
+        )
+    contents = BundleContents(
+        scorer=scorer,
+        item_ids=pa.chunked_array([pa.array(range(catalogue.items), pa.int64())]),
+        user_id_type=pa.string(),
+        clicks=draws.integers(1, 100, size=catalogue.items),
+        recent_clicks=draws.integers(0, 10, size=catalogue.items),
+        histories=_histories(catalogue, clicked),
+        card={},
+        encoder=export_encoder(scorer),
+        indexes=indexes,
+    )
+    return write_bundle(out, contents)
+
+
+def _histories(catalogue: Catalogue, clicked: Any) -> list[pa.RecordBatch]:  # Any: numpy's own
+    names = np.array(catalogue.domains, dtype=object)
+    columns = {
+        "user_id": np.repeat([f"u{user}" for user in range(USERS)], _HISTORY),
+        "item_id": clicked.ravel(),
+        "domain": names[catalogue.domain_of(clicked.ravel())],
+        "timestamp": 1_700_000_000_000 + np.arange(clicked.size),
+    }
+    return list(pa.table(columns).to_batches())
+
+
+@contextlib.contextmanager
+def serving(bundle: Path, work: Path) -> Iterator[str]:
+    """Run the service as a process; yield its URL."""
+    log, store = work / "service.log", work / "store.sqlite"
+    for file in work.glob("store.sqlite*"):
+        file.unlink()
+    command = ["serve", str(bundle), "--port", "0", "--history-store", f"sqlite:///{store}"]
+    with log.open("w") as stderr:
+        process = subprocess.Popen([sys.executable, "-m", "crossfeed", *command], stderr=stderr)
+    try:
+        while "serving on " not in (said := log.read_text()):
+            if process.poll() is not None:
+                sys.exit(said)
+            time.sleep(0.1)
+        yield said.split("serving on ")[1].split(",")[0]
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextlib.contextmanager
+def echoing() -> Iterator[str]:
+    """Run the echo as a process; yield its URL."""
+    command = [sys.executable, str(HERE / "serving_floor.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        try:
+            yield process.stdout.readline().strip()
+        finally:
+            process.terminate()
+
+
+def load(url: str, *more: str, seconds: float) -> Json:
+    """Ask from another process; return what it measured."""
+    command = [sys.executable, str(HERE / "serving_load.py"), url, "--seconds", str(seconds), *more]
+    found: Json = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    if found["failures"]:
+        sys.exit(f"{found['failures']} requests were not answered: {command}")
+    return found
+
+
+def measure(url: str, echo: str, bundle: Bundle, seconds: float) -> Json:
+    """Measure the floor and the service once, in turn."""
+    echoed, bare = load(echo, seconds=seconds), bare_milliseconds(bundle)
+    alone = load(url, seconds=seconds)
+    writing = load(url, "--writes", seconds=seconds)
+    saturated = load(url, "--connections", str(_SATURATING), seconds=seconds)
+    half = str(saturated["per_second"] / 2)
+    floor = echoed["p50_ms"] + bare["encoder"] + bare["search"]
+    at_half = load(url, "--rate", half, seconds=seconds)
+    at_half_writing = load(url, "--rate", half, "--writes", seconds=seconds)
+    return {
+        "floor": {"echo": echoed, **bare, "p50_ms": round(floor, 3)},
+        "alone": alone,
+        "alone, writing": writing,
+        "saturated": saturated,
+        "half": at_half,
+        "half, writing": at_half_writing,
+        "ratios": {
+            "p50 to floor": alone["p50_ms"] / floor,
+            "p50 to floor, writing": writing["p50_ms"] / floor,
+            "p99 to p50 at half": at_half["p99_ms"] / at_half["p50_ms"],
+            "p99 to p50 at half, writing": at_half_writing["p99_ms"] / at_half_writing["p50_ms"],
+        },
+    }
+
+
+def run(work: Path, items: int, *, repeats: int, seconds: float) -> None:
+    """Measure one size and keep the result."""
+    work.mkdir(parents=True, exist_ok=True)
+    path = work / f"bundle-{items}"
+    if not path.exists():
+        write_test_bundle(path, items)
+    bundle = Bundle.load(path)
+    with serving(path, work) as url, echoing() as echo:
+        for warm in (url, echo):
+            load(warm, seconds=1)
+        runs = []
+        for _ in range(repeats):
+            runs.append(measure(url, echo, bundle, seconds))
+            print(items, runs[-1]["ratios"], flush=True)
+    medians = {
+        name: round(statistics.median(one["ratios"][name] for one in runs), 2)
+        for name in runs[0]["ratios"]
+    }
+    facts = {"items": items, "seconds": seconds, "indexes": bundle.about["indexes"]}
+    write_json(RESULTS / f"{items}.json", {**facts, "medians": medians, "runs": runs})
+
+
+def table() -> str:
+    """Return the committed results as a table."""
+    files = sorted(RESULTS.glob("*.json"), key=lambda file: int(file.stem))
+    results = [json.loads(file.read_text("utf-8")) for file in files]
+    heads = [*results[0]["medians"], "share of echo in the floor", "requests/s to the echo's p50"]
+    lines = [f"| items | {' | '.join(heads[:-1])} |", "|--:" * len(heads) + "|"]
+    for one in results:
+        echo = statistics.median(
+            run["floor"]["echo"]["p50_ms"] / run["floor"]["p50_ms"] for run in one["runs"]
+        )
+        cells = [f"{value:.2f}" for value in [*one["medians"].values(), echo]]
+        lines.append(f"| {one['items']:,} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def write_page() -> None:
+    """Put the table into docs/benchmarks.md."""
+    before, rest = PAGE.read_text("utf-8").split(MARKS[0])
+    after = rest.split(MARKS[1])[1]
+    PAGE.write_text(f"{before}{MARKS[0]}\n\n{table()}\n\n{MARKS[1]}{after}", "utf-8")
+
+
+def main() -> None:
+    """Read the command line and do what it says."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+    running = commands.add_parser("run", help="measure and keep the results")
+    running.add_argument("--work", type=Path, required=True)
+    running.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000])
+    running.add_argument("--repeats", type=int, default=5)
+    running.add_argument("--seconds", type=float, default=3.0)
+    shown = commands.add_parser("table", help="print the results")
+    shown.add_argument("--write", action="store_true", help="put them into docs/benchmarks.md")
+    given = parser.parse_args()
+    if given.command == "run":
+        for items in given.items:
+            run(given.work, items, repeats=given.repeats, seconds=given.seconds)
+    elif given.write:
+        write_page()
+    else:
+        print(table())
+
+
+if __name__ == "__main__":
+    main()
