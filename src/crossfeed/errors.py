@@ -8,7 +8,8 @@ CrossfeedError
 ├── DatasetError            a prepared dataset is missing, damaged or of another version
 ├── RunError                a run is missing, damaged, or does not fit what is asked of it
 ├── TrainingError           training cannot go on
-│   └── NonFiniteLossError  a loss became infinite or not a number
+│   ├── NonFiniteLossError  a loss became infinite or not a number
+│   └── WorkerLostError     one of several processes died
 ├── BundleError             a bundle is missing, damaged, tampered with or of another version
 ├── RequestError            a request for recommendations is not valid
 │   └── UnknownDomainError  the domain is not one of the model's
@@ -35,6 +36,7 @@ __all__ = [
     "RunError",
     "TrainingError",
     "UnknownDomainError",
+    "WorkerLostError",
 ]
 
 
@@ -87,6 +89,17 @@ class NonFiniteLossError(TrainingError):
             hint="lower train.learning_rate, or resume from the last checkpoint with --resume",
         )
         self.loss, self.value, self.epoch, self.step, self.domain = loss, value, epoch, step, domain
+
+
+class WorkerLostError(TrainingError):
+    """One of the processes of a training died; the others cannot go on without it."""
+
+    def __init__(self, lost: str) -> None:
+        super().__init__(
+            f"lost {lost}; the run is as its last checkpoint left it",
+            hint="go on by the same command with --resume, with as many processes as you like; "
+            "a process that was killed without a word often had no memory left",
+        )
 
 
 class BundleError(CrossfeedError):

@@ -43,22 +43,27 @@ def train(
     crossfeed train DATASET --out RUN --set train.epochs=5 --set train.seed=7
     crossfeed train DATASET --out RUN --preset claims
     crossfeed train DATASET --out RUN --resume --refit
+    torchrun --nproc-per-node 2 -m crossfeed train DATASET --out RUN
     """
     read = _read_settings(config, settings, sections=["model", "train"], preset=preset)
     from crossfeed.data.dataset import Dataset
+    from crossfeed.training.distributed import joined
     from crossfeed.training.trainer import train
 
-    if resume and (out / "config.json").exists() and (config or settings or preset):
-        output.say(f"note: a run that is resumed keeps the settings of {out / 'config.json'}")
-    train(
-        Dataset.load(dataset),
-        out=out,
-        config=read,
-        resume=resume,
-        refit=refit,
-        overwrite=overwrite,
-    )
-    output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
+    changed = config or settings or preset
+    with joined() as workers:
+        if workers.leads and resume and (out / "config.json").exists() and changed:
+            output.say(f"note: a run that is resumed keeps the settings of {out / 'config.json'}")
+        train(
+            Dataset.load(dataset),
+            out=out,
+            config=read,
+            resume=resume,
+            refit=refit,
+            overwrite=overwrite,
+        )
+    if workers.leads:
+        output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
 
 
 def evaluate(

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -29,8 +29,32 @@ from crossfeed.scorer import Ints, Scorer
 __all__ = ["Results", "evaluate"]
 
 
+T = TypeVar("T")
+
+
 class _Trained(Protocol):
     def scorer(self) -> Scorer: ...
+
+
+class _Workers(Protocol):
+    """Processes that share the work; each has a rank below their count."""
+
+    @property
+    def rank(self) -> int: ...
+    @property
+    def count(self) -> int: ...
+    def gather(self, value: T) -> list[T]:
+        """Return what every process passes, by rank."""
+
+
+class _Alone:
+    rank, count = 0, 1
+
+    def gather(self, value: T) -> list[T]:
+        return [value]
+
+
+_ALONE = _Alone()
 
 
 def evaluate(
@@ -40,6 +64,7 @@ def evaluate(
     part: Part = Part.TEST,
     baselines: Sequence[str] = (),
     k: int = DEFAULT_K,
+    workers: _Workers = _ALONE,
 ) -> Results:
     """Rank every held-out click of a part.
 
@@ -50,6 +75,9 @@ def evaluate(
         part: `Part.VALIDATION` for any kind of selection, `Part.TEST` once, for what is reported.
         baselines: names in `BASELINES`, fitted on the dataset's training part.
         k: length of the lists that are judged, at least 1; `metrics_at` says by which metrics.
+        workers: processes that make this very call together. Each ranks its share of the clicks;
+            what came of each click is gathered before any figure is computed, so that all
+            processes return what one alone would.
 
     Raises:
         ConfigError: a baseline is unknown or cannot be fitted to so many items, or `k` is below 1.
@@ -64,22 +92,34 @@ def evaluate(
         raise DatasetError(f"the {part.name.lower()} part of '{dataset.path}' has no event")
     judged = scorer if isinstance(scorer, Scorer) else scorer.scorer()
     return replace(
-        _judge(judged, dataset, events, part=part, k=k),
+        _judge(judged, dataset, events, part=part, k=k, workers=workers),
         baselines={
-            name: _judge(BASELINES[name](dataset), dataset, events, part=part, k=k)
+            name: _judge(BASELINES[name](dataset), dataset, events, part=part, k=k, workers=workers)
             for name in baselines
         },
     )
 
 
-def _judge(scorer: Scorer, dataset: Dataset, events: Ints, *, part: Part, k: int) -> Results:
+def _judge(
+    scorer: Scorer, dataset: Dataset, events: Ints, *, part: Part, k: int, workers: _Workers
+) -> Results:
     names = dataset.catalogue.domains
     domain_of, users = dataset.event_domain[events], dataset.users_of(events)
     order = np.argsort(domain_of, kind="stable")  # domain by domain
     present, firsts = np.unique(domain_of[order], return_index=True)
-    judged = {
-        names[domain]: judge_domain(scorer, dataset, events[own], domain, part=part, k=k)
+    shares = {
+        domain: np.array_split(events[own], workers.count)[workers.rank]
         for domain, own in zip(present.tolist(), np.split(order, firsts[1:]), strict=True)
+    }
+    own_share = {
+        names[domain]: judge_domain(scorer, dataset, share, domain, part=part, k=k)
+        for domain, share in shares.items()
+        if len(share)
+    }
+    gathered = workers.gather(own_share)
+    judged = {
+        name: Judgement.of_domain([one[name] for one in gathered if name in one])
+        for name in (names[domain] for domain in shares)
     }
     whole = Judgement.joined(list(judged.values())).reordered(np.argsort(order))
     pairs = users * len(names) + domain_of

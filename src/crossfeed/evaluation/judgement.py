@@ -55,6 +55,14 @@ class Judgement:
     """(N,) self-information of each item."""
 
     @classmethod
+    def of_domain(cls, parts: Sequence[Judgement]) -> Judgement:
+        """Return what was done on parts of one domain's events as one: their items are the same."""
+        if len(parts) == 1:
+            return parts[0]
+        lists = ListCounts.added([part.lists for part in parts])
+        return replace(cls.joined(parts), lists=lists, bits=parts[0].bits)
+
+    @classmethod
     def joined(cls, parts: Sequence[Judgement]) -> Judgement:
         """Return what was done in several domains as one: events and items one after the other."""
         return cls(

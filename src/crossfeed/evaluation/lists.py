@@ -41,6 +41,14 @@ class ListCounts:
             log_absence=np.concatenate([part.log_absence for part in parts]),
         )
 
+    @classmethod
+    def added(cls, parts: Sequence[ListCounts]) -> ListCounts:
+        """Return the counts of the lists of several parts of the events, over the same items."""
+        return cls(
+            expected=np.sum([part.expected for part in parts], axis=0),
+            log_absence=np.sum([part.log_absence for part in parts], axis=0),
+        )
+
     def add(self, lists: TopLists) -> None:
         """Count the entries of some lists."""
         np.add.at(self.expected, lists.columns, lists.shares)

@@ -17,7 +17,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
 
-__all__ = ["Batch", "DomainRows", "batches", "steps_per_epoch"]
+__all__ = ["Batch", "DomainRows", "Share", "batches", "steps_per_epoch"]
 
 
 @dataclass(frozen=True)
@@ -69,25 +69,44 @@ class Batch:
         return replace(self, timelines=self.timelines.to(device), groups=groups)
 
 
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes does of each pass over the training clicks."""
+
+    rank: int
+    """The number of the process; each has its own order of clicks and its own masks."""
+    steps: int
+    """Batches in a pass, the same number in all processes: the clicks are divided evenly."""
+
+
 def steps_per_epoch(clicks: int, config: Config) -> int:
     """Return the number of batches in one pass over the training clicks."""
     return -(-clicks // config.train.batch_size)
 
 
 def batches(
-    dataset: Dataset, config: Config, *, clicks: Ints, epoch: int, first_step: int = 0
+    dataset: Dataset,
+    config: Config,
+    *,
+    clicks: Ints,
+    epoch: int,
+    first_step: int = 0,
+    share: Share | None = None,
 ) -> Iterator[Batch]:
-    """Yield one epoch's batches from `first_step` on.
+    """Yield one epoch's batches of the clicks from `first_step` on.
 
     The order of the clicks depends on (seed, epoch) and what is masked on (seed, epoch, step)
     alone, so that a resumed epoch goes on with the very batches that it would have had.
     """
-    seed = config.train.seed
-    order = np.random.default_rng([seed, epoch]).permutation(clicks)
-    for step in range(first_step, steps_per_epoch(len(clicks), config)):
-        events = order[step * config.train.batch_size : (step + 1) * config.train.batch_size]
+    seed, steps = [config.train.seed], steps_per_epoch(len(clicks), config)
+    size: float = config.train.batch_size
+    if share is not None:
+        seed, steps, size = [*seed, share.rank], share.steps, len(clicks) / share.steps
+    order = np.random.default_rng([*seed, epoch]).permutation(clicks)
+    for step in range(first_step, steps):
+        events = order[round(step * size) : round((step + 1) * size)]
         timelines, groups = _assemble(
-            dataset, config, np.sort(events), np.random.default_rng([seed, epoch, step])
+            dataset, config, np.sort(events), np.random.default_rng([*seed, epoch, step])
         )
         yield Batch(epoch, step, timelines, groups)
 

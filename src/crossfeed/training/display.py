@@ -25,8 +25,8 @@ __all__ = ["Display"]
 class Display:
     """Shows progress while it is open; where stderr is no terminal, one line per epoch."""
 
-    def __init__(self, *, epochs: int, steps: int, stage: str) -> None:
-        self._console = Console(stderr=True)
+    def __init__(self, *, epochs: int, steps: int, stage: str, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet)
         self._epochs, self._steps, self._stage = epochs, steps, stage
         self._progress = Progress(
             TextColumn("{task.description}"),

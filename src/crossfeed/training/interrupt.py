@@ -17,27 +17,30 @@ class Interruptible:
     Outside the main thread, where Python allows no signal handlers, it never asks to stop.
     """
 
-    def __init__(self) -> None:
-        self._asked: int | None = None
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._asked = 0
+        self._quiet = quiet
         self._previous: dict[int, object] = {}
 
     @property
-    def asked(self) -> bool:
-        """Return whether a signal asked to stop."""
-        return self._asked is not None
+    def asked(self) -> int:
+        """Return the number of the signal that asked to stop; 0 where none did."""
+        return self._asked
 
-    def stop(self, command: str) -> NoReturn:
-        """Leave as the signal wants it, after the state has been saved.
+    def stop(self, number: int, command: str) -> NoReturn:
+        """Leave as a signal wants it, after the state has been saved.
 
         Args:
+            number: of the signal.
             command: what to type, with --resume, to go on.
 
         Raises:
             KeyboardInterrupt: the signal was Ctrl-C.
             SystemExit: with 143, the signal was SIGTERM.
         """
-        print(f"stopped and saved; go on with: {command} --resume", file=sys.stderr)
-        if self._asked == signal.SIGTERM:
+        if not self._quiet:
+            print(f"stopped and saved; go on with: {command} --resume", file=sys.stderr)
+        if number == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt
 

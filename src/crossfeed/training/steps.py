@@ -25,6 +25,7 @@ from crossfeed.model.losses import (
 )
 from crossfeed.model.players import Players
 from crossfeed.training.batches import Batch
+from crossfeed.training.distributed import ALONE, Workers
 from crossfeed.training.proposals import Proposals
 
 __all__ = [
@@ -130,12 +131,14 @@ def generator_step(
     proposals: Proposals,
     scores: Scores,
     config: Config,
+    *,
+    workers: Workers = ALONE,
 ) -> Move:
     """Move the generator by the scores of the discriminator, which stays as it is."""
     resting = scores.detached()
     losses = target_loss(players, batch, proposals, resting, config)
     _require_finite(losses, batch, proposals, resting)
-    norm = _move(players.generator, optimiser, losses, config)
+    norm = _move(players.generator, optimiser, losses, config, workers, rows=batch.rows)
     return Move(losses, resting, norm)
 
 
@@ -146,6 +149,8 @@ def discriminator_step(
     proposals: Proposals,
     scores: Scores,
     config: Config,
+    *,
+    workers: Workers = ALONE,
 ) -> Move:
     """Move the discriminator; the generator and its proposals stay as they are.
 
@@ -155,7 +160,7 @@ def discriminator_step(
     resting = proposals.detached()
     losses = target_loss(players, batch, resting, scores, config)
     _require_finite(losses, batch, resting, scores)
-    norm = _move(players.discriminator, optimiser, losses, config)
+    norm = _move(players.discriminator, optimiser, losses, config, workers, rows=batch.rows)
     return Move(losses, scores.detached(), norm)
 
 
@@ -190,10 +195,19 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     return torch.stack(losses).mean()
 
 
-def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> float:
+def _move(
+    player: nn.Module,
+    optimiser: Optimizer,
+    losses: TargetLoss,
+    config: Config,
+    workers: Workers,
+    *,
+    rows: int,
+) -> float:
     """Move a player, and return the norm of its gradient."""
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()  # type: ignore[no-untyped-call]
+    workers.average_gradients(player, rows=rows)
     norm = nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
     optimiser.step()
     return float(norm)

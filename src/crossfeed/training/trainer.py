@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,15 +12,17 @@ import torch
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import ConfigError, TrainingError
+from crossfeed.errors import ConfigError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import CheckpointName, Run
+from crossfeed.scorer import Scorer
 from crossfeed.training.alarms import Alarm, find_alarms
 from crossfeed.training.batches import Batch, batches, steps_per_epoch
 from crossfeed.training.display import Display
+from crossfeed.training.distributed import ALONE, Follower, Workers, joined, own_of
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
@@ -45,6 +47,8 @@ def train(
 ) -> Run:
     """Train both players and keep the epoch that is best on validation.
 
+    Under torchrun all its processes train together (docs/distributed.md).
+
     Args:
         dataset: prepared data; its validation part selects, its test part is never touched.
         out: folder of the run.
@@ -59,24 +63,31 @@ def train(
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
-        ConfigError: a domain of `train.expand_domains` is not in the dataset.
+        ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
+            processes than its clicks allow.
         RunError: the run to be resumed was trained on another dataset.
         NonFiniteLossError: a loss became infinite or not a number.
+        WorkerLostError: one of several processes died.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
     out = Path(out)
-    if resume and (out / "config.json").exists():
-        run = Run.open(out)
-        run.require_dataset(dataset)
-    else:
-        run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
-    selection = Fit(run, dataset, stage="train", epochs=run.config.train.epochs, selects=True)
-    selection.after_epoch = after_epoch
-    selection.go_on()
-    if refit:
-        everything = dataset.refitted()
-        epochs = selection.progress.best_epoch + 1
-        Fit(run, everything, stage="refit", epochs=epochs, selects=False).go_on()
+    with joined() as workers:
+        run: Run | None = None
+        if workers.leads and resume and (out / "config.json").exists():
+            run = Run.open(out)
+            run.require_dataset(dataset)
+        elif workers.leads:
+            run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
+        workers.wait()  # the others read what the leader wrote
+        run = run or Follower.open(out)
+        epochs = run.config.train.epochs
+        fit = Fit(run, dataset, workers, stage="train", epochs=epochs, selects=True)
+        fit.after_epoch = after_epoch
+        fit.go_on()
+        if refit:
+            epochs = fit.progress.best_epoch + 1
+            everything = dataset.refitted()
+            Fit(run, everything, workers, stage="refit", epochs=epochs, selects=False).go_on()
     return run
 
 
@@ -102,29 +113,46 @@ class FitProgress:
     roll_backs: int = 0
 
 
+_SUMS = ("losses", "health_sums", "health_counts")
+"""What of the progress a process counts over its own batches."""
+
+
 class Fit:
     """One fit of both players to a dataset, saved as it goes."""
 
     def __init__(
-        self, run: Run, dataset: Dataset, *, stage: str, epochs: int, selects: bool
+        self,
+        run: Run,
+        dataset: Dataset,
+        workers: Workers = ALONE,
+        *,
+        stage: str,
+        epochs: int,
+        selects: bool,
     ) -> None:
         self.run, self.dataset, self.config = run, dataset, run.config
+        self.workers = workers
         self.stage, self.epochs, self.selects = stage, epochs, selects
         self.last: CheckpointName = "last" if selects else "refit-last"
         self.best: CheckpointName = "best" if selects else "refit"
         self.progress = FitProgress()
-        self.device = _device(run.config.train.device)
-        self.clicks = dataset.events(Part.TRAIN)
-        if not len(self.clicks):
-            raise TrainingError(f"the training part of '{dataset.path}' has no click")
+        self.device = workers.device(run.config.train.device)
+        self.clicks, self.share = workers.share(dataset, self.config)
+        self.steps = (
+            self.share.steps if self.share else steps_per_epoch(len(self.clicks), self.config)
+        )
         self.after_epoch: Callable[[int, float], None] | None = None
-        self.steps = steps_per_epoch(len(self.clicks), self.config)
         self.expanded = _expanded(dataset, self.config)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
         with torch.random.fork_rng():
             torch.manual_seed(self.config.train.seed)
             self.state = FitState(dataset.catalogue, self.config, device=self.device)
-            self.random_state = torch.get_rng_state()
+            seed = self.config.train.seed
+            self.random_state = (
+                torch.get_rng_state() if workers.leads else workers.random_state(seed)
+            )
+        for players in (self.state.players, self.state.served):
+            workers.spread_weights(players)
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
@@ -133,8 +161,9 @@ class Fit:
         """Train from where the fit stands until it is finished."""
         if self.progress.finished:
             return
-        display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage)
-        with display, Interruptible() as interruptible, torch.random.fork_rng():
+        quiet = not self.workers.leads
+        display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage, quiet=quiet)
+        with display, Interruptible(quiet=quiet) as interruptible, torch.random.fork_rng():
             torch.set_rng_state(self.random_state)
             while not self.progress.finished:
                 self._run_epoch(display, interruptible)
@@ -148,16 +177,19 @@ class Fit:
             self.dataset,
             self.config,
             clicks=self.clicks,
+            share=self.share,
             epoch=progress.epoch,
             first_step=progress.step,
         ):
             self._step(batch.to(self.device))
             progress.step += 1
             progress.seconds = time.perf_counter() - began
-            display.step(epoch=progress.epoch, step=progress.step, losses=self._mean_losses())
-            if interruptible.asked:
+            asked, losses = self.workers.agree(interruptible.asked, _mean_losses(progress.losses))
+            display.step(epoch=progress.epoch, step=progress.step, losses=losses)
+            if asked:
                 self._save()
-                interruptible.stop(f"crossfeed train {self.dataset.path} --out {self.run.path}")
+                command = f"crossfeed train {self.dataset.path} --out {self.run.path}"
+                interruptible.stop(asked, command)
 
     def _step(self, batch: Batch) -> None:
         """Move every `discriminator_steps`-th time the generator, and always the discriminator.
@@ -182,12 +214,24 @@ class Fit:
         scores = score(players, batch, proposals, config.train)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
             move = generator_step(
-                players, optimisers["generator"], batch, proposals, scores, config
+                players,
+                optimisers["generator"],
+                batch,
+                proposals,
+                scores,
+                config,
+                workers=self.workers,
             )
             self._count("generator", move.losses)
             self.health.add_generator(batch, proposals, move, config=config.train)
         move = discriminator_step(
-            players, optimisers["discriminator"], batch, proposals, scores, config
+            players,
+            optimisers["discriminator"],
+            batch,
+            proposals,
+            scores,
+            config,
+            workers=self.workers,
         )
         self._count("discriminator", move.losses)
         self.health.add_discriminator(batch, proposals, move)
@@ -195,8 +239,11 @@ class Fit:
 
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
+        self.workers.require_equal_weights(self.state.players)
+        self._add_up()
         results = self._validate() if self.selects else None
         value = _selected(results, self.config) if results else float("inf")
+        value = self.workers.from_leader(value)  # rounding on another machine decides nothing
         is_best = value > progress.best or not self.selects
         if is_best:
             progress.best, progress.best_epoch = value, progress.epoch
@@ -231,8 +278,8 @@ class Fit:
         if progress.epoch < self.config.train.warmup_epochs:
             return ()
         if progress.floor is None:
-            popularity = evaluate(Popularity(self.dataset), self.dataset, part=Part.VALIDATION)
-            progress.floor = _selected(popularity, self.config)
+            popularity = self._evaluate(Popularity(self.dataset))
+            progress.floor = self.workers.from_leader(_selected(popularity, self.config))
         metric = self.config.train.select_on
         return find_alarms(health, metric=metric, value=value, floor=progress.floor)
 
@@ -257,14 +304,16 @@ class Fit:
         display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _validate(self) -> Results:
-        scorer = NetworkScorer(self.dataset.catalogue, self.state.served)
-        return evaluate(scorer, self.dataset, part=Part.VALIDATION)
+        return self._evaluate(NetworkScorer(self.dataset.catalogue, self.state.served))
+
+    def _evaluate(self, scorer: Scorer) -> Results:
+        return evaluate(scorer, self.dataset, part=Part.VALIDATION, workers=self.workers)
 
     def _epoch_metrics(self, results: Results | None) -> dict[str, Any]:  # Any: JSON
         line: dict[str, Any] = {
             "epoch": self.progress.epoch + 1,
             "seconds": round(self.progress.seconds, 3),
-            "losses": self._mean_losses(),
+            "losses": _mean_losses(self.progress.losses),
         }
         if results:
             line["validation"] = {"micro": results.micro, "macro": results.macro}
@@ -278,13 +327,11 @@ class Fit:
             sums[term] = sums.get(term, 0.0) + value
             sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
 
-    def _mean_losses(self) -> dict[str, float]:
-        sums = self.progress.losses
-        return {
-            name: value / sums[f"{name} steps"]
-            for name, value in sums.items()
-            if not name.endswith(" steps")
-        }
+    def _add_up(self) -> None:
+        """Take what the other processes counted in the epoch that ends into the own sums."""
+        self.progress.losses.update(self.workers.added(self.progress.losses))
+        self.health.sums.update(self.workers.added(self.health.sums))
+        self.health.counts.update(self.workers.added(self.health.counts))
 
     def _save(self) -> None:
         self.run.write_checkpoint(
@@ -293,13 +340,36 @@ class Fit:
                 **self.state.to_checkpoint(),
                 "random_state": torch.get_rng_state(),
                 "progress": vars(self.progress),
+                "others": self.workers.gather(self._own())[1:],  # see own_of
             },
         )
+        self.workers.wait()  # nobody leaves, or reads the run, before it is written
+
+    def _own(self) -> dict[str, Any]:  # Any: see run.Checkpoint
+        """Return what in the progress is this process's own."""
+        sums = {name: getattr(self.progress, name) for name in _SUMS}
+        return {"random_state": torch.get_rng_state(), **sums}
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
         self.state.restore(checkpoint)
-        self.random_state = checkpoint["random_state"]
-        self.progress = FitProgress(**checkpoint["progress"])
+        self.progress = progress = FitProgress(**checkpoint["progress"])
+        first = {name: getattr(progress, name) for name in _SUMS}
+        own = own_of(
+            [{"random_state": checkpoint["random_state"], **first}, *checkpoint["others"]],
+            self.workers,
+            seed=[self.config.train.seed, progress.epoch, progress.step],
+        )
+        self.random_state = own["random_state"]
+        for name in _SUMS:
+            setattr(progress, name, own[name])
+
+
+def _mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
+    return {
+        name: value / sums[f"{name} steps"]
+        for name, value in sums.items()
+        if not name.endswith(" steps")
+    }
 
 
 def _warmup(config: Config) -> Config:
@@ -327,11 +397,3 @@ def _selected(results: Results, config: Config) -> float:
     """Return the figure that `train.select_on` names."""
     kind, metric = config.train.select_on.split()
     return (results.micro if kind == "micro" else results.macro)[metric]
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ConfigError("train.device = 'cuda', but torch sees no CUDA device")
-    return torch.device(name)

@@ -1,0 +1,323 @@
+"""Several processes as one training, started by torchrun: what each has, and what it tells others.
+
+Every process trains on the users of its own shard and makes its own batches; both players'
+gradients are averaged over the clicks of all processes before they are clipped, so that the weights
+stay equal bit by bit. A training alone goes through the same calls, which then do nothing.
+
+Dims: W processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from types import FrameType
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, CrossfeedError, TrainingError
+from crossfeed.run import CheckpointName, Run
+from crossfeed.scorer import Ints
+from crossfeed.training.batches import Share, steps_per_epoch
+from crossfeed.training.gradients import average_gradients, gather_tensors
+from crossfeed.training.heartbeat import Heartbeat
+
+__all__ = ["ALONE", "Follower", "Own", "Workers", "joined", "own_of"]
+
+Own = dict[str, Any]  # Any: tensors and sums
+"""What one process alone knows of a training's progress: the state of its random numbers, and sums
+over the steps of the running epoch."""
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+_WAIT = timedelta(hours=1)
+"""The longest that processes wait for one another; a lost one is told by its heartbeat long
+before."""
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one training, as one of them sees them."""
+
+    rank: int = 0
+    """The number of this process, from 0 to `count` - 1."""
+    count: int = 1
+    """W: how many processes there are."""
+    local_rank: int = 0
+    """The number of this process among those of its machine."""
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this is the process that shows progress and writes the run."""
+        return self.rank == 0
+
+    def device(self, name: str) -> torch.device:
+        """Return the device of this process: each has a GPU of its own.
+
+        Raises:
+            ConfigError: `name` is cuda and there is no GPU for this process.
+        """
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if name == "cpu" or (name == "auto" and not there):
+            return torch.device("cpu")
+        if not there:
+            raise ConfigError("train.device = 'cuda', but torch sees no CUDA device")
+        if self.local_rank >= there:
+            raise ConfigError(
+                f"process {self.local_rank} of this machine has no GPU of its own: it has {there}",
+                hint=f"start torchrun with --nproc-per-node {there}, or set train.device=cpu",
+            )
+        return torch.device("cuda", self.local_rank)
+
+    def share(self, dataset: Dataset, config: Config) -> tuple[Ints, Share | None]:
+        """Return the clicks that this process trains on, and its share of a pass over all of them.
+
+        Raises:
+            TrainingError: there is no click.
+            ConfigError: a step would leave a process without a click.
+        """
+        clicks = dataset.events(Part.TRAIN)
+        if not len(clicks):
+            raise TrainingError(f"the training part of '{dataset.path}' has no click")
+        if self.count == 1:
+            return clicks, None
+        steps = steps_per_epoch(len(clicks), config)
+        users = [dataset.user_shard(rank, self.count) for rank in range(self.count)]
+        bounds = [np.searchsorted(clicks, dataset.user_offsets[list(each)]) for each in users]
+        least = min(last - first for first, last in bounds)
+        if least < steps:
+            raise ConfigError(
+                f"{self.count} processes are too many: one of them would have {least} training "
+                f"clicks for {steps} steps (train.batch_size = {config.train.batch_size} in all)",
+                hint="start fewer processes, or raise train.batch_size",
+            )
+        first, last = bounds[self.rank]
+        return clicks[first:last], Share(rank=self.rank, steps=steps)
+
+    def random_state(self, *seed: int) -> Tensor:
+        """Return a state of torch's random numbers, different in each process."""
+        words = np.random.SeedSequence([*seed, self.rank, self.count]).generate_state(2)
+        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1])).get_state()
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.gather(None)
+
+    def gather(self, value: T) -> list[T]:
+        """Return what every process passes, by rank, in every process."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count  # Any: torch's own signature
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_leader(self, value: T) -> T:
+        """Return what the leader passes, so that all decide alike."""
+        return self.gather(value)[0]
+
+    def added(self, sums: Mapping[str, N]) -> dict[str, N]:
+        """Return the sums over all processes; a name may be missing in some."""
+        return _added(self.gather(dict(sums)))
+
+    def agree(self, stop: int, losses: Mapping[str, float]) -> tuple[int, dict[str, float]]:
+        """Return the largest `stop` and the means of the losses over all processes.
+
+        Args:
+            stop: the number of the signal that asked this process to stop, or 0.
+            losses: the same names in every process.
+        """
+        if self.count == 1:
+            return stop, dict(losses)
+        told = gather_tensors(torch.tensor([float(stop), *losses.values()], dtype=torch.float64))
+        means = told[:, 1:].mean(dim=0).tolist()
+        return int(told[:, 0].max()), dict(zip(losses, means, strict=True))
+
+    def average_gradients(self, player: nn.Module, *, rows: int) -> None:
+        """Replace the gradients of a player by their mean over the clicks of all processes.
+
+        Args:
+            player: the one that moves.
+            rows: clicks in this process's batch.
+        """
+        if self.count > 1:
+            average_gradients([one for one in player.parameters() if one.requires_grad], rows=rows)
+
+    @torch.no_grad()
+    def spread_weights(self, module: nn.Module) -> None:
+        """Give all processes the leader's weights, so that they begin as equals."""
+        if self.count > 1:
+            for value in module.state_dict().values():
+                dist.broadcast(value, src=0)
+
+    def require_equal_weights(self, module: nn.Module) -> None:
+        """Compare the weights of all processes.
+
+        Raises:
+            TrainingError: those of a process are not the leader's.
+        """
+        if self.count == 1:
+            return
+        found = gather_tensors(_fingerprint(module))  # (W, tensors)
+        others = (found != found[0]).any(dim=1).nonzero().flatten().tolist()
+        if others:
+            raise TrainingError(
+                f"the weights of process {others[0]} are no longer those of process 0",
+                hint="go on from the last checkpoint with --resume, on machines with the same "
+                "processors, GPUs and PyTorch",
+            )
+
+
+ALONE = Workers()
+"""A training in one process."""
+
+
+class Follower(Run):
+    """The run as all processes but the leader know it: they read it, and write nothing."""
+
+    def write_checkpoint(
+        self,
+        name: CheckpointName,
+        checkpoint: Mapping[str, Any],  # Any: see run.Checkpoint
+    ) -> None:
+        """Leave it to the leader."""
+
+    def _write_lines(self, name: str, lines: list[dict[str, Any]]) -> None:  # Any: JSON
+        """Leave it to the leader."""
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Workers]:
+    """Join the processes that torchrun started with this one, until the end of the block.
+
+    Without torchrun's environment, and where it says that there is one process, this is a training
+    alone. Whoever has joined before stays joined.
+
+    Raises:
+        ConfigError: the environment is not complete.
+        WorkerLostError: a process died, in the one of the others that says it first.
+        SystemExit: with 1, in processes that end because another one has said why.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield Workers(dist.get_rank(), dist.get_world_size(), _local_rank())
+        return
+    workers = _of_environment(os.environ)
+    if workers.count == 1:
+        yield workers
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_WAIT)
+    heartbeat = Heartbeat(rank=workers.rank, count=workers.count)
+    with _ending(heartbeat):
+        yield workers
+        workers.wait()
+        heartbeat.stop()
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ending(heartbeat: Heartbeat) -> Iterator[None]:
+    """Say once, and by one process, why all end."""
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        # torchrun ends the others when one has died; then that is what is to be said.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _leave(heartbeat, SystemExit(143))
+
+    in_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, terminated) if in_main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except CrossfeedError as error:
+        _raise_once(heartbeat, error)
+    except RuntimeError as error:  # what torch raises when an exchange fails, among other things
+        if in_main:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _leave(heartbeat, error)
+    except Exception:
+        heartbeat.fail()
+        raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _leave(heartbeat: Heartbeat, error: BaseException) -> None:
+    """End because a process was lost, if one was; by `error` otherwise."""
+    lost = heartbeat.find_lost()
+    if lost is None:
+        heartbeat.fail()
+        raise error
+    _raise_once(heartbeat, lost)
+
+
+def _raise_once(heartbeat: Heartbeat, error: CrossfeedError) -> None:
+    if heartbeat.fail():
+        raise error
+    raise SystemExit(1)
+
+
+def _of_environment(environment: Mapping[str, str]) -> Workers:
+    count = environment.get("WORLD_SIZE", "1")
+    if count == "1":
+        return ALONE
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if not environment.get(name)]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE={count} asks for several processes, but {', '.join(missing)} is not set",
+            hint="start them with torchrun, which sets all of them, or unset WORLD_SIZE",
+        )
+    return Workers(int(environment["RANK"]), int(count), _local_rank())
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))
+
+
+def own_of(owns: Sequence[Own], workers: Workers, *, seed: Sequence[int]) -> Own:
+    """Return what a process goes on with, of what each process left.
+
+    With as many processes as there were each takes its own. With another number random numbers
+    begin anew from `seed`, and the leader takes all sums.
+    """
+    if len(owns) == workers.count:
+        return owns[workers.rank]
+    sums = {
+        name: _added([own[name] for own in owns]) if workers.leads else {}
+        for name in owns[0]
+        if name != "random_state"
+    }
+    return {"random_state": workers.random_state(*seed), **sums}
+
+
+def _added(parts: Sequence[Mapping[str, N]]) -> dict[str, N]:
+    """Return the sum of each name's values."""
+    total: dict[str, N] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+@torch.no_grad()
+def _fingerprint(module: nn.Module) -> Tensor:
+    """Return (tensors,) a checksum of the bits of each weight."""
+    return torch.stack([_checksum(value.detach()) for value in module.parameters()]).cpu()
+
+
+def _checksum(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.int32).sum(dtype=torch.int64)
