@@ -1,0 +1,479 @@
+"""Several processes as one training: what they share, and what happens when one is lost."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from planted import tiny_config
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.evaluation.results import Results
+from crossfeed.run import Run
+from crossfeed.training import distributed
+from crossfeed.training.batches import batches
+from crossfeed.training.distributed import ALONE, Follower, Workers, joined, own_of
+from crossfeed.training.trainer import train
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+LIMIT = 120
+"""Seconds after which processes that hang are killed, and the test fails."""
+
+
+class Torchrun:
+    """A script in several processes; whatever happens, none of them is left behind."""
+
+    def __init__(self, processes: int, script: Path, *arguments: object) -> None:
+        self.process = subprocess.Popen(
+            [*TORCHRUN, f"--nproc-per-node={processes}", str(script), *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+
+    def __enter__(self) -> Torchrun:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.process.poll() is None:
+            self.process.terminate()  # torchrun then ends the others
+        self.process.communicate()
+
+    def line(self) -> str:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline()
+
+    def end(self) -> tuple[int, str]:
+        """Return exit code and stderr."""
+        _, error = self.process.communicate(timeout=LIMIT)
+        return self.process.returncode, error
+
+
+def script(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "script.py"
+    file.write_text(text, "utf-8")
+    return file
+
+
+# What two processes do together.
+
+TOGETHER = """
+import json, sys
+from pathlib import Path
+import torch
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import TrainingError
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.run import Run
+from crossfeed.training.distributed import joined
+from crossfeed.training.trainer import train
+
+dataset, alone, out = Dataset.load(sys.argv[1]), Run.open(sys.argv[2]), Path(sys.argv[3])
+
+def gradients(workers):
+    dense, rare, never = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
+    large = torch.nn.Parameter(torch.zeros(300, 300))
+    table = torch.nn.Embedding(6, 2, sparse=True)
+    player = torch.nn.ParameterList([dense, rare, never, large, table.weight])
+    dense.grad = torch.tensor([1.0, 2.0]) * (1 + workers.rank)
+    large.grad = torch.full((300, 300), 4.0 * workers.rank)
+    if workers.rank:
+        rare.grad = torch.tensor([8.0, 8.0])
+    table(torch.tensor([1, 3, 3] if workers.rank else [3])).sum().backward()
+    workers.average_gradients(player, rows=3 if workers.rank else 1)
+    return {
+        "dense": dense.grad.tolist(), "rare": rare.grad.tolist(), "never": never.grad,
+        "large": large.grad.unique().tolist(), "is sparse": table.weight.grad.is_sparse,
+        "table": table.weight.grad.to_dense()[:, 0].tolist(),
+    }
+
+def apart(workers):
+    layer = torch.nn.Linear(2, 2)
+    workers.spread_weights(layer)
+    workers.require_equal_weights(layer)
+    if workers.rank:
+        layer.weight.data[0, 0] += 1e-6
+    try:
+        workers.require_equal_weights(layer)
+    except TrainingError as error:
+        return str(error)
+
+with joined() as workers:
+    run = train(dataset, out=out, config=alone.config)
+    found = {
+        "gathered": workers.gather(workers.rank),
+        "agreed": workers.agree(15 if workers.rank else 0, {"loss": 2.0 + workers.rank}),
+        "added": workers.added({"both": 1.0, f"only {workers.rank}": 2.0}),
+        "gradients": gradients(workers),
+        "apart": apart(workers),
+        "evaluated": evaluate(alone, dataset, workers=workers).to_json(),
+    }
+out.with_suffix(f".{workers.rank}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def trained_alone(new_in_domain: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Run:
+    config = tiny_config(epochs=8, patience=8)
+    return train(new_in_domain, out=tmp_path_factory.mktemp("alone") / "run", config=config)
+
+
+@pytest.fixture(scope="module")
+def together(
+    trained_alone: Run, new_in_domain: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Run, list[dict[str, Any]]]:
+    """Return the run of two processes, and what each found."""
+    folder = tmp_path_factory.mktemp("together")
+    out = folder / "run"
+    file = script(folder, TOGETHER)
+    with Torchrun(2, file, new_in_domain.path, trained_alone.path, out) as both:
+        code, error = both.end()
+    assert code == 0, error
+    assert error.count("train epoch   1/8") == 1  # the leader alone shows progress
+    return Run.open(out), [
+        json.loads(out.with_suffix(f".{rank}.json").read_text("utf-8")) for rank in (0, 1)
+    ]
+
+
+def test_gradients_are_means_over_the_clicks_of_both(
+    together: tuple[Run, list[dict[str, Any]]],
+) -> None:
+    """One click in process 0, three in process 1: they count a quarter and three quarters."""
+    for found in together[1]:
+        gradients = found["gradients"]
+        assert gradients["dense"] == [0.25 * 1 + 0.75 * 2, 0.25 * 2 + 0.75 * 4]
+        assert gradients["rare"] == [6.0, 6.0]
+        assert gradients["never"] is None
+        assert gradients["large"] == [3.0]
+        assert gradients["is sparse"]
+        assert gradients["table"] == [0.0, 0.75, 0.0, 0.25 + 1.5, 0.0, 0.0]
+
+
+def test_processes_tell_each_other(together: tuple[Run, list[dict[str, Any]]]) -> None:
+    for found in together[1]:
+        assert found["gathered"] == [0, 1]
+        assert found["agreed"] == [15, {"loss": 2.5}]
+        assert found["added"] == {"both": 2.0, "only 0": 2.0, "only 1": 2.0}
+
+
+def test_weights_that_differ_stop_the_training(
+    together: tuple[Run, list[dict[str, Any]]],
+) -> None:
+    for found in together[1]:
+        assert re.match(
+            "the weights of process 1 are no longer those of process 0\nhint: .*--resume",
+            found["apart"],
+        )
+
+
+def assert_close(found: object, expected: object, name: str = "") -> None:
+    if isinstance(expected, dict):
+        assert isinstance(found, dict) and found.keys() == expected.keys(), name
+        for key, value in expected.items():
+            assert_close(found[key], value, f"{name}/{key}")
+    elif isinstance(expected, float):
+        assert found == pytest.approx(expected, abs=1e-6), name
+    else:
+        assert found == expected, name
+
+
+def test_two_processes_evaluate_the_same_weights_alike(
+    together: tuple[Run, list[dict[str, Any]]], trained_alone: Run, new_in_domain: Dataset
+) -> None:
+    expected = evaluate(trained_alone, new_in_domain).to_json()
+    for found in together[1]:
+        assert_close(found["evaluated"], expected)
+
+
+def test_two_processes_train_as_good_a_model(
+    together: tuple[Run, list[dict[str, Any]]], trained_alone: Run, new_in_domain: Dataset
+) -> None:
+    def judge(run: Run) -> Results:
+        return evaluate(run, new_in_domain, baselines=("popularity",))
+
+    two, one = judge(together[0]), judge(trained_alone)
+    popularity = two.baselines["popularity"].micro["ndcg@10"]
+    assert two.micro["ndcg@10"] > 1.3 * popularity
+    assert abs(two.micro["ndcg@10"] - one.micro["ndcg@10"]) < 0.25 * (
+        one.micro["ndcg@10"] - popularity
+    )
+
+
+def test_the_run_of_two_processes_is_an_ordinary_one(
+    together: tuple[Run, list[dict[str, Any]]], trained_alone: Run
+) -> None:
+    run = together[0]
+    assert [line["epoch"] for line in run.metrics()] == list(range(1, 9))
+    assert run.metrics()[-1].keys() == trained_alone.metrics()[-1].keys()
+    assert run.health()[-1]["entropy"].keys() == trained_alone.health()[-1]["entropy"].keys()
+    first, other = run.metrics()[-1]["losses"], trained_alone.metrics()[-1]["losses"]
+    assert first["discriminator"] == pytest.approx(other["discriminator"], rel=0.2)
+
+
+# What each has.
+
+
+def test_shares_are_all_clicks_in_as_many_steps(last_out: Dataset) -> None:
+    config = tiny_config(batch_size=100)
+    shares = [Workers(rank=rank, count=3).share(last_out, config) for rank in range(3)]
+    clicks = last_out.events(Part.TRAIN)
+    assert np.array_equal(np.concatenate([own for own, _ in shares]), clicks)
+    steps = -(-len(clicks) // 100)
+    epochs = [
+        list(batches(last_out, config, clicks=own, epoch=0, share=share)) for own, share in shares
+    ]
+    assert [len(one) for one in epochs] == [steps] * 3
+    assert sum(batch.rows for one in epochs for batch in one) == len(clicks)
+    assert all(30 <= batch.rows <= 36 for one in epochs for batch in one)
+
+
+def test_alone_there_is_no_share(last_out: Dataset) -> None:
+    clicks, share = ALONE.share(last_out, tiny_config())
+    assert share is None
+    assert np.array_equal(clicks, last_out.events(Part.TRAIN))
+
+
+def test_more_processes_than_clicks_are_refused(last_out: Dataset) -> None:
+    with pytest.raises(ConfigError, match=r"3 processes are too many: .*\nhint: .*batch_size"):
+        Workers(rank=0, count=3).share(last_out, tiny_config(batch_size=2))
+
+
+def test_random_numbers_differ_by_process_and_follow_from_the_seed() -> None:
+    states = [Workers(rank=rank, count=2).random_state(7, 1) for rank in (0, 1, 1)]
+    assert not torch.equal(states[0], states[1])
+    assert torch.equal(states[1], states[2])
+
+
+def test_another_number_of_processes_takes_the_sums_and_draws_anew() -> None:
+    owns = [
+        {"random_state": rank, "losses": {"gap": 1.0 + rank}, "counts": {f"{rank}": 1}}
+        for rank in range(2)
+    ]
+    assert own_of(owns, Workers(rank=1, count=2), seed=[0]) is owns[1]
+    leader = own_of(owns, ALONE, seed=[0, 3, 5])
+    assert leader["losses"] == {"gap": 3.0} and leader["counts"] == {"0": 1, "1": 1}
+    assert torch.equal(leader["random_state"], ALONE.random_state(0, 3, 5))
+    assert own_of(owns, Workers(rank=2, count=3), seed=[0])["losses"] == {}
+
+
+def test_followers_write_nothing(trained_alone: Run) -> None:
+    before = {file: file.stat().st_mtime_ns for file in trained_alone.path.rglob("*")}
+    follower = Follower.open(trained_alone.path)
+    follower.write_checkpoint("last", {})
+    follower.write_metrics([])
+    follower.write_health([])
+    assert {file: file.stat().st_mtime_ns for file in trained_alone.path.rglob("*")} == before
+    assert follower.read_checkpoint("last").keys() > {"players", "progress"}
+
+
+def test_a_process_without_a_gpu_of_its_own_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert Workers(rank=5, count=8, local_rank=1).device("auto") == torch.device("cuda", 1)
+    with pytest.raises(
+        ConfigError, match=r"process 2 of this machine has no GPU of its own: it has 2\n.*node 2"
+    ):
+        Workers(rank=2, count=8, local_rank=2).device("cuda")
+    assert Workers(rank=2, count=8, local_rank=2).device("cpu") == torch.device("cpu")
+
+
+def test_an_environment_that_is_not_complete_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("RANK", "0")
+    with (
+        pytest.raises(
+            ConfigError, match=r"WORLD_SIZE=2 .* MASTER_ADDR, MASTER_PORT is not set\n.*torchrun"
+        ),
+        joined(),
+    ):
+        pass
+
+
+def test_one_process_is_a_training_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "1")
+    with joined() as workers:
+        assert workers is distributed.ALONE
+
+
+# What happens when one is lost, or all are asked to stop.
+
+SLOWLY = """
+import os, sys, time
+from pathlib import Path
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset
+from crossfeed.cli import main
+from crossfeed.training import trainer
+
+step = trainer.Fit._step
+def slow_step(self, batch):
+    step(self, batch)
+    os.write(1, f"{self.workers.rank} {os.getpid()}\\n".encode())  # whole lines only
+    time.sleep(0.02)
+trainer.Fit._step = slow_step
+sys.argv = ["crossfeed", "train", sys.argv[1], "--out", *sys.argv[2:]]
+main()
+"""
+
+
+@pytest.fixture(scope="module")
+def several_epochs() -> Config:
+    return tiny_config(epochs=4, batch_size=128, patience=4)
+
+
+def settings(config: Config) -> list[str]:
+    """Return the options of a command line that stand for a configuration."""
+    options = []
+    for section in ("model", "train"):
+        for name, value in getattr(config, section):
+            if value is not None:
+                options += ["--set", f"{section}.{name}={json.dumps(value)}"]
+    return options
+
+
+def after_steps(both: Torchrun, rank: int, steps: int) -> int:
+    """Wait until a process has made so many steps, and return its id."""
+    while steps:
+        line = both.line()
+        assert line, both.end()[1]
+        number, pid = map(int, line.split())
+        steps -= number == rank
+    return pid if number == rank else 0
+
+
+def test_a_lost_process_is_named_and_another_number_goes_on(
+    last_out: Dataset, several_epochs: Config, tmp_path: Path
+) -> None:
+    out = tmp_path / "run"
+    file, options = script(tmp_path, SLOWLY), settings(several_epochs)
+    with Torchrun(2, file, last_out.path, out, *options) as both:
+        lost = after_steps(both, rank=1, steps=15)
+        os.kill(lost, signal.SIGKILL)
+        code, error = both.end()
+    assert code != 0
+    assert re.search(
+        rf"^error: lost process 1 \(host .*, pid {lost}\); the run is as its last checkpoint left "
+        rf"it\nhint: go on by the same command with --resume",
+        error,
+        re.MULTILINE,
+    )
+    assert Run.open(out).read_checkpoint("last")["progress"]["epoch"] == 1
+    resumed = train(last_out, out=out, resume=True)
+    assert [line["epoch"] for line in resumed.metrics()] == [1, 2, 3, 4]
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(
+    last_out: Dataset, several_epochs: Config, tmp_path_factory: pytest.TempPathFactory
+) -> Run:
+    folder = tmp_path_factory.mktemp("uninterrupted")
+    out, file = folder / "run", script(folder, SLOWLY)
+    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
+        code, error = both.end()
+    assert code == 0, error
+    return Run.open(out)
+
+
+def assert_same_run(one: Run, other: Run) -> None:
+    for name in ("best", "last"):
+        first = one.read_checkpoint(name)["players"]  # type: ignore[arg-type]
+        second = other.read_checkpoint(name)["players"]  # type: ignore[arg-type]
+        assert all(torch.equal(value, second[key]) for key, value in first.items())
+    assert one.health() == other.health()
+    losses = [[line["losses"] for line in run.metrics()] for run in (one, other)]
+    assert losses[0] == losses[1]
+
+
+def resume(processes: int, file: Path, dataset: Dataset, out: Path) -> Run:
+    with Torchrun(processes, file, dataset.path, out, "--resume") as those:
+        code, error = those.end()
+    assert code == 0, error
+    return Run.open(out)
+
+
+@pytest.mark.slow
+def test_killed_and_resumed_by_as_many_is_uninterrupted(
+    last_out: Dataset, several_epochs: Config, uninterrupted: Run, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
+    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
+        os.kill(after_steps(both, rank=0, steps=17), signal.SIGKILL)
+        code, error = both.end()
+    assert code != 0
+    assert "error: lost process 0" in error
+    assert_same_run(resume(2, file, last_out, out), uninterrupted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["sigterm", "ctrl-c"])
+def test_a_signal_saves_the_step_of_both(
+    number: signal.Signals,
+    last_out: Dataset,
+    several_epochs: Config,
+    uninterrupted: Run,
+    tmp_path: Path,
+) -> None:
+    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
+    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
+        after_steps(both, rank=1, steps=16)
+        both.process.send_signal(number)
+        code, error = both.end()
+    assert code != 0
+    told = f"stopped and saved; go on with: crossfeed train {last_out.path} --out {out} --resume"
+    assert error.count(told) == 1
+    progress = Run.open(out).read_checkpoint("last")["progress"]
+    assert progress["epoch"] >= 1 and progress["step"] > 0
+    assert_same_run(resume(2, file, last_out, out), uninterrupted)
+
+
+@pytest.mark.slow
+def test_three_go_on_where_two_were(
+    last_out: Dataset, several_epochs: Config, tmp_path: Path
+) -> None:
+    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
+    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
+        after_steps(both, rank=0, steps=16)
+        both.process.terminate()
+        both.end()
+    resumed = resume(3, file, last_out, out)
+    assert [line["epoch"] for line in resumed.metrics()] == [1, 2, 3, 4]
+    assert len(resumed.read_checkpoint("last")["others"]) == 2
+
+
+@pytest.mark.slow
+def test_an_error_of_all_is_said_once(
+    last_out: Dataset, several_epochs: Config, uninterrupted: Run, tmp_path: Path
+) -> None:
+    file = script(tmp_path, SLOWLY)
+    with Torchrun(2, file, last_out.path, uninterrupted.path) as both:
+        code, error = both.end()
+    assert code != 0
+    assert error.count("exists already") == 1
+    with Torchrun(2, file, tmp_path / "nothing", tmp_path / "run") as both:
+        code, error = both.end()
+    assert code != 0
+    assert error.count("is not a dataset") == 1
+
+
+@pytest.mark.slow
+def test_refit_in_two_processes(last_out: Dataset, tmp_path: Path) -> None:
+    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
+    options = settings(tiny_config(epochs=2, batch_size=256))
+    with Torchrun(2, file, last_out.path, out, *options, "--refit") as both:
+        code, error = both.end()
+    assert code == 0, error
+    assert Run.open(out).scorer(refitted=True).item_vectors.shape[0] == last_out.catalogue.items
