@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import typer.main
 import yaml
 
+from crossfeed.cli import app
 from crossfeed.serving.store_url import open_store
 
 ROOT = Path(__file__).parents[1]
@@ -113,3 +115,54 @@ def test_the_images_steps_in_a_fresh_environment(tmp_path: Path) -> None:
     installed = tmp_path / "opt" / "bin" / "crossfeed"
     shown = subprocess.run([installed, "serve", "--help"], capture_output=True, text=True)
     assert shown.returncode == 0 and "--history-store" in shown.stdout
+
+
+def train_options(words: list[str], starter_options: set[str]) -> None:
+    """Check that a command line is one that `torchrun` and `crossfeed train` read."""
+    module = words.index("-m")
+    assert words[0] == "torchrun" and words[module + 1 : module + 3] == ["crossfeed", "train"]
+    named = {word.split("=")[0] for word in words[1:module]}
+    assert named <= starter_options, named - starter_options
+    command = typer.main.get_command(app).commands["train"]  # type: ignore[attr-defined]
+    assert command.make_context("train", words[module + 3 :]).params["resume"]
+
+
+@pytest.fixture(scope="module")
+def starter_options() -> set[str]:
+    from torch.distributed.run import get_args_parser
+
+    return {option for action in get_args_parser()._actions for option in action.option_strings}
+
+
+def test_the_job_starts_pods_that_find_each_other(starter_options: set[str]) -> None:
+    service, job = yaml.safe_load_all((DEPLOY / "train.yaml").read_text("utf-8"))
+    spec = job["spec"]
+    pod = spec["template"]["spec"]
+    [container] = pod["containers"]
+    words = [*container["command"], *container["args"]]
+    train_options(words, starter_options)
+    options = dict(word.split("=") for word in words if word.startswith("--") and "=" in word)
+    name = service["metadata"]["name"]
+    assert spec["completionMode"] == "Indexed"  # which gives pods the host names NAME-0, NAME-1
+    assert spec["completions"] == spec["parallelism"] == int(options["--nnodes"])
+    assert service["spec"]["clusterIP"] == "None"
+    assert service["spec"]["selector"] == {"job-name": job["metadata"]["name"]}
+    assert pod["subdomain"] == name
+    port = service["spec"]["ports"][0]["port"]
+    assert options["--rdzv-endpoint"] == f"{job['metadata']['name']}-0.{name}:{port}"
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == options["--nproc-per-node"]
+    mounted = {mount["name"] for mount in container["volumeMounts"]}
+    assert mounted == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_the_slurm_script_is_sound(starter_options: set[str]) -> None:
+    file = DEPLOY / "train.sbatch"
+    subprocess.run(["bash", "-n", str(file)], check=True)
+    text = file.read_text("utf-8")
+    [command] = re.findall(r"^srun (?:--\S+ )*(torchrun (?:.*\\\n)*.*)$", text, re.MULTILINE)
+    train_options(shlex.split(command.replace("\\\n", " ")), starter_options)
+    given = dict(re.findall(r"^#SBATCH (--[a-z-]+)=(\S+)$", text, re.MULTILINE))
+    assert given["--ntasks-per-node"] == "1"  # one torchrun per machine starts the others
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line and not line.startswith("#"))
+    assert all(i < first for i, line in enumerate(lines) if line.startswith("#SBATCH"))
