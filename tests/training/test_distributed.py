@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 import torch
 from planted import tiny_config
+from typer.testing import CliRunner
 
+from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError
@@ -74,6 +76,7 @@ TOGETHER = """
 import json, sys
 from pathlib import Path
 import torch
+from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import TrainingError
@@ -314,6 +317,7 @@ def test_one_process_is_a_training_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 SLOWLY = """
 import os, sys, time
 from pathlib import Path
+from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.cli import main
@@ -477,3 +481,12 @@ def test_refit_in_two_processes(last_out: Dataset, tmp_path: Path) -> None:
         code, error = both.end()
     assert code == 0, error
     assert Run.open(out).scorer(refitted=True).item_vectors.shape[0] == last_out.catalogue.items
+
+
+def test_only_train_is_the_work_of_several(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    asked = CliRunner().invoke(app, ["evaluate", str(tmp_path)], prog_name="crossfeed")
+    assert asked.exit_code == 1
+    assert "error: 'evaluate' is the work of one process, and there are 2" in asked.stderr
+    assert "hint: call it without torchrun" in asked.stderr

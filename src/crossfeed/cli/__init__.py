@@ -8,6 +8,7 @@ exit code 2, Ctrl-C 130.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -27,7 +28,7 @@ from crossfeed.cli import (
     training,
     tuning,
 )
-from crossfeed.errors import CrossfeedError
+from crossfeed.errors import ConfigError, CrossfeedError
 
 __all__ = ["COMMANDS", "HISTORIES", "app", "main"]
 
@@ -93,6 +94,7 @@ def _show_version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
     version: Annotated[
         bool,
         typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version."),
@@ -110,6 +112,12 @@ def _root(
     crossfeed serve BUNDLE                        HTTP on 127.0.0.1:8000
     """
     output.log_to_stderr()
+    processes = os.environ.get("WORLD_SIZE", "1")
+    if context.invoked_subcommand != "train" and "LOCAL_RANK" in os.environ and processes != "1":
+        raise ConfigError(
+            f"'{context.invoked_subcommand}' is the work of one process, and there are {processes}",
+            hint="call it without torchrun, which is for train",
+        )
 
 
 def _build() -> typer.Typer:
