@@ -1,0 +1,180 @@
+"""An item table whose rows are divided among the processes, by TorchRec.
+
+Every process holds I / W rows and asks the others for those that it looks up; their gradients go
+back the same way, and the rows move where they lie, by row-wise Adagrad, as the backward pass
+reaches them. So neither the table nor its optimiser's state has to fit into one process, and a step
+exchanges what it looked up instead of the whole table's gradient.
+
+Dims: I items, E width, W processes, R = I / W rows of one process.
+"""
+
+from __future__ import annotations
+
+import copy
+from importlib.util import find_spec
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from crossfeed.errors import ConfigError, MissingExtraError
+
+__all__ = ["RowOptimiser", "ShardedTable", "require_row_sharding"]
+
+_TABLE, _IDS = "item_vectors", "ids"  # TorchRec's names of the table and of what is looked up
+_EPSILON = 1e-8
+
+
+def require_row_sharding(processes: int) -> None:
+    """Check that rows can be divided, before any work.
+
+    Raises:
+        ConfigError: there is one process.
+        MissingExtraError: TorchRec is not installed.
+    """
+    if processes == 1:
+        raise ConfigError(
+            "train.table_sharding='row' divides a table among several processes; there is one",
+            hint="start several with torchrun, or set train.table_sharding=none",
+        )
+    for package in ("torchrec", "fbgemm_gpu"):
+        if find_spec(package) is None:
+            raise MissingExtraError(package=package, extra="distributed")
+
+
+class ShardedTable(nn.Module):
+    """Stands for an `nn.Embedding` whose rows are divided among the processes.
+
+    All processes must look up, and take the state, equally often and in the same order. In a
+    state_dict it is the whole table, as if it were not divided. A deep copy, as an average of
+    weights is, holds this process's rows and looks nothing up.
+    """
+
+    rows: nn.Parameter
+    """(R, E) the rows of this process; moved by the optimiser below, never by autograd's."""
+
+    def __init__(self, whole: nn.Embedding, *, learning_rate: float) -> None:
+        """Take over the rows of this process from a table that is the same in all processes."""
+        super().__init__()
+        self.items, self.width = whole.weight.shape
+        self._collection: Any = _shard(whole, learning_rate=learning_rate)  # Any: has no types
+        (own,) = self._collection.parameters()
+        self.rows = nn.Parameter(own.data, requires_grad=False)  # the same memory
+        per_process = -(-self.items // dist.get_world_size())
+        self.first = min(dist.get_rank() * per_process, self.items)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """Return (..., E) the vectors of items (...), each row asked for once."""
+        from torchrec import KeyedJaggedTensor
+
+        unique, inverse = torch.unique(ids, return_inverse=True)
+        lengths = torch.tensor([len(unique)], device=ids.device)
+        asked = KeyedJaggedTensor(keys=[_IDS], values=unique, lengths=lengths)
+        rows: Tensor = self._collection(asked).wait()[_IDS].values()
+        return rows.index_select(0, inverse.flatten()).unflatten(0, ids.shape)
+
+    def gather(self, own: Tensor) -> Tensor:
+        """Return (I, ...) what all processes hold of something with a row per item, (R, ...)."""
+        per_process = -(-self.items // dist.get_world_size())
+        padded = own.new_zeros(per_process, *own.shape[1:])
+        padded[: len(own)] = own
+        whole = own.new_empty(per_process * dist.get_world_size(), *own.shape[1:])
+        dist.all_gather(list(whole.chunk(dist.get_world_size())), padded)
+        return whole[: self.items]
+
+    def own(self, whole: Tensor) -> Tensor:
+        """Return (R, ...) this process's part of something with a row per item, (I, ...)."""
+        return whole[self.first : self.first + len(self.rows)]
+
+    def optimiser(self) -> RowOptimiser:
+        """Return what moves the rows."""
+        return RowOptimiser(self, _kernel(self._collection))
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> ShardedTable:
+        made = ShardedTable.__new__(ShardedTable)
+        nn.Module.__init__(made)
+        made.items, made.width, made.first = self.items, self.width, self.first
+        made._collection = None
+        made.rows = copy.deepcopy(self.rows, memo)
+        return made
+
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
+        destination[f"{prefix}weight"] = self.gather(self.rows.detach())
+
+    @torch.no_grad()
+    def _load_from_state_dict(
+        self, state_dict: dict[str, Any], prefix: str, *unused: object
+    ) -> None:
+        self.rows.copy_(self.own(state_dict[f"{prefix}weight"]))
+
+
+class RowOptimiser:
+    """Row-wise Adagrad of a divided table, as far as a checkpoint knows an optimiser.
+
+    Source: Duchi et al. 2011, with one accumulator per row, the mean of its squared gradients.
+    """
+
+    def __init__(self, table: ShardedTable, kernel: Any) -> None:  # Any: fbgemm has no types
+        self._table, self._kernel = table, kernel
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the accumulators (I,) of the whole table."""
+        return {"accumulators": self._table.gather(self._accumulators())}
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Take over this process's part of them."""
+        self._accumulators().copy_(self._table.own(state["accumulators"]))
+
+    def scale_learning_rate(self, factor: float) -> None:
+        """Change the step size of all steps that follow."""
+        self._kernel.set_learning_rate(self._kernel.get_learning_rate() * factor)
+
+    def _accumulators(self) -> Tensor:
+        ((accumulators, *_),) = self._kernel.split_optimizer_states()
+        return accumulators  # type: ignore[no-any-return] # (R,)
+
+
+def _shard(whole: nn.Embedding, *, learning_rate: float) -> Any:  # Any: TorchRec has no types
+    from fbgemm_gpu.split_embedding_configs import EmbOptimType
+    from torchrec import EmbeddingCollection
+    from torchrec.distributed.embedding import EmbeddingCollectionSharder
+    from torchrec.distributed.embedding_types import EmbeddingComputeKernel
+    from torchrec.distributed.sharding_plan import construct_module_sharding_plan, row_wise
+    from torchrec.distributed.types import ShardingEnv
+    from torchrec.modules.embedding_configs import EmbeddingConfig
+
+    items, width = whole.weight.shape
+    device, processes = whole.weight.device, dist.get_world_size()
+    table = EmbeddingConfig(
+        name=_TABLE, embedding_dim=width, num_embeddings=items, feature_names=[_IDS]
+    )
+    collection = EmbeddingCollection(tables=[table], device=device)
+    collection.embeddings[_TABLE].weight.data.copy_(whole.weight.data)
+    sharder = EmbeddingCollectionSharder(
+        fused_params={
+            "optimizer": EmbOptimType.EXACT_ROWWISE_ADAGRAD,
+            "learning_rate": learning_rate,
+            "eps": _EPSILON,
+        }
+    )
+    # Of TorchRec's kernels this one alone looks sequences up on a CPU.
+    kernel = EmbeddingComputeKernel.FUSED.value
+    plan = construct_module_sharding_plan(
+        collection,
+        {_TABLE: row_wise(compute_kernel=kernel)},
+        sharder=sharder,
+        local_size=processes,
+        world_size=processes,
+        device_type=device.type,
+    )
+    env = ShardingEnv.from_process_group(dist.group.WORLD)
+    return sharder.shard(collection, plan, env, device=device)
+
+
+def _kernel(collection: nn.Module) -> Any:  # Any: fbgemm has no types
+    """Return fbgemm's part of a sharded collection of one table."""
+    (kernel,) = (one for one in collection.modules() if hasattr(one, "split_optimizer_states"))
+    return kernel
