@@ -89,32 +89,28 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     dataset = prepare_dataset(given.work, given.events)
     clicks = len(Dataset.load(dataset).events(Part.TRAIN))
-    pairs = []
+    pairs, ratios = [], []
     for _ in range(given.repeats):
         one, two = (
             measure(dataset, given.work / "run", processes=count, settings=given.settings)
             for count in (1, 2)
         )
-        pairs.append(
+        ratios.append(
             {
-                "one": one,
-                "two": two,
                 "steps_ratio": round(one["step_seconds"] / two["step_seconds"], 3),
                 "whole_ratio": round(one["whole_seconds"] / two["whole_seconds"], 3),
                 "cpu_ratio": round(2 * one["cpu_seconds"] / two["cpu_seconds"], 3),
-                "load": round(os.getloadavg()[0], 1),
             }
         )
+        load = round(os.getloadavg()[0], 1)
+        pairs.append({"one": one, "two": two, **ratios[-1], "load_average": load})
         print(json.dumps(pairs[-1]), file=sys.stderr)
     result = {
         "train_clicks": clicks,
         "epochs": EPOCHS,
         "cores": os.cpu_count(),
         "settings": given.settings,
-        **{
-            name: statistics.median(pair[name] for pair in pairs)
-            for name in ("steps_ratio", "whole_ratio", "cpu_ratio")
-        },
+        **{name: statistics.median(pair[name] for pair in ratios) for name in ratios[0]},
         "pairs": pairs,
     }
     name = "-".join([f"events-{given.events}", *given.settings]) + ".json"

@@ -151,6 +151,23 @@ class TrainConfig(_Section):
     half the learning rate, three times at most."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
+    table_sharding: Literal["none", "row"] = "none"
+    """Whether each of several processes holds all of the discriminator's item vectors, or its part
+    of the rows (docs/distributed.md; extra `distributed`)."""
+    table_learning_rate: float = Field(default=0.1, gt=0)
+    """Step size of the row-wise Adagrad that moves divided rows."""
+
+    @model_validator(mode="after")
+    def _divided_rows_are_looked_up(self) -> Self:
+        if self.table_sharding == "none":
+            return self
+        whole = {"objective": self.objective == "full-softmax", "gap": self.gap != "none"}
+        for name in [name for name, needed in whole.items() if needed]:
+            raise ValueError(
+                f"train.table_sharding='row' does not go with train.{name}="
+                f"{getattr(self, name)!r}, which reads the vectors of whole pools"
+            )
+        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:

@@ -20,11 +20,11 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import ConfigError
+from crossfeed.errors import ConfigError, MissingExtraError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import distributed
+from crossfeed.training import distributed, sharded_table
 from crossfeed.training.batches import batches
 from crossfeed.training.distributed import ALONE, Follower, Workers, joined, own_of
 from crossfeed.training.trainer import train
@@ -490,3 +490,128 @@ def test_only_train_is_the_work_of_several(monkeypatch: pytest.MonkeyPatch, tmp_
     assert asked.exit_code == 1
     assert "error: 'evaluate' is the work of one process, and there are 2" in asked.stderr
     assert "hint: call it without torchrun" in asked.stderr
+
+
+# Rows of a table that are divided among the processes.
+
+
+def test_what_reads_whole_pools_does_not_go_with_divided_rows() -> None:
+    with pytest.raises(ConfigError, match=r"'row' does not go with train.gap='mmd', which reads"):
+        tiny_config(table_sharding="row")
+    with pytest.raises(ConfigError, match=r"does not go with train.objective='full-softmax'"):
+        tiny_config(table_sharding="row", gap="none", objective="full-softmax")
+
+
+def test_one_process_divides_nothing(last_out: Dataset, tmp_path: Path) -> None:
+    config = tiny_config(table_sharding="row", gap="none")
+    with pytest.raises(ConfigError, match=r"among several processes; there is one\n.*torchrun"):
+        train(last_out, out=tmp_path / "run", config=config)
+
+
+def test_divided_rows_need_torchrec(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharded_table, "find_spec", lambda name: None)
+    with pytest.raises(MissingExtraError, match=r"'torchrec'.*\n.*crossfeed\[distributed\]"):
+        sharded_table.require_row_sharding(2)
+
+
+DIVIDED = """
+import copy, json, sys
+from pathlib import Path
+import torch
+from torch.nn import Embedding
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset
+from crossfeed.training.distributed import joined
+from crossfeed.training.sharded_table import ShardedTable
+from crossfeed.training.trainer import train
+
+dataset, out = Dataset.load(sys.argv[1]), Path(sys.argv[2])
+config = Config.model_validate_json(sys.argv[3])
+
+def moved(workers):
+    # Three steps of a divided table beside a whole one, whose gradients are averaged by hand.
+    whole = Embedding(101, 4)
+    whole.weight.data.copy_(torch.linspace(-1, 1, 404).view(101, 4))
+    divided = ShardedTable(whole, learning_rate=0.1)
+    optimiser, sums = divided.optimiser(), torch.zeros(101)
+    ids = torch.randint(101, (9, 5), generator=torch.Generator().manual_seed(workers.rank))
+    differences = []
+    for step in range(3):
+        whole.weight.grad = None
+        looked_up = divided(ids)
+        differences.append((looked_up - whole(ids)).abs().max().item())
+        looked_up.pow(2).sum().backward()
+        whole(ids).pow(2).sum().backward()
+        workers.average_gradients(whole, rows=1)
+        sums += whole.weight.grad.square().mean(dim=1)
+        whole.weight.data -= 0.1 * whole.weight.grad / (sums.sqrt() + 1e-8).unsqueeze(1)
+    summed = (optimiser.state_dict()["accumulators"] - sums).abs().max().item()
+    copied = copy.deepcopy(divided)
+    optimiser.set_learning_rate(0.0)
+    divided(ids).sum().backward()
+    return {
+        "differences": differences, "rows": len(divided.rows),
+        "whole": (divided.state_dict()["weight"] - whole.weight).abs().max().item(),
+        "sums": summed,
+        "still": torch.equal(copied.rows, divided.rows),
+    }
+
+def changed(name, settings):
+    given = config.train.model_copy(update=settings)
+    return train(dataset, out=out / name, config=config.model_copy(update={"train": given}))
+
+with joined() as workers:
+    found = moved(workers)
+    changed("divided", {})
+    changed("divided-still", {"learning_rate": 1e-30, "table_learning_rate": 1e-30, "epochs": 2})
+    changed("whole-still", {"learning_rate": 1e-30, "table_sharding": "none", "epochs": 2})
+(out / f"{workers.rank}.json").write_text(json.dumps(found))
+"""
+
+
+@pytest.fixture(scope="module")
+def divided(
+    new_in_domain: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[dict[str, Any]]]:
+    pytest.importorskip("torchrec", reason="the extra 'distributed' is not installed")
+    folder = tmp_path_factory.mktemp("divided")
+    config = tiny_config(epochs=8, patience=8, table_sharding="row", gap="none")
+    file = script(folder, DIVIDED)
+    with Torchrun(2, file, new_in_domain.path, folder, config.model_dump_json()) as both:
+        code, error = both.end()
+    assert code == 0, error
+    return folder, [json.loads((folder / f"{rank}.json").read_text("utf-8")) for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_divided_rows_are_looked_up_and_moved_as_whole_ones(
+    divided: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    assert [found["rows"] for found in divided[1]] == [51, 50]
+    for found in divided[1]:
+        assert max(found["differences"]) < 1e-6
+        assert found["whole"] < 1e-6
+        assert found["sums"] < 1e-5
+        assert found["still"]
+
+
+@pytest.mark.slow
+def test_a_training_with_divided_rows_loses_what_one_with_whole_rows_does(
+    divided: tuple[Path, list[dict[str, Any]]],
+) -> None:
+    """Where nothing moves, all that is drawn, scored and ranked is the same."""
+    runs = [Run.open(divided[0] / name) for name in ("divided-still", "whole-still")]
+    for one, other in zip(*(run.metrics() for run in runs), strict=True):
+        assert one["losses"] == pytest.approx(other["losses"], abs=1e-5)
+        assert_close(one["validation"], other["validation"])
+
+
+@pytest.mark.slow
+def test_a_model_of_divided_rows_is_an_ordinary_one(
+    divided: tuple[Path, list[dict[str, Any]]], new_in_domain: Dataset
+) -> None:
+    run = Run.open(divided[0] / "divided")
+    results = evaluate(run, new_in_domain, baselines=("popularity",))
+    popularity = results.baselines["popularity"]
+    assert results.micro["ndcg@10"] > 1.3 * popularity.micro["ndcg@10"]
+    assert run.scorer().item_vectors.shape[0] == new_in_domain.catalogue.items

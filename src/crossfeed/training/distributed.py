@@ -158,7 +158,7 @@ class Workers:
     def spread_weights(self, module: nn.Module) -> None:
         """Give all processes the leader's weights, so that they begin as equals."""
         if self.count > 1:
-            for value in module.state_dict().values():
+            for value in (*_common(module), *module.buffers()):
                 dist.broadcast(value, src=0)
 
     def require_equal_weights(self, module: nn.Module) -> None:
@@ -316,7 +316,15 @@ def _added(parts: Sequence[Mapping[str, N]]) -> dict[str, N]:
 @torch.no_grad()
 def _fingerprint(module: nn.Module) -> Tensor:
     """Return (tensors,) a checksum of the bits of each weight."""
-    return torch.stack([_checksum(value.detach()) for value in module.parameters()]).cpu()
+    return torch.stack([_checksum(value) for value in _common(module)]).cpu()
+
+
+def _common(module: nn.Module) -> list[Tensor]:
+    """Return the weights that all processes hold alike: those that gradients move.
+
+    The rows of a divided table are not among them.
+    """
+    return [value.detach() for value in module.parameters() if value.requires_grad]
 
 
 def _checksum(values: Tensor) -> Tensor:

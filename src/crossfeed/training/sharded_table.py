@@ -11,6 +11,7 @@ Dims: I items, E width, W processes, R = I / W rows of one process.
 from __future__ import annotations
 
 import copy
+import logging
 from importlib.util import find_spec
 from typing import Any
 
@@ -58,8 +59,9 @@ class ShardedTable(nn.Module):
         """Take over the rows of this process from a table that is the same in all processes."""
         super().__init__()
         self.items, self.width = whole.weight.shape
-        self._collection: Any = _shard(whole, learning_rate=learning_rate)  # Any: has no types
-        (own,) = self._collection.parameters()
+        collection = _shard(whole, learning_rate=learning_rate)
+        self._hidden = [collection]  # from torch, to which `rows` stands for it
+        (own,) = collection.parameters()
         self.rows = nn.Parameter(own.data, requires_grad=False)  # the same memory
         per_process = -(-self.items // dist.get_world_size())
         self.first = min(dist.get_rank() * per_process, self.items)
@@ -71,8 +73,9 @@ class ShardedTable(nn.Module):
         unique, inverse = torch.unique(ids, return_inverse=True)
         lengths = torch.tensor([len(unique)], device=ids.device)
         asked = KeyedJaggedTensor(keys=[_IDS], values=unique, lengths=lengths)
-        rows: Tensor = self._collection(asked).wait()[_IDS].values()
-        return rows.index_select(0, inverse.flatten()).unflatten(0, ids.shape)
+        (collection,) = self._hidden
+        rows: Tensor = collection(asked).wait()[_IDS].values()
+        return rows.index_select(0, inverse.flatten()).reshape(*ids.shape, self.width)
 
     def gather(self, own: Tensor) -> Tensor:
         """Return (I, ...) what all processes hold of something with a row per item, (R, ...)."""
@@ -89,13 +92,14 @@ class ShardedTable(nn.Module):
 
     def optimiser(self) -> RowOptimiser:
         """Return what moves the rows."""
-        return RowOptimiser(self, _kernel(self._collection))
+        (collection,) = self._hidden
+        return RowOptimiser(self, collection.fused_optimizer)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> ShardedTable:
         made = ShardedTable.__new__(ShardedTable)
         nn.Module.__init__(made)
         made.items, made.width, made.first = self.items, self.width, self.first
-        made._collection = None
+        made._hidden = []
         made.rows = copy.deepcopy(self.rows, memo)
         return made
 
@@ -117,24 +121,30 @@ class RowOptimiser:
     Source: Duchi et al. 2011, with one accumulator per row, the mean of its squared gradients.
     """
 
-    def __init__(self, table: ShardedTable, kernel: Any) -> None:  # Any: fbgemm has no types
-        self._table, self._kernel = table, kernel
+    def __init__(self, table: ShardedTable, fused: Any) -> None:  # Any: TorchRec has no types
+        self._table, self._fused = table, fused
 
-    def state_dict(self) -> dict[str, Tensor]:
-        """Return the accumulators (I,) of the whole table."""
-        return {"accumulators": self._table.gather(self._accumulators())}
+    def state_dict(self) -> dict[str, Any]:  # Any: see run.Checkpoint
+        """Return the step size, and the accumulators (I,) of the whole table."""
+        (rate,) = {group["lr"] for group in self._fused.param_groups}
+        accumulators = self._table.gather(self._accumulators())
+        return {"learning_rate": rate, "accumulators": accumulators}
 
-    def load_state_dict(self, state: dict[str, Tensor]) -> None:
-        """Take over this process's part of them."""
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # Any: see run.Checkpoint
+        """Take over this process's part of what `state_dict` returned."""
+        self.set_learning_rate(state["learning_rate"])
         self._accumulators().copy_(self._table.own(state["accumulators"]))
 
-    def scale_learning_rate(self, factor: float) -> None:
-        """Change the step size of all steps that follow."""
-        self._kernel.set_learning_rate(self._kernel.get_learning_rate() * factor)
+    def set_learning_rate(self, rate: float) -> None:
+        """Set the step size of all steps that follow."""
+        for group in self._fused.param_groups:
+            group["lr"] = rate
+        self._fused.step()  # tells the kernel, and moves nothing
 
     def _accumulators(self) -> Tensor:
-        ((accumulators, *_),) = self._kernel.split_optimizer_states()
-        return accumulators  # type: ignore[no-any-return] # (R,)
+        ((accumulators,),) = (state.values() for state in self._fused.state.values())
+        (own,) = accumulators.local_shards()
+        return own.tensor  # type: ignore[no-any-return] # (R,)
 
 
 def _shard(whole: nn.Embedding, *, learning_rate: float) -> Any:  # Any: TorchRec has no types
@@ -146,12 +156,15 @@ def _shard(whole: nn.Embedding, *, learning_rate: float) -> Any:  # Any: TorchRe
     from torchrec.distributed.types import ShardingEnv
     from torchrec.modules.embedding_configs import EmbeddingConfig
 
+    # It is told of how TorchRec's own code looks to it, once in each process.
+    logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     items, width = whole.weight.shape
     device, processes = whole.weight.device, dist.get_world_size()
     table = EmbeddingConfig(
         name=_TABLE, embedding_dim=width, num_embeddings=items, feature_names=[_IDS]
     )
-    collection = EmbeddingCollection(tables=[table], device=device)
+    with torch.random.fork_rng():  # it draws weights that are replaced
+        collection = EmbeddingCollection(tables=[table], device=device)
     collection.embeddings[_TABLE].weight.data.copy_(whole.weight.data)
     sharder = EmbeddingCollectionSharder(
         fused_params={
@@ -171,10 +184,5 @@ def _shard(whole: nn.Embedding, *, learning_rate: float) -> Any:  # Any: TorchRe
         device_type=device.type,
     )
     env = ShardingEnv.from_process_group(dist.group.WORLD)
-    return sharder.shard(collection, plan, env, device=device)
-
-
-def _kernel(collection: nn.Module) -> Any:  # Any: fbgemm has no types
-    """Return fbgemm's part of a sharded collection of one table."""
-    (kernel,) = (one for one in collection.modules() if hasattr(one, "split_optimizer_states"))
-    return kernel
+    with torch.random.fork_rng():
+        return sharder.shard(collection, plan, env, device=device)

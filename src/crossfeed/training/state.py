@@ -13,6 +13,7 @@ from torch.optim.swa_utils import AveragedModel
 from crossfeed.config import Config
 from crossfeed.model.players import Players
 from crossfeed.scorer import Catalogue
+from crossfeed.training.sharded_table import RowOptimiser, ShardedTable
 
 __all__ = ["FitState"]
 
@@ -26,6 +27,7 @@ class FitState:
     def __init__(self, catalogue: Catalogue, config: Config, *, device: torch.device) -> None:
         self._train = config.train
         self.players = Players(catalogue, config.model).to(device)
+        self._rows = self._divide() if config.train.table_sharding == "row" else None
         self._average = (
             AveragedModel(self.players, multi_avg_fn=self._move_average)
             if config.train.average
@@ -53,14 +55,19 @@ class FitState:
         for optimiser in self.optimisers.values():
             for group in optimiser.param_groups:
                 group["lr"] = rate
+        if self._rows is not None:
+            share = rate / self._train.learning_rate
+            self._rows.set_learning_rate(share * self._train.table_learning_rate)
 
     def to_checkpoint(self) -> dict[str, Any]:  # Any: see run.Checkpoint
         """Return everything as tensors and plain values."""
         averaged = {} if self._average is None else {"average": self._average.state_dict()}
+        rows = {} if self._rows is None else {"rows": self._rows.state_dict()}
         return {
             "players": self.players.state_dict(),
             "optimisers": {name: one.state_dict() for name, one in self.optimisers.items()},
             **averaged,
+            **rows,
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
@@ -70,6 +77,15 @@ class FitState:
             optimiser.load_state_dict(checkpoint["optimisers"][name])
         if self._average is not None:
             self._average.load_state_dict(checkpoint["average"])
+        if self._rows is not None:
+            self._rows.load_state_dict(checkpoint["rows"])
+
+    def _divide(self) -> RowOptimiser:
+        """Divide the discriminator's item vectors among the processes."""
+        layer = self.players.discriminator.scoring_layer
+        table = ShardedTable(layer.vectors, learning_rate=self._train.table_learning_rate)
+        layer.vectors = table  # type: ignore[assignment] # it stands for an nn.Embedding
+        return table.optimiser()
 
     @torch.no_grad()
     def _move_average(
@@ -82,8 +98,9 @@ class FitState:
 
     def _optimiser(self, player: nn.Module) -> Optimizer:
         """Return AdamW; biases and norms are not decayed."""
-        decayed = [value for value in player.parameters() if value.ndim > 1]
-        others = [value for value in player.parameters() if value.ndim <= 1]
+        moved = [value for value in player.parameters() if value.requires_grad]
+        decayed = [value for value in moved if value.ndim > 1]
+        others = [value for value in moved if value.ndim <= 1]
         return AdamW(
             [
                 {"params": decayed, "weight_decay": self._train.weight_decay},

@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 
 from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
+from crossfeed.model.discriminator import Discriminator
 from crossfeed.model.losses import (
     GAPS,
     anchor_loss,
@@ -27,6 +28,7 @@ from crossfeed.model.players import Players
 from crossfeed.training.batches import Batch
 from crossfeed.training.distributed import ALONE, Workers
 from crossfeed.training.proposals import Proposals
+from crossfeed.training.sharded_table import ShardedTable
 
 __all__ = [
     "Move",
@@ -88,6 +90,8 @@ class Move:
 def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
+    if isinstance(discriminator.scoring_layer.vectors, ShardedTable):
+        return _score_looked_up(discriminator, batch, proposals)
     pools = discriminator.scoring_layer.pools([group.pool for group in batch.groups])
     users = batch.by_domain(discriminator.users(batch.timelines))
     candidates = batch.by_domain(proposals.candidates)
@@ -104,6 +108,22 @@ def score(players: Players, batch: Batch, proposals: Proposals, config: TrainCon
     return Scores(
         first_and_second[:, :-1], first_and_second[:, -1], torch.cat(pool) if pool else None
     )
+
+
+def _score_looked_up(discriminator: Discriminator, batch: Batch, proposals: Proposals) -> Scores:
+    """Score by the vectors of the drawn items alone, where no process has the whole pool's."""
+    layer = discriminator.scoring_layer
+    users = discriminator.users(batch.timelines)  # (B, E)
+    items = torch.cat(
+        [
+            torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1) + group.pool.start
+            for group, drawn in zip(
+                batch.groups, batch.by_domain(proposals.candidates), strict=True
+            )
+        ]
+    )  # (B, K + 1)
+    scores = (layer.vectors(items) @ users.unsqueeze(2)).squeeze(2) + layer.biases[items]
+    return Scores(scores[:, :-1], scores[:, -1], None)
 
 
 def target_loss(

@@ -26,6 +26,7 @@ from crossfeed.training.distributed import ALONE, Follower, Workers, joined, own
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
+from crossfeed.training.sharded_table import require_row_sharding
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 
@@ -137,6 +138,8 @@ class Fit:
         self.best: CheckpointName = "best" if selects else "refit"
         self.progress = FitProgress()
         self.device = workers.device(run.config.train.device)
+        if self.config.train.table_sharding == "row":
+            require_row_sharding(workers.count)
         self.clicks, self.share = workers.share(dataset, self.config)
         self.steps = (
             self.share.steps if self.share else steps_per_epoch(len(self.clicks), self.config)
@@ -304,7 +307,12 @@ class Fit:
         display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _validate(self) -> Results:
-        return self._evaluate(NetworkScorer(self.dataset.catalogue, self.state.served))
+        catalogue, served = self.dataset.catalogue, self.state.served
+        if self.config.train.table_sharding == "none":
+            return self._evaluate(NetworkScorer(catalogue, served))
+        with torch.random.fork_rng():  # it draws weights that are replaced
+            whole = NetworkScorer.from_state(catalogue, self.config.model, served.state_dict())
+        return self._evaluate(whole)
 
     def _evaluate(self, scorer: Scorer) -> Results:
         return evaluate(scorer, self.dataset, part=Part.VALIDATION, workers=self.workers)
