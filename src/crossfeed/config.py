@@ -149,6 +149,9 @@ class TrainConfig(_Section):
     on_collapse: Literal["warn", "roll-back"] = "warn"
     """What follows an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
     half the learning rate, three times at most."""
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
+    ends with one. 0 writes those alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
 

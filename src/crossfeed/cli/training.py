@@ -36,7 +36,8 @@ def train(
 ) -> None:
     """Train generator and discriminator in turn, and keep the epoch that validates best.
 
-    Ctrl-C saves the state and says how to go on.
+    Ctrl-C saves the state and says how to go on. A run that is resumed keeps the settings that it
+    began with; settings given beside --resume must be the same.
 
     \b
     crossfeed train DATASET --out RUN
@@ -48,8 +49,6 @@ def train(
     from crossfeed.data.dataset import Dataset
     from crossfeed.training.trainer import train
 
-    if resume and (out / "config.json").exists() and (config or settings or preset):
-        output.say(f"note: a run that is resumed keeps the settings of {out / 'config.json'}")
     train(
         Dataset.load(dataset),
         out=out,

@@ -12,7 +12,7 @@ import torch
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import ConfigError, TrainingError
+from crossfeed.errors import ConfigError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
@@ -24,6 +24,9 @@ from crossfeed.training.display import Display
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.proposals import StaticProposals, propose
+from crossfeed.training.random_state import forked, random_state, restore_random_state
+from crossfeed.training.requirements import require_clicks
+from crossfeed.training.saving import Saving
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 
@@ -48,7 +51,8 @@ def train(
     Args:
         dataset: prepared data; its validation part selects, its test part is never touched.
         out: folder of the run.
-        config: settings; ignored when an existing run is resumed.
+        config: settings; a run that is resumed has its own, and those given here must be the same,
+            but for those that only say where it runs (`crossfeed.settings.RUNNING`).
         resume: go on with the run in `out`, or begin where there is none; a run that is finished
             is left as it is.
         refit: afterwards train anew on all data, validation and test included, for the number of
@@ -60,15 +64,18 @@ def train(
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
         ConfigError: a domain of `train.expand_domains` is not in the dataset.
-        RunError: the run to be resumed was trained on another dataset.
+        RunError: the run to be resumed was trained on another dataset or has other settings.
+        TrainingError: the dataset has no training or no validation click.
         NonFiniteLossError: a loss became infinite or not a number.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
     out = Path(out)
+    require_clicks(dataset)
     if resume and (out / "config.json").exists():
-        run = Run.open(out)
+        run = Run.open(out).resumed(config)
         run.require_dataset(dataset)
     else:
+        _device(config.train.device), _expanded(dataset, config)  # refused before RUN is made
         run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
     selection = Fit(run, dataset, stage="train", epochs=run.config.train.epochs, selects=True)
     selection.after_epoch = after_epoch
@@ -115,30 +122,32 @@ class Fit:
         self.progress = FitProgress()
         self.device = _device(run.config.train.device)
         self.clicks = dataset.events(Part.TRAIN)
-        if not len(self.clicks):
-            raise TrainingError(f"the training part of '{dataset.path}' has no click")
         self.after_epoch: Callable[[int, float], None] | None = None
         self.steps = steps_per_epoch(len(self.clicks), self.config)
         self.expanded = _expanded(dataset, self.config)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
-        with torch.random.fork_rng():
+        with forked(self.device):
             torch.manual_seed(self.config.train.seed)
             self.state = FitState(dataset.catalogue, self.config, device=self.device)
-            self.random_state = torch.get_rng_state()
+            self.random_state = random_state(self.device)
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
+        self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
 
     def go_on(self) -> None:
         """Train from where the fit stands until it is finished."""
         if self.progress.finished:
             return
+        self.run.prepare_to_write()
         display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage)
-        with display, Interruptible() as interruptible, torch.random.fork_rng():
-            torch.set_rng_state(self.random_state)
+        with display, Interruptible() as interruptible, forked(self.device):
+            restore_random_state(self.random_state, self.device)
             while not self.progress.finished:
                 self._run_epoch(display, interruptible)
                 self._end_epoch(display)
+                if interruptible.asked:  # while it was validated; the epoch is saved
+                    self._stop(interruptible)
 
     def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:
         progress = self.progress
@@ -155,9 +164,13 @@ class Fit:
             progress.step += 1
             progress.seconds = time.perf_counter() - began
             display.step(epoch=progress.epoch, step=progress.step, losses=self._mean_losses())
+            if interruptible.asked or self.saving.due():
+                self.saving.save()
             if interruptible.asked:
-                self._save()
-                interruptible.stop(f"crossfeed train {self.dataset.path} --out {self.run.path}")
+                self._stop(interruptible)
+
+    def _stop(self, interruptible: Interruptible) -> None:
+        interruptible.stop(f"crossfeed train {self.dataset.path} --out {self.run.path}")
 
     def _step(self, batch: Batch) -> None:
         """Move every `discriminator_steps`-th time the generator, and always the discriminator.
@@ -221,7 +234,7 @@ class Fit:
             self.run.write_metrics(progress.metrics)
             self.run.write_health(progress.health)
             self._recover(display, collapsed=bool(alarms))
-        self._save()
+        self.saving.save()
         if self.after_epoch:
             self.after_epoch(progress.epoch - 1, value)
 
@@ -291,7 +304,7 @@ class Fit:
             self.last,
             {
                 **self.state.to_checkpoint(),
-                "random_state": torch.get_rng_state(),
+                "random_state": random_state(self.device),
                 "progress": vars(self.progress),
             },
         )
