@@ -17,13 +17,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from planted import planted_log, tiny_config
+from planted import planted_log, small_dataset, tiny_config
 from typer.testing import CliRunner
 
 from crossfeed.cli import app
-from crossfeed.config import Config, DataConfig
+from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.prepare import prepare
 from crossfeed.errors import ConfigError, OutputError, RunError, TrainingError
 from crossfeed.run import CheckpointName, Run
 from crossfeed.training.trainer import Fit, train
@@ -34,12 +33,7 @@ CONFIG = tiny_config(adversary=False, batch_size=128)
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
-    return prepared(planted_log(users=24), tmp_path_factory.mktemp("data") / "dataset")
-
-
-def prepared(log: pd.DataFrame, out: Path) -> Dataset:
-    settings = {"split": "new-in-domain", "min_domain_events": 10, "min_item_events": 1}
-    return prepare(log, out=out, config=DataConfig.model_validate(settings))
+    return small_dataset(planted_log(users=24), tmp_path_factory.mktemp("data") / "dataset")
 
 
 @pytest.fixture(scope="module")
@@ -265,7 +259,7 @@ def one_item(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     times = 1_600_000_000 + np.arange(12) * 1300
     zone = pd.DataFrame({"user_id": users, "item_id": "z", "domain": "zone", "timestamp": times})
     log = pd.concat([planted_log(users=24), zone], ignore_index=True)
-    return prepared(log, tmp_path_factory.mktemp("one-item") / "dataset")
+    return small_dataset(log, tmp_path_factory.mktemp("one-item") / "dataset")
 
 
 @pytest.mark.parametrize(
