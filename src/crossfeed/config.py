@@ -154,6 +154,8 @@ class TrainConfig(_Section):
     ends with one. 0 writes those alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Who is told each epoch's figures besides the run (docs/training.md)."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:

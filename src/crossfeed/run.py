@@ -12,6 +12,9 @@ outcomes.parquet        its metrics of every event, for intervals and comparison
 transfer.json           what the domains give each other, if that was measured
 transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
+tensorboard/            event files, where `train.track` asks for them
+mlflow.json             under which id MLflow knows the run, and where
+mlflow.sqlite           what MLflow keeps, where no server is named
 """
 
 from __future__ import annotations
@@ -57,7 +60,11 @@ _FILES = (
     "outcomes.parquet",
     "transfer.json",
     "gate.json",
+    "mlflow.json",
+    "mlflow.sqlite",
 )
+
+_FOLDERS = ("transfer", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -300,6 +307,7 @@ def _clear(path: Path) -> None:
     """Remove a former run's files, and nothing that crossfeed did not write."""
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
-    shutil.rmtree(path / "transfer", ignore_errors=True)
+    for name in _FOLDERS:
+        shutil.rmtree(path / name, ignore_errors=True)
     for name in get_args(CheckpointName):
         (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)

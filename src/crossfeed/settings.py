@@ -1,15 +1,16 @@
-"""In which settings one configuration differs from another."""
+"""Settings by name, and in which of them one configuration differs from another."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from crossfeed.config import Config
 
-__all__ = ["RUNNING", "Difference", "differences"]
+__all__ = ["RUNNING", "Difference", "differences", "flat"]
 
-RUNNING = ("train.device", "train.checkpoint_minutes")
+RUNNING = ("train.device", "train.checkpoint_minutes", "train.track")
 """Settings that say where and how a training runs, and nothing of what comes out of it."""
 
 
@@ -38,3 +39,12 @@ def differences(here: Config, there: Config, *, only_given: bool = False) -> Ite
         for key in values:
             if key in names and values[key] != others[key]:
                 yield Difference(f"{section}.{key}", values[key], others[key])
+
+
+def flat(config: Config) -> dict[str, str]:
+    """Return every setting, section.key -> its value in JSON."""
+    return {
+        f"{section}.{key}": json.dumps(value, ensure_ascii=False)
+        for section, values in config.model_dump(mode="json").items()
+        for key, value in values.items()
+    }

@@ -203,7 +203,8 @@ def test_killed_and_resumed_is_uninterrupted(
 
 
 @pytest.mark.slow
-@checking(400)
+@pytest.mark.timeout(1800)
+@checking(200)
 @KILLED
 def test_killed_and_resumed_is_uninterrupted_wherever(
     case: str,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,6 +33,10 @@ def train(
         bool,
         typer.Option("--refit", help="Then train on all data, as many epochs as were best."),
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also tell tensorboard or mlflow. Repeatable."),
+    ] = None,
     overwrite: Overwrite = False,
 ) -> None:
     """Train generator and discriminator in turn, and keep the epoch that validates best.
@@ -45,7 +50,10 @@ def train(
     crossfeed train DATASET --out RUN --preset claims
     crossfeed train DATASET --out RUN --resume --refit
     """
-    read = _read_settings(config, settings, sections=["model", "train"], preset=preset)
+    tracked = [f"train.track={json.dumps(track)}"] if track else []
+    read = _read_settings(
+        config, [*(settings or ()), *tracked], sections=["model", "train"], preset=preset
+    )
     from crossfeed.data.dataset import Dataset
     from crossfeed.training.trainer import train
 

@@ -29,6 +29,7 @@ from crossfeed.training.requirements import require_clicks
 from crossfeed.training.saving import Saving
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
+from crossfeed.training.tracking import Tracking, require_trackers
 
 __all__ = ["train"]
 
@@ -66,11 +67,13 @@ def train(
         ConfigError: a domain of `train.expand_domains` is not in the dataset.
         RunError: the run to be resumed was trained on another dataset or has other settings.
         TrainingError: the dataset has no training or no validation click.
+        MissingExtraError: a tracker of `train.track` is not installed.
         NonFiniteLossError: a loss became infinite or not a number.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
     out = Path(out)
     require_clicks(dataset)
+    require_trackers(config.train.track)
     if resume and (out / "config.json").exists():
         run = Run.open(out).resumed(config)
         run.require_dataset(dataset)
@@ -133,6 +136,7 @@ class Fit:
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
+        self.tracking = Tracking(run, stage=stage)
         self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
 
     def go_on(self) -> None:
@@ -141,7 +145,8 @@ class Fit:
             return
         self.run.prepare_to_write()
         display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage)
-        with display, Interruptible() as interruptible, forked(self.device):
+        with display, Interruptible() as interruptible, forked(self.device), self.tracking:
+            self.tracking.epochs(self.progress.metrics, self.progress.health)
             restore_random_state(self.random_state, self.device)
             while not self.progress.finished:
                 self._run_epoch(display, interruptible)
@@ -234,6 +239,7 @@ class Fit:
             self.run.write_metrics(progress.metrics)
             self.run.write_health(progress.health)
             self._recover(display, collapsed=bool(alarms))
+        self.tracking.epoch(progress.metrics[-1], progress.health[-1])
         self.saving.save()
         if self.after_epoch:
             self.after_epoch(progress.epoch - 1, value)
