@@ -12,6 +12,9 @@ outcomes.parquet        its metrics of every event, for intervals and comparison
 transfer.json           what the domains give each other, if that was measured
 transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
+profile.json            where the time went, if that was asked for
+profile-operators.txt   all of torch's operators in some of its steps
+profile-trace.json      those steps, for a viewer of traces
 tensorboard/            event files, where `train.track` asks for them
 mlflow.json             under which id MLflow knows the run, and where
 mlflow.sqlite           what MLflow keeps, where no server is named
@@ -62,6 +65,9 @@ _FILES = (
     "gate.json",
     "mlflow.json",
     "mlflow.sqlite",
+    "profile.json",
+    "profile-operators.txt",
+    "profile-trace.json",
 )
 
 _FOLDERS = ("transfer", "tensorboard")

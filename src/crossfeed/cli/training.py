@@ -37,6 +37,9 @@ def train(
         list[str] | None,
         typer.Option(metavar="NAME", help="Also tell tensorboard or mlflow. Repeatable."),
     ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also measure where the time goes: profile.json.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train generator and discriminator in turn, and keep the epoch that validates best.
@@ -64,8 +67,23 @@ def train(
         resume=resume,
         refit=refit,
         overwrite=overwrite,
+        profile=profile,
     )
+    if profile:
+        _show_profile(out)
     output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
+
+
+def _show_profile(out: Path) -> None:
+    from crossfeed.cli.profiling import print_profile
+    from crossfeed.training.profile import read_profile
+
+    report = read_profile(out)
+    if report is None:
+        output.say("nothing was measured: the run was finished already")
+    else:
+        print_profile(output.stdout(), report)
+        output.say(f"kept in {out}: profile.json, profile-operators.txt, profile-trace.json")
 
 
 def evaluate(

@@ -19,6 +19,7 @@ from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.model.generator import Generator, log_confidence
 from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.stages import stage
 
 __all__ = ["Proposals", "StaticProposals", "propose"]
 
@@ -113,13 +114,14 @@ def propose(
             logits = generator.output_layer(users[group.rows], group.pool)
             log_confidences = log_confidence(logits, excluded)  # (b, N)
             confidences.append(log_confidences)
-        mixed = _mix(
-            log_confidences.detach(),
-            static.weights(group),
-            excluded=excluded,
-            share=share if expands[group.domain] else 0.0,
-        )
-        drawn.append(_draw(group, log_confidences, mixed, count=config.candidates))
+        with stage("draws"):
+            mixed = _mix(
+                log_confidences.detach(),
+                static.weights(group),
+                excluded=excluded,
+                share=share if expands[group.domain] else 0.0,
+            )
+            drawn.append(_draw(group, log_confidences, mixed, count=config.candidates))
     candidates, confidence, click_confidence, proposal, click_proposal = (
         torch.cat(column) for column in zip(*drawn, strict=True)
     )

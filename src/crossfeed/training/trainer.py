@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from crossfeed.training.batches import Batch, batches, steps_per_epoch
 from crossfeed.training.display import Display
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
+from crossfeed.training.profile import Profile
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.random_state import forked, random_state, restore_random_state
 from crossfeed.training.requirements import require_clicks
 from crossfeed.training.saving import Saving
+from crossfeed.training.stages import stage, staged
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 from crossfeed.training.tracking import Tracking, require_trackers
@@ -46,6 +49,7 @@ def train(
     refit: bool = False,
     overwrite: bool = False,
     after_epoch: Callable[[int, float], None] | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train both players and keep the epoch that is best on validation.
 
@@ -61,6 +65,8 @@ def train(
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
             figure of `train.select_on`; what it raises ends the training.
+        profile: measure where the time goes, and write it into the run (`Profile`); a refit is not
+            measured.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
@@ -82,6 +88,8 @@ def train(
         run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
     selection = Fit(run, dataset, stage="train", epochs=run.config.train.epochs, selects=True)
     selection.after_epoch = after_epoch
+    if profile and not selection.progress.finished:
+        selection.profile = Profile(run.path, selection.device)
     selection.go_on()
     if refit:
         everything = dataset.refitted()
@@ -126,6 +134,7 @@ class Fit:
         self.device = _device(run.config.train.device)
         self.clicks = dataset.events(Part.TRAIN)
         self.after_epoch: Callable[[int, float], None] | None = None
+        self.profile: Profile | None = None
         self.steps = steps_per_epoch(len(self.clicks), self.config)
         self.expanded = _expanded(dataset, self.config)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
@@ -145,7 +154,14 @@ class Fit:
             return
         self.run.prepare_to_write()
         display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage)
-        with display, Interruptible() as interruptible, forked(self.device), self.tracking:
+        measured = self.profile.running() if self.profile else nullcontext()
+        with (
+            display,
+            measured,
+            Interruptible() as interruptible,
+            forked(self.device),
+            self.tracking,
+        ):
             self.tracking.epochs(self.progress.metrics, self.progress.health)
             restore_random_state(self.random_state, self.device)
             while not self.progress.finished:
@@ -158,15 +174,18 @@ class Fit:
         progress = self.progress
         self.state.players.train()
         began = time.perf_counter() - progress.seconds
-        for batch in batches(
+        waiting = batches(
             self.dataset,
             self.config,
             clicks=self.clicks,
             epoch=progress.epoch,
             first_step=progress.step,
-        ):
+        )
+        for batch in staged("batch assembly", waiting):
             self._step(batch.to(self.device))
             progress.step += 1
+            if self.profile:
+                self.profile.step(batch.rows, typical=not self._warming_up)
             progress.seconds = time.perf_counter() - began
             display.step(epoch=progress.epoch, step=progress.step, losses=self._mean_losses())
             if interruptible.asked or self.saving.due():
@@ -184,35 +203,47 @@ class Fit:
         the generator moves, and the scores are those of a discriminator that has not moved yet.
         """
         config = self.config
-        warming_up = self.progress.epoch < config.train.warmup_epochs
-        if warming_up:
+        if self._warming_up:
             config = _warmup(config)
         players, optimisers = self.state.players, self.state.optimisers
         generator = players.generator if self.config.has_generator else None
-        proposals = propose(
-            generator,
-            batch,
-            static=self.static,
-            config=config.train,
-            expanded=self.expanded,
-            share=config.train.proposal_share,
-        )
-        scores = score(players, batch, proposals, config.train)
-        if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
-            move = generator_step(
-                players, optimisers["generator"], batch, proposals, scores, config
+        with stage("generator forward"):
+            proposals = propose(
+                generator,
+                batch,
+                static=self.static,
+                config=config.train,
+                expanded=self.expanded,
+                share=config.train.proposal_share,
             )
-            self._count("generator", move.losses)
-            self.health.add_generator(batch, proposals, move, config=config.train)
-        move = discriminator_step(
-            players, optimisers["discriminator"], batch, proposals, scores, config
-        )
-        self._count("discriminator", move.losses)
-        self.health.add_discriminator(batch, proposals, move)
-        self.state.average()
+        with stage("discriminator forward"):
+            scores = score(players, batch, proposals, config.train)
+        if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
+            with stage("generator backward, step"):
+                move = generator_step(
+                    players, optimisers["generator"], batch, proposals, scores, config
+                )
+            with stage("losses, health"):
+                self._count("generator", move.losses)
+                self.health.add_generator(batch, proposals, move, config=config.train)
+        with stage("discriminator backward, step"):
+            move = discriminator_step(
+                players, optimisers["discriminator"], batch, proposals, scores, config
+            )
+        with stage("losses, health"):
+            self._count("discriminator", move.losses)
+            self.health.add_discriminator(batch, proposals, move)
+        with stage("average"):
+            self.state.average()
+
+    @property
+    def _warming_up(self) -> bool:
+        return self.progress.epoch < self.config.train.warmup_epochs
 
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
+        if self.profile:
+            self.profile.pause()
         results = self._validate() if self.selects else None
         value = _selected(results, self.config) if results else float("inf")
         is_best = value > progress.best or not self.selects
@@ -234,7 +265,8 @@ class Fit:
         progress.seconds, progress.losses = 0.0, {}
         self.health.clear()
         if is_best and (self.selects or progress.finished):
-            self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
+            with stage("checkpoint"):
+                self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
         if self.selects:
             self.run.write_metrics(progress.metrics)
             self.run.write_health(progress.health)
@@ -276,8 +308,9 @@ class Fit:
         display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _validate(self) -> Results:
-        scorer = NetworkScorer(self.dataset.catalogue, self.state.served)
-        return evaluate(scorer, self.dataset, part=Part.VALIDATION)
+        with stage("validation"):
+            scorer = NetworkScorer(self.dataset.catalogue, self.state.served)
+            return evaluate(scorer, self.dataset, part=Part.VALIDATION)
 
     def _epoch_metrics(self, results: Results | None) -> dict[str, Any]:  # Any: JSON
         line: dict[str, Any] = {
@@ -306,14 +339,15 @@ class Fit:
         }
 
     def _save(self) -> None:
-        self.run.write_checkpoint(
-            self.last,
-            {
-                **self.state.to_checkpoint(),
-                "random_state": random_state(self.device),
-                "progress": vars(self.progress),
-            },
-        )
+        with stage("checkpoint"):
+            self.run.write_checkpoint(
+                self.last,
+                {
+                    **self.state.to_checkpoint(),
+                    "random_state": random_state(self.device),
+                    "progress": vars(self.progress),
+                },
+            )
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
         self.state.restore(checkpoint)
