@@ -78,7 +78,9 @@ def _type_words(kind: Any) -> str:  # Any: what an annotation may be
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(_type_words(one) for one in arguments if one is not type(None))
     if get_origin(kind) is tuple:
-        return "list of strings" if Ellipsis in arguments else "two strings"
+        if Ellipsis not in arguments:
+            return "two strings"
+        return "list of strings" if arguments[0] is str else f"list of {_type_words(arguments[0])}"
     if get_origin(kind) is dict:
         return f"table with the keys {_type_words(arguments[0])}"
     return {int: "integer", float: "number", str: "string", bool: "true or false"}[kind]

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 
-from crossfeed.config import Config, parse_config
+from crossfeed.config import Config, DataConfig, parse_config
+from crossfeed.data.dataset import Dataset
+from crossfeed.data.prepare import prepare
 
 DOMAINS = ("articles", "shopping", "videos")
 ITEMS_PER_TASTE = 10
@@ -28,6 +32,12 @@ def planted_log(*, users: int = 120, seed: int = 0) -> pd.DataFrame:
     log = pd.DataFrame(rows, columns=["user_id", "item_id", "domain"])
     log["timestamp"] = 1_600_000_000 + rng.permutation(len(log)) * 60
     return log
+
+
+def small_dataset(log: pd.DataFrame, out: Path) -> Dataset:
+    """Prepare a log of a few users, new-in-domain, with every item in it."""
+    settings = {"split": "new-in-domain", "min_domain_events": 10, "min_item_events": 1}
+    return prepare(log, out=out, config=DataConfig.model_validate(settings))
 
 
 def tiny_config(*, adversary: bool = True, **train: object) -> Config:

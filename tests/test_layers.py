@@ -9,18 +9,20 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "crossfeed"
 
-_BASE = {"errors", "files", "config", "scorer"}
+_BASE = {"errors", "files", "config", "scorer", "settings"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "config": {"errors", "files"},
     "scorer": {"errors", "files", "config"},
+    "settings": {"config"},
+    "checkpoints": {*_BASE},
     "item_index": {*_BASE},
     "data": _BASE,
     "model": {*_BASE, "data"},
     "evaluation": {*_BASE, "data"},  # it sees the Scorer protocol, never a network
-    "run": {*_BASE, "data", "model", "evaluation"},
+    "run": {*_BASE, "data", "model", "evaluation", "checkpoints"},
     "training": {*_BASE, "data", "model", "evaluation", "run"},
     "experiments": {*_BASE, "data", "model", "evaluation", "run", "training"},
     "bundle": {*_BASE, "data", "model", "item_index"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import BinaryIO
 
 import pytest
 import torch
@@ -75,8 +76,8 @@ def test_a_failed_checkpoint_leaves_the_one_before(
 ) -> None:
     run.write_checkpoint("last", {"progress": {"epoch": 1}})
 
-    def full_disk(value: object, file: Path) -> None:
-        file.write_bytes(b"half")
+    def full_disk(value: object, file: BinaryIO) -> None:
+        file.write(b"half")
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", full_disk)

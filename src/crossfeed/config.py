@@ -149,6 +149,9 @@ class TrainConfig(_Section):
     on_collapse: Literal["warn", "roll-back"] = "warn"
     """What follows an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
     half the learning rate, three times at most."""
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
+    ends with one. 0 writes those alone."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"
@@ -156,6 +159,8 @@ class TrainConfig(_Section):
     of the rows (docs/distributed.md; extra `distributed`)."""
     table_learning_rate: float = Field(default=0.1, gt=0)
     """Step size of the row-wise Adagrad that moves divided rows."""
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Who is told each epoch's figures besides the run (docs/training.md)."""
 
     @model_validator(mode="after")
     def _divided_rows_are_looked_up(self) -> Self:

@@ -11,13 +11,22 @@ import json
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from crossfeed.errors import OutputError
 
-__all__ = ["atomic_folder", "atomic_path", "file_hash", "require_free", "write_json"]
+__all__ = [
+    "atomic_folder",
+    "atomic_path",
+    "file_hash",
+    "remove_leftovers",
+    "require_free",
+    "require_writable",
+    "write_json",
+]
 
 _MARKS = ("manifest.json", "config.json", "bundle.json")
 """One of these is in every folder that crossfeed wrote."""
@@ -39,6 +48,26 @@ def require_free(path: Path, *, overwrite: bool) -> None:
             f"'{path}' is a folder that crossfeed did not write; it will not be replaced",
             hint="choose another --out, or remove the folder yourself",
         )
+
+
+def require_writable(folder: Path) -> None:
+    """Refuse a folder in which no file can be made; make the folder where there is none.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what writers that died left in a folder; no other process may be writing there."""
+    for file in folder.glob(".*.tmp"):
+        file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -12,6 +12,12 @@ outcomes.parquet        its metrics of every event, for intervals and comparison
 transfer.json           what the domains give each other, if that was measured
 transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
+profile.json            where the time went, if that was asked for
+profile-operators.txt   all of torch's operators in some of its steps
+profile-trace.json      those steps, for a viewer of traces
+tensorboard/            event files, where `train.track` asks for them
+mlflow.json             under which id MLflow knows the run, and where
+mlflow.sqlite           what MLflow keeps, where no server is named
 """
 
 from __future__ import annotations
@@ -20,21 +26,28 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from pickle import UnpicklingError  # what a damaged checkpoint raises; nothing is unpickled freely
 from typing import Any, Literal, get_args
 
 import torch
 
 from crossfeed import __version__
-from crossfeed.config import Config, parse_config
+from crossfeed.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
+from crossfeed.config import Config, TrainConfig, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import RunError
 from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.evaluation.results import Results
-from crossfeed.files import atomic_path, require_free, write_json
+from crossfeed.files import (
+    atomic_path,
+    remove_leftovers,
+    require_free,
+    require_writable,
+    write_json,
+)
 from crossfeed.model.scorer import NetworkScorer
+from crossfeed.settings import RUNNING, differences
 
 __all__ = ["FORMAT_VERSION", "CheckpointName", "Run"]
 
@@ -50,9 +63,14 @@ _FILES = (
     "outcomes.parquet",
     "transfer.json",
     "gate.json",
+    "mlflow.json",
+    "mlflow.sqlite",
+    "profile.json",
+    "profile-operators.txt",
+    "profile-trace.json",
 )
 
-Checkpoint = dict[str, Any]  # Any: tensors and the plain values that weights_only loading allows
+_FOLDERS = ("transfer", "tensorboard")
 
 
 @dataclass(frozen=True)
@@ -81,6 +99,8 @@ class Run:
             "dataset": str(dataset.path.resolve()),
             "dataset_hash": dataset.manifest["content_hash"],
         }
+        for folder in (path, path / "checkpoints"):
+            require_writable(folder)  # before anything of a former run is removed
         _clear(path)
         write_json(path / "config.json", {**facts, "config": config.model_dump(mode="json")})
         return cls(path, config, facts)
@@ -111,6 +131,32 @@ class Run:
                 hint="train again with --overwrite",
             )
         return cls(path, config, facts)
+
+    def resumed(self, given: Config) -> Run:
+        """Return the run as it goes on, with the settings that it began with.
+
+        Args:
+            given: settings that are asked for now. Those that say where the training runs are
+                taken over, the others must be the run's.
+
+        Raises:
+            RunError: naming every setting that differs.
+        """
+        asked = list(differences(given, self.config, only_given=True))
+        differing = [
+            f"{one.name} = {json.dumps(one.here)}, the run has {json.dumps(one.there)}"
+            for one in asked
+            if one.name not in RUNNING and not one.name.startswith("data.")
+        ]
+        if differing:
+            raise RunError(
+                f"the run '{self.path}' goes on with its own settings, and others are asked for: "
+                f"{'; '.join(differing)}",
+                hint="leave these settings out, or train a run of its own with them",
+            )
+        running = {one.name.partition(".")[2]: one.here for one in asked if one.name in RUNNING}
+        train = TrainConfig.model_validate({**self.config.train.model_dump(), **running})
+        return replace(self, config=self.config.model_copy(update={"train": train}))
 
     def dataset(self) -> Dataset:
         """Open the dataset that the run was trained on.
@@ -209,6 +255,16 @@ class Run:
                 hint="make it again with: crossfeed evaluate RUN --transfer, or remove it",
             ) from None
 
+    def prepare_to_write(self) -> None:
+        """Remove what a process that died left half written, and see that there can be written.
+
+        Raises:
+            OutputError: the folder cannot be written.
+        """
+        folder = self.path / "checkpoints"
+        require_writable(folder)
+        remove_leftovers(folder)
+
     def has_checkpoint(self, name: CheckpointName) -> bool:
         """Return whether a checkpoint exists."""
         return self._checkpoint(name).exists()
@@ -218,15 +274,18 @@ class Run:
         name: CheckpointName,
         checkpoint: Mapping[str, Any],  # Any: see Checkpoint
     ) -> None:
-        """Write a checkpoint; the one before stays until the new one is complete."""
-        with atomic_path(self._checkpoint(name)) as temporary:
-            torch.save({"format_version": FORMAT_VERSION, **checkpoint}, temporary)
+        """Write a checkpoint; the one before stays until the new one is complete.
+
+        Raises:
+            OutputError: the disk is full or the folder cannot be written.
+        """
+        write_checkpoint(self._checkpoint(name), checkpoint, self.config)
 
     def read_checkpoint(self, name: CheckpointName) -> Checkpoint:
         """Read a checkpoint.
 
         Raises:
-            RunError: it is missing, damaged or of another format version.
+            RunError: it is missing, damaged, of another format version or of other settings.
         """
         file = self._checkpoint(name)
         if not file.exists():
@@ -234,20 +293,7 @@ class Run:
                 f"the run '{self.path}' has no {name} checkpoint yet",
                 hint="go on with: crossfeed train DATASET --out RUN --resume",
             )
-        try:
-            checkpoint = torch.load(file, map_location="cpu", weights_only=True)
-            version = checkpoint.pop("format_version")
-        except (RuntimeError, ValueError, KeyError, EOFError, OSError, UnpicklingError) as error:
-            raise RunError(
-                f"the checkpoint '{file}' is damaged: {str(error).splitlines()[0]}",
-                hint="train again with --overwrite",
-            ) from error
-        if version != FORMAT_VERSION:
-            raise RunError(
-                f"the checkpoint '{file}' has format version {version}; this crossfeed reads "
-                f"{FORMAT_VERSION}"
-            )
-        return dict(checkpoint)
+        return read_checkpoint(file, self.config)
 
     def _lines(self, name: str) -> list[dict[str, Any]]:  # Any: JSON
         file = self.path / name
@@ -267,6 +313,7 @@ def _clear(path: Path) -> None:
     """Remove a former run's files, and nothing that crossfeed did not write."""
     for name in _FILES:
         (path / name).unlink(missing_ok=True)
-    shutil.rmtree(path / "transfer", ignore_errors=True)
+    for name in _FOLDERS:
+        shutil.rmtree(path / name, ignore_errors=True)
     for name in get_args(CheckpointName):
         (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)

@@ -119,7 +119,9 @@ with joined() as workers:
     run = train(dataset, out=out, config=alone.config)
     found = {
         "gathered": workers.gather(workers.rank),
-        "agreed": workers.agree(15 if workers.rank else 0, {"loss": 2.0 + workers.rank}),
+        "agreed": workers.agree(
+            15 if workers.rank else 0, workers.rank == 0, {"loss": 2.0 + workers.rank}
+        ),
         "added": workers.added({"both": 1.0, f"only {workers.rank}": 2.0}),
         "gradients": gradients(workers),
         "apart": apart(workers),
@@ -169,7 +171,7 @@ def test_gradients_are_means_over_the_clicks_of_both(
 def test_processes_tell_each_other(together: tuple[Run, list[dict[str, Any]]]) -> None:
     for found in together[1]:
         assert found["gathered"] == [0, 1]
-        assert found["agreed"] == [15, {"loss": 2.5}]
+        assert found["agreed"] == [15, True, {"loss": 2.5}]
         assert found["added"] == {"both": 2.0, "only 0": 2.0, "only 1": 2.0}
 
 
@@ -256,9 +258,9 @@ def test_more_processes_than_clicks_are_refused(last_out: Dataset) -> None:
 
 
 def test_random_numbers_differ_by_process_and_follow_from_the_seed() -> None:
-    states = [Workers(rank=rank, count=2).random_state(7, 1) for rank in (0, 1, 1)]
-    assert not torch.equal(states[0], states[1])
-    assert torch.equal(states[1], states[2])
+    seeds = [Workers(rank=rank, count=2).seed(7, 1) for rank in (0, 1, 1)]
+    assert seeds[0] != seeds[1] == seeds[2]
+    assert Workers(rank=1, count=2).seed(7, 2) != seeds[1]
 
 
 def test_another_number_of_processes_takes_the_sums_and_draws_anew() -> None:
@@ -266,16 +268,17 @@ def test_another_number_of_processes_takes_the_sums_and_draws_anew() -> None:
         {"random_state": rank, "losses": {"gap": 1.0 + rank}, "counts": {f"{rank}": 1}}
         for rank in range(2)
     ]
-    assert own_of(owns, Workers(rank=1, count=2), seed=[0]) is owns[1]
-    leader = own_of(owns, ALONE, seed=[0, 3, 5])
+    assert own_of(owns, Workers(rank=1, count=2)) is owns[1]
+    leader = own_of(owns, ALONE)
     assert leader["losses"] == {"gap": 3.0} and leader["counts"] == {"0": 1, "1": 1}
-    assert torch.equal(leader["random_state"], ALONE.random_state(0, 3, 5))
-    assert own_of(owns, Workers(rank=2, count=3), seed=[0])["losses"] == {}
+    assert leader["random_state"] is None
+    assert own_of(owns, Workers(rank=2, count=3))["losses"] == {}
 
 
 def test_followers_write_nothing(trained_alone: Run) -> None:
     before = {file: file.stat().st_mtime_ns for file in trained_alone.path.rglob("*")}
-    follower = Follower.open(trained_alone.path)
+    follower = Follower.of(trained_alone)
+    follower.prepare_to_write()
     follower.write_checkpoint("last", {})
     follower.write_metrics([])
     follower.write_health([])

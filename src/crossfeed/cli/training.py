@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -32,11 +33,19 @@ def train(
         bool,
         typer.Option("--refit", help="Then train on all data, as many epochs as were best."),
     ] = False,
+    track: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME", help="Also tell tensorboard or mlflow. Repeatable."),
+    ] = None,
+    profile: Annotated[
+        bool, typer.Option("--profile", help="Also measure where the time goes: profile.json.")
+    ] = False,
     overwrite: Overwrite = False,
 ) -> None:
     """Train generator and discriminator in turn, and keep the epoch that validates best.
 
-    Ctrl-C saves the state and says how to go on.
+    Ctrl-C saves the state and says how to go on. A run that is resumed keeps the settings that it
+    began with; settings given beside --resume must be the same.
 
     \b
     crossfeed train DATASET --out RUN
@@ -45,15 +54,15 @@ def train(
     crossfeed train DATASET --out RUN --resume --refit
     torchrun --nproc-per-node 2 -m crossfeed train DATASET --out RUN
     """
-    read = _read_settings(config, settings, sections=["model", "train"], preset=preset)
+    tracked = [f"train.track={json.dumps(track)}"] if track else []
+    read = _read_settings(
+        config, [*(settings or ()), *tracked], sections=["model", "train"], preset=preset
+    )
     from crossfeed.data.dataset import Dataset
     from crossfeed.training.distributed import joined
     from crossfeed.training.trainer import train
 
-    changed = config or settings or preset
     with joined() as workers:
-        if workers.leads and resume and (out / "config.json").exists() and changed:
-            output.say(f"note: a run that is resumed keeps the settings of {out / 'config.json'}")
         train(
             Dataset.load(dataset),
             out=out,
@@ -61,9 +70,25 @@ def train(
             resume=resume,
             refit=refit,
             overwrite=overwrite,
+            profile=profile,
         )
-    if workers.leads:
-        output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
+    if not workers.leads:
+        return
+    if profile:
+        _show_profile(out)
+    output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
+
+
+def _show_profile(out: Path) -> None:
+    from crossfeed.cli.profiling import print_profile
+    from crossfeed.training.profile import read_profile
+
+    report = read_profile(out)
+    if report is None:
+        output.say("nothing was measured: the run was finished already")
+    else:
+        print_profile(output.stdout(), report)
+        output.say(f"kept in {out}: profile.json, profile-operators.txt, profile-trace.json")
 
 
 def evaluate(

@@ -76,7 +76,9 @@ def train_narrowed(
     view = dataset.narrowed(targets=targets, history=history)
     batch_size = max(_SMALLEST_BATCH, len(view.events(Part.TRAIN)) // _STEPS_PER_EPOCH)
     batch_size = min(batch_size, config.train.batch_size)
-    settings = config.train.model_copy(update={"batch_size": batch_size, "expand_domains": None})
+    settings = config.train.model_copy(
+        update={"batch_size": batch_size, "expand_domains": None, "track": ()}
+    )
     run = train(view, out=out, config=config.model_copy(update={"train": settings}), resume=True)
     return Narrowed(run.scorer(), dataset.catalogue, history)
 

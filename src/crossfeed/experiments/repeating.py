@@ -12,6 +12,7 @@ from typing import Any
 from crossfeed.config import Config
 from crossfeed.evaluation.report.contents import Setting
 from crossfeed.run import Run
+from crossfeed.settings import differences
 
 __all__ = ["changed_settings", "commands"]
 
@@ -21,8 +22,8 @@ Json = Mapping[str, Any]  # Any: JSON
 def changed_settings(config: Config) -> tuple[Setting, ...]:
     """Return the settings that differ from the defaults, by section.key."""
     return tuple(
-        Setting(name=name, value=_toml(value), default=_toml(default))
-        for name, value, default in _changes(config)
+        Setting(name=one.name, value=_toml(one.here), default=_toml(one.there))
+        for one in differences(config, Config())
     )
 
 
@@ -51,24 +52,13 @@ def commands(run: Run, *, manifest: Json, results: Json | None, transfer: bool) 
     return tuple(shlex.join(["crossfeed", *line]) for line in lines)
 
 
-def _changes(config: Config) -> Iterator[tuple[str, object, object]]:
-    standard = Config()
-    for section in type(config).model_fields:
-        values, defaults = (
-            getattr(one, section).model_dump(mode="json") for one in (config, standard)
-        )
-        for key, value in values.items():
-            if value != defaults[key]:
-                yield f"{section}.{key}", value, defaults[key]
-
-
 def _settings(config: Config, *sections: str) -> list[str]:
     """Return the options that set what differs from the defaults in some sections."""
     return [
         word
-        for name, value, _ in _changes(config)
-        if name.partition(".")[0] in sections
-        for setting in _assignments(name, value)
+        for one in differences(config, Config())
+        if one.name.partition(".")[0] in sections
+        for setting in _assignments(one.name, one.here)
         for word in ("--set", setting)
     ]
 

@@ -106,10 +106,16 @@ class Workers:
         first, last = bounds[self.rank]
         return clicks[first:last], Share(rank=self.rank, steps=steps)
 
-    def random_state(self, *seed: int) -> Tensor:
-        """Return a state of torch's random numbers, different in each process."""
-        words = np.random.SeedSequence([*seed, self.rank, self.count]).generate_state(2)
-        return torch.Generator().manual_seed(int(words[0]) << 32 | int(words[1])).get_state()
+    def seed(self, *numbers: int) -> int:
+        """Return a seed that follows from the numbers and is another one in each process."""
+        return int(np.random.SeedSequence([*numbers, self.rank, self.count]).generate_state(1)[0])
+
+    def leaders_run(self, run: Run | None) -> Run:
+        """Return the run that the leader opened, which the others pass None for."""
+        opened = self.from_leader(run)
+        if opened is None:
+            raise TrainingError("the leader has opened no run")
+        return opened if self.leads else Follower.of(opened)
 
     def wait(self) -> None:
         """Wait until all processes are here."""
@@ -131,18 +137,22 @@ class Workers:
         """Return the sums over all processes; a name may be missing in some."""
         return _added(self.gather(dict(sums)))
 
-    def agree(self, stop: int, losses: Mapping[str, float]) -> tuple[int, dict[str, float]]:
-        """Return the largest `stop` and the means of the losses over all processes.
+    def agree(
+        self, stop: int, due: bool, losses: Mapping[str, float]
+    ) -> tuple[int, bool, dict[str, float]]:
+        """Return for all alike whether to stop, whether to save, and the means of the losses.
 
         Args:
-            stop: the number of the signal that asked this process to stop, or 0.
+            stop: the number of the signal that asked this process to stop, or 0; any stops all.
+            due: whether this process finds that it is time to save; any makes all save.
             losses: the same names in every process.
         """
         if self.count == 1:
-            return stop, dict(losses)
-        told = gather_tensors(torch.tensor([float(stop), *losses.values()], dtype=torch.float64))
-        means = told[:, 1:].mean(dim=0).tolist()
-        return int(told[:, 0].max()), dict(zip(losses, means, strict=True))
+            return stop, due, dict(losses)
+        own = torch.tensor([stop, due, *losses.values()], dtype=torch.float64)
+        told = gather_tensors(own)  # (W, 2 + losses)
+        means = told[:, 2:].mean(dim=0).tolist()
+        return int(told[:, 0].max()), bool(told[:, 1].any()), dict(zip(losses, means, strict=True))
 
     def average_gradients(self, player: nn.Module, *, rows: int) -> None:
         """Replace the gradients of a player by their mean over the clicks of all processes.
@@ -185,6 +195,15 @@ ALONE = Workers()
 
 class Follower(Run):
     """The run as all processes but the leader know it: they read it, and write nothing."""
+
+    @classmethod
+    def of(cls, run: Run) -> Follower:
+        """Return the leader's run; what it tracks is left to the leader too."""
+        train = run.config.train.model_copy(update={"track": ()})
+        return cls(run.path, run.config.model_copy(update={"train": train}), run.facts)
+
+    def prepare_to_write(self) -> None:
+        """Leave it to the leader."""
 
     def write_checkpoint(
         self,
@@ -288,11 +307,11 @@ def _local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def own_of(owns: Sequence[Own], workers: Workers, *, seed: Sequence[int]) -> Own:
+def own_of(owns: Sequence[Own], workers: Workers) -> Own:
     """Return what a process goes on with, of what each process left.
 
-    With as many processes as there were each takes its own. With another number random numbers
-    begin anew from `seed`, and the leader takes all sums.
+    With as many processes as there were each takes its own. With another number there is no
+    random state to take, and the leader takes all sums.
     """
     if len(owns) == workers.count:
         return owns[workers.rank]
@@ -301,7 +320,7 @@ def own_of(owns: Sequence[Own], workers: Workers, *, seed: Sequence[int]) -> Own
         for name in owns[0]
         if name != "random_state"
     }
-    return {"random_state": workers.random_state(*seed), **sums}
+    return {"random_state": None, **sums}
 
 
 def _added(parts: Sequence[Mapping[str, N]]) -> dict[str, N]:

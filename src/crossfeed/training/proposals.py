@@ -19,6 +19,7 @@ from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.model.generator import Generator
 from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.stages import stage
 
 __all__ = ["Proposals", "StaticProposals", "propose"]
 
@@ -103,16 +104,17 @@ def propose(
     """
     expands = [generator is not None and domain for domain in expanded]
     confidences = [] if generator is None else _log_confidences(generator, batch)
-    drawn = [
-        _draw(
-            group,
-            confidences[place] if confidences else None,
-            static.weights(group),
-            share=share if expands[group.domain] else 0.0,
-            count=config.candidates,
-        )
-        for place, group in enumerate(batch.groups)
-    ]
+    with stage("draws"):
+        drawn = [
+            _draw(
+                group,
+                confidences[place] if confidences else None,
+                static.weights(group),
+                share=share if expands[group.domain] else 0.0,
+                count=config.candidates,
+            )
+            for place, group in enumerate(batch.groups)
+        ]
     candidates, confidence, click_confidence, proposal, click_proposal = (
         torch.cat(column) for column in zip(*drawn, strict=True)
     )

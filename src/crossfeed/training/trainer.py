@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
@@ -22,13 +24,19 @@ from crossfeed.scorer import Scorer
 from crossfeed.training.alarms import Alarm, find_alarms
 from crossfeed.training.batches import Batch, batches, steps_per_epoch
 from crossfeed.training.display import Display
-from crossfeed.training.distributed import ALONE, Follower, Workers, joined, own_of
+from crossfeed.training.distributed import ALONE, Workers, joined, own_of
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
+from crossfeed.training.profile import Profile
 from crossfeed.training.proposals import StaticProposals, propose
+from crossfeed.training.random_state import forked, random_state, restore_random_state
+from crossfeed.training.requirements import require_clicks
+from crossfeed.training.saving import Saving
 from crossfeed.training.sharded_table import require_row_sharding
+from crossfeed.training.stages import stage, staged
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
+from crossfeed.training.tracking import Tracking, require_trackers
 
 __all__ = ["train"]
 
@@ -45,6 +53,7 @@ def train(
     refit: bool = False,
     overwrite: bool = False,
     after_epoch: Callable[[int, float], None] | None = None,
+    profile: bool = False,
 ) -> Run:
     """Train both players and keep the epoch that is best on validation.
 
@@ -53,7 +62,8 @@ def train(
     Args:
         dataset: prepared data; its validation part selects, its test part is never touched.
         out: folder of the run.
-        config: settings; ignored when an existing run is resumed.
+        config: settings; a run that is resumed has its own, and those given here must be the same,
+            but for those that only say where it runs (`crossfeed.settings.RUNNING`).
         resume: go on with the run in `out`, or begin where there is none; a run that is finished
             is left as it is.
         refit: afterwards train anew on all data, validation and test included, for the number of
@@ -61,35 +71,61 @@ def train(
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
             figure of `train.select_on`; what it raises ends the training.
+        profile: measure where the time goes, and write it into the run (`Profile`); a refit is not
+            measured.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
         ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
             processes than its clicks allow.
-        RunError: the run to be resumed was trained on another dataset.
+        RunError: the run to be resumed was trained on another dataset or has other settings.
+        TrainingError: the dataset has no training or no validation click.
+        MissingExtraError: what `train.track` or `train.table_sharding` needs is not installed.
         NonFiniteLossError: a loss became infinite or not a number.
         WorkerLostError: one of several processes died.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
     out = Path(out)
+    require_clicks(dataset)
+    require_trackers(config.train.track)
     with joined() as workers:
         run: Run | None = None
-        if workers.leads and resume and (out / "config.json").exists():
-            run = Run.open(out)
-            run.require_dataset(dataset)
-        elif workers.leads:
-            run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
-        workers.wait()  # the others read what the leader wrote
-        run = run or Follower.open(out)
+        if workers.leads:
+            run = _open(dataset, workers, out, config, resume=resume, overwrite=overwrite)
+        run = workers.leaders_run(run)
         epochs = run.config.train.epochs
         fit = Fit(run, dataset, workers, stage="train", epochs=epochs, selects=True)
         fit.after_epoch = after_epoch
+        if profile and workers.leads and not fit.progress.finished:
+            fit.profile = Profile(run.path, fit.device)
         fit.go_on()
         if refit:
             epochs = fit.progress.best_epoch + 1
             everything = dataset.refitted()
             Fit(run, everything, workers, stage="refit", epochs=epochs, selects=False).go_on()
     return run
+
+
+def _open(
+    dataset: Dataset, workers: Workers, out: Path, config: Config, *, resume: bool, overwrite: bool
+) -> Run:
+    """Open the run that is to be resumed, or make a new one; refuse first what cannot work."""
+    if resume and (out / "config.json").exists():
+        run = Run.open(out).resumed(config)
+        run.require_dataset(dataset)
+        _require(dataset, workers, run.config)
+        return run
+    _require(dataset, workers, config)
+    return Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
+
+
+def _require(dataset: Dataset, workers: Workers, config: Config) -> None:
+    """Refuse what would fail when the training begins."""
+    workers.device(config.train.device)
+    workers.share(dataset, config)
+    _expanded(dataset, config)
+    if config.train.table_sharding == "row":
+        require_row_sharding(workers.count)
 
 
 @dataclass
@@ -137,62 +173,82 @@ class Fit:
         self.last: CheckpointName = "last" if selects else "refit-last"
         self.best: CheckpointName = "best" if selects else "refit"
         self.progress = FitProgress()
-        self.device = workers.device(run.config.train.device)
-        if self.config.train.table_sharding == "row":
-            require_row_sharding(workers.count)
+        self.device = workers.device(self.config.train.device)
         self.clicks, self.share = workers.share(dataset, self.config)
         self.steps = (
             self.share.steps if self.share else steps_per_epoch(len(self.clicks), self.config)
         )
         self.after_epoch: Callable[[int, float], None] | None = None
+        self.profile: Profile | None = None
         self.expanded = _expanded(dataset, self.config)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
-        with torch.random.fork_rng():
+        with forked(self.device):
             torch.manual_seed(self.config.train.seed)
             self.state = FitState(dataset.catalogue, self.config, device=self.device)
-            seed = self.config.train.seed
             self.random_state = (
-                torch.get_rng_state() if workers.leads else workers.random_state(seed)
+                random_state(self.device) if workers.leads else self._random_state_anew()
             )
         for players in (self.state.players, self.state.served):
             workers.spread_weights(players)
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
+        self.tracking = Tracking(run, stage=stage)
+        self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
 
     def go_on(self) -> None:
         """Train from where the fit stands until it is finished."""
         if self.progress.finished:
             return
+        self.run.prepare_to_write()
         quiet = not self.workers.leads
         display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage, quiet=quiet)
-        with display, Interruptible(quiet=quiet) as interruptible, torch.random.fork_rng():
-            torch.set_rng_state(self.random_state)
+        measured = self.profile.running() if self.profile else nullcontext()
+        with (
+            display,
+            measured,
+            Interruptible(quiet=quiet) as interruptible,
+            forked(self.device),
+            self.tracking,
+        ):
+            self.tracking.epochs(self.progress.metrics, self.progress.health)
+            restore_random_state(self.random_state, self.device)
             while not self.progress.finished:
                 self._run_epoch(display, interruptible)
                 self._end_epoch(display)
+                asked, _, _ = self.workers.agree(interruptible.asked, due=False, losses={})
+                if asked:  # while it was validated; the epoch is saved
+                    self._stop(interruptible, asked)
 
     def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:
         progress = self.progress
         self.state.players.train()
         began = time.perf_counter() - progress.seconds
-        for batch in batches(
+        waiting = batches(
             self.dataset,
             self.config,
             clicks=self.clicks,
             share=self.share,
             epoch=progress.epoch,
             first_step=progress.step,
-        ):
+        )
+        for batch in staged("batch assembly", waiting):
             self._step(batch.to(self.device))
             progress.step += 1
+            if self.profile:
+                self.profile.step(batch.rows, typical=not self._warming_up)
             progress.seconds = time.perf_counter() - began
-            asked, losses = self.workers.agree(interruptible.asked, _mean_losses(progress.losses))
+            asked, due, losses = self.workers.agree(
+                interruptible.asked, self.saving.due(), _mean_losses(progress.losses)
+            )
             display.step(epoch=progress.epoch, step=progress.step, losses=losses)
+            if asked or due:
+                self.saving.save()
             if asked:
-                self._save()
-                command = f"crossfeed train {self.dataset.path} --out {self.run.path}"
-                interruptible.stop(asked, command)
+                self._stop(interruptible, asked)
+
+    def _stop(self, interruptible: Interruptible, number: int) -> None:
+        interruptible.stop(number, f"crossfeed train {self.dataset.path} --out {self.run.path}")
 
     def _step(self, batch: Batch) -> None:
         """Move every `discriminator_steps`-th time the generator, and always the discriminator.
@@ -201,47 +257,59 @@ class Fit:
         the generator moves, and the scores are those of a discriminator that has not moved yet.
         """
         config = self.config
-        warming_up = self.progress.epoch < config.train.warmup_epochs
-        if warming_up:
+        if self._warming_up:
             config = _warmup(config)
         players, optimisers = self.state.players, self.state.optimisers
         generator = players.generator if self.config.has_generator else None
-        proposals = propose(
-            generator,
-            batch,
-            static=self.static,
-            config=config.train,
-            expanded=self.expanded,
-            share=config.train.proposal_share,
-        )
-        scores = score(players, batch, proposals, config.train)
+        with stage("generator forward"):
+            proposals = propose(
+                generator,
+                batch,
+                static=self.static,
+                config=config.train,
+                expanded=self.expanded,
+                share=config.train.proposal_share,
+            )
+        with stage("discriminator forward"):
+            scores = score(players, batch, proposals, config.train)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
-            move = generator_step(
+            with stage("generator backward, step"):
+                move = generator_step(
+                    players,
+                    optimisers["generator"],
+                    batch,
+                    proposals,
+                    scores,
+                    config,
+                    workers=self.workers,
+                )
+            with stage("losses, health"):
+                self._count("generator", move.losses)
+                self.health.add_generator(batch, proposals, move, config=config.train)
+        with stage("discriminator backward, step"):
+            move = discriminator_step(
                 players,
-                optimisers["generator"],
+                optimisers["discriminator"],
                 batch,
                 proposals,
                 scores,
                 config,
                 workers=self.workers,
             )
-            self._count("generator", move.losses)
-            self.health.add_generator(batch, proposals, move, config=config.train)
-        move = discriminator_step(
-            players,
-            optimisers["discriminator"],
-            batch,
-            proposals,
-            scores,
-            config,
-            workers=self.workers,
-        )
-        self._count("discriminator", move.losses)
-        self.health.add_discriminator(batch, proposals, move)
-        self.state.average()
+        with stage("losses, health"):
+            self._count("discriminator", move.losses)
+            self.health.add_discriminator(batch, proposals, move)
+        with stage("average"):
+            self.state.average()
+
+    @property
+    def _warming_up(self) -> bool:
+        return self.progress.epoch < self.config.train.warmup_epochs
 
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
+        if self.profile:
+            self.profile.pause()
         self.workers.require_equal_weights(self.state.players)
         self._add_up()
         results = self._validate() if self.selects else None
@@ -266,12 +334,14 @@ class Fit:
         progress.seconds, progress.losses = 0.0, {}
         self.health.clear()
         if is_best and (self.selects or progress.finished):
-            self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
+            with stage("checkpoint"):
+                self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
         if self.selects:
             self.run.write_metrics(progress.metrics)
             self.run.write_health(progress.health)
             self._recover(display, collapsed=bool(alarms))
-        self._save()
+        self.tracking.epoch(progress.metrics[-1], progress.health[-1])
+        self.saving.save()
         if self.after_epoch:
             self.after_epoch(progress.epoch - 1, value)
 
@@ -307,12 +377,13 @@ class Fit:
         display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _validate(self) -> Results:
-        catalogue, served = self.dataset.catalogue, self.state.served
-        if self.config.train.table_sharding == "none":
-            return self._evaluate(NetworkScorer(catalogue, served))
-        with torch.random.fork_rng():  # it draws weights that are replaced
-            whole = NetworkScorer.from_state(catalogue, self.config.model, served.state_dict())
-        return self._evaluate(whole)
+        with stage("validation"):
+            catalogue, served = self.dataset.catalogue, self.state.served
+            if self.config.train.table_sharding == "none":
+                return self._evaluate(NetworkScorer(catalogue, served))
+            with forked(self.device):  # it draws weights that are replaced
+                whole = NetworkScorer.from_state(catalogue, self.config.model, served.state_dict())
+            return self._evaluate(whole)
 
     def _evaluate(self, scorer: Scorer) -> Results:
         return evaluate(scorer, self.dataset, part=Part.VALIDATION, workers=self.workers)
@@ -342,21 +413,22 @@ class Fit:
         self.health.counts.update(self.workers.added(self.health.counts))
 
     def _save(self) -> None:
-        self.run.write_checkpoint(
-            self.last,
-            {
-                **self.state.to_checkpoint(),
-                "random_state": torch.get_rng_state(),
-                "progress": vars(self.progress),
-                "others": self.workers.gather(self._own())[1:],  # see own_of
-            },
-        )
-        self.workers.wait()  # nobody leaves, or reads the run, before it is written
+        with stage("checkpoint"):
+            self.run.write_checkpoint(
+                self.last,
+                {
+                    **self.state.to_checkpoint(),
+                    "random_state": random_state(self.device),
+                    "progress": vars(self.progress),
+                    "others": self.workers.gather(self._own())[1:],  # see own_of
+                },
+            )
+            self.workers.wait()  # nobody leaves, or reads the run, before it is written
 
     def _own(self) -> dict[str, Any]:  # Any: see run.Checkpoint
         """Return what in the progress is this process's own."""
         sums = {name: getattr(self.progress, name) for name in _SUMS}
-        return {"random_state": torch.get_rng_state(), **sums}
+        return {"random_state": random_state(self.device), **sums}
 
     def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
         self.state.restore(checkpoint)
@@ -365,11 +437,17 @@ class Fit:
         own = own_of(
             [{"random_state": checkpoint["random_state"], **first}, *checkpoint["others"]],
             self.workers,
-            seed=[self.config.train.seed, progress.epoch, progress.step],
         )
-        self.random_state = own["random_state"]
+        self.random_state = own["random_state"] or self._random_state_anew()
         for name in _SUMS:
             setattr(progress, name, own[name])
+
+    def _random_state_anew(self) -> dict[str, Tensor]:
+        """Return what follows from the seed, this process and how far the fit has come."""
+        position = (self.progress.epoch, self.progress.step)
+        with forked(self.device):
+            torch.manual_seed(self.workers.seed(self.config.train.seed, *position))
+            return random_state(self.device)
 
 
 def _mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
