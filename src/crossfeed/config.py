@@ -130,6 +130,12 @@ class TrainConfig(_Section):
     """Power of the proposal taken out of the scores: 1 is the full correction, 0 none."""
     proposal_share: float = Field(default=0.8, ge=0, lt=1)
     """The generator's share of the proposal; the rest is static."""
+    pool_items: int = Field(default=4096, ge=2)
+    """Largest pool that a step looks at as a whole. Of larger ones it draws as many items anew in
+    each step, divided among the domains, with their probabilities in the correction."""
+    dense_items: int = Field(default=100_000, ge=0)
+    """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
+    that it looked at, so that its cost does not grow with the catalogue."""
     static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
     """The static part of the proposal: popularity ^ 0.75, uniform, or the batch's own clicks."""
     gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"
@@ -155,24 +161,12 @@ class TrainConfig(_Section):
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"
-    """Whether each of several processes holds all of the discriminator's item vectors, or its part
-    of the rows (docs/distributed.md; extra `distributed`)."""
+    """Whether each of several processes holds all item vectors, or its part of the rows
+    (docs/distributed.md; extra `distributed`)."""
     table_learning_rate: float = Field(default=0.1, gt=0)
     """Step size of the row-wise Adagrad that moves divided rows."""
     track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Who is told each epoch's figures besides the run (docs/training.md)."""
-
-    @model_validator(mode="after")
-    def _divided_rows_are_looked_up(self) -> Self:
-        if self.table_sharding == "none":
-            return self
-        whole = {"objective": self.objective == "full-softmax", "gap": self.gap != "none"}
-        for name in [name for name, needed in whole.items() if needed]:
-            raise ValueError(
-                f"train.table_sharding='row' does not go with train.{name}="
-                f"{getattr(self, name)!r}, which reads the vectors of whole pools"
-            )
-        return self
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:

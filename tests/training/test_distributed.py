@@ -93,17 +93,22 @@ def gradients(workers):
     dense, rare, never = (torch.nn.Parameter(torch.zeros(2)) for _ in range(3))
     large = torch.nn.Parameter(torch.zeros(300, 300))
     table = torch.nn.Embedding(6, 2, sparse=True)
-    player = torch.nn.ParameterList([dense, rare, never, large, table.weight])
+    biases = torch.nn.Parameter(torch.zeros(6))
+    player = torch.nn.ParameterList([dense, rare, never, large, table.weight, biases])
     dense.grad = torch.tensor([1.0, 2.0]) * (1 + workers.rank)
     large.grad = torch.full((300, 300), 4.0 * workers.rank)
     if workers.rank:
         rare.grad = torch.tensor([8.0, 8.0])
-    table(torch.tensor([1, 3, 3] if workers.rank else [3])).sum().backward()
+    looked_up = torch.tensor([1, 3, 3] if workers.rank else [3])
+    table(looked_up).sum().backward()
+    if workers.rank:
+        torch.gather(biases, 0, looked_up, sparse_grad=True).sum().backward()
     workers.average_gradients(player, rows=3 if workers.rank else 1)
     return {
         "dense": dense.grad.tolist(), "rare": rare.grad.tolist(), "never": never.grad,
         "large": large.grad.unique().tolist(), "is sparse": table.weight.grad.is_sparse,
         "table": table.weight.grad.to_dense()[:, 0].tolist(),
+        "biases": biases.grad.to_dense().tolist(), "rows": table.weight.grad._nnz(),
     }
 
 def apart(workers):
@@ -176,6 +181,8 @@ def test_gradients_are_means_over_the_clicks_of_both(
         assert gradients["large"] == [3.0]
         assert gradients["is sparse"]
         assert gradients["table"] == [0.0, 0.75, 0.0, 0.25 + 1.5, 0.0, 0.0]
+        assert gradients["biases"] == [0.0, 0.75, 0.0, 1.5, 0.0, 0.0]
+        assert gradients["rows"] == 2
 
 
 def test_processes_tell_each_other(together: tuple[Run, list[dict[str, Any]]]) -> None:
@@ -508,15 +515,8 @@ def test_only_train_is_the_work_of_several(monkeypatch: pytest.MonkeyPatch, tmp_
 # Rows of a table that are divided among the processes.
 
 
-def test_what_reads_whole_pools_does_not_go_with_divided_rows() -> None:
-    with pytest.raises(ConfigError, match=r"'row' does not go with train.gap='mmd', which reads"):
-        tiny_config(table_sharding="row")
-    with pytest.raises(ConfigError, match=r"does not go with train.objective='full-softmax'"):
-        tiny_config(table_sharding="row", gap="none", objective="full-softmax")
-
-
 def test_one_process_divides_nothing(last_out: Dataset, tmp_path: Path) -> None:
-    config = tiny_config(table_sharding="row", gap="none")
+    config = tiny_config(table_sharding="row")
     with pytest.raises(ConfigError, match=r"among several processes; there is one\n.*torchrun"):
         train(last_out, out=tmp_path / "run", config=config)
 
@@ -588,7 +588,7 @@ def divided(
 ) -> tuple[Path, list[dict[str, Any]]]:
     pytest.importorskip("torchrec", reason="the extra 'distributed' is not installed")
     folder = tmp_path_factory.mktemp("divided")
-    config = tiny_config(epochs=8, patience=8, table_sharding="row", gap="none")
+    config = tiny_config(epochs=8, patience=8, table_sharding="row")
     file = script(folder, DIVIDED)
     with Torchrun(2, file, new_in_domain.path, folder, config.model_dump_json()) as both:
         code, error = both.end()

@@ -34,6 +34,9 @@ def average_gradients(parameters: Sequence[nn.Parameter], *, rows: int) -> None:
         rows: clicks in this process's batch, by which its gradients count.
     """
     # Which gradients there are, and how many rows, may differ by batch: all tell this first.
+    for value in parameters:
+        if value.grad is not None and value.grad.is_sparse:
+            value.grad = value.grad.coalesce()  # each row once
     counts = [rows, *(_stored_rows(value.grad) for value in parameters)]
     told = gather_tensors(torch.tensor(counts))  # (W, 1 + P)
     share = rows / int(told[:, 0].sum())

@@ -52,6 +52,8 @@ class ShardedTable(nn.Module):
     weights is, holds this process's rows and looks nothing up.
     """
 
+    sparse = True
+    """No gradient of the whole table is ever made."""
     rows: nn.Parameter
     """(R, E) the rows of this process; moved by the optimiser below, never by autograd's."""
 

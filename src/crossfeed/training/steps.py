@@ -10,11 +10,9 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
-from crossfeed.model.discriminator import Discriminator
 from crossfeed.model.losses import (
     GAPS,
     anchor_loss,
@@ -27,8 +25,8 @@ from crossfeed.model.losses import (
 from crossfeed.model.players import Players
 from crossfeed.training.batches import Batch
 from crossfeed.training.distributed import ALONE, Workers
+from crossfeed.training.optimiser import PlayerOptimiser
 from crossfeed.training.proposals import Proposals
-from crossfeed.training.sharded_table import ShardedTable
 
 __all__ = [
     "Move",
@@ -90,9 +88,7 @@ class Move:
 def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
-    if isinstance(discriminator.scoring_layer.vectors, ShardedTable):
-        return _score_looked_up(discriminator, batch, proposals)
-    pools = discriminator.scoring_layer.pools([group.pool for group in batch.groups])
+    pools = discriminator.scoring_layer.pools([group.items for group in batch.groups])
     users = batch.by_domain(discriminator.users(batch.timelines))
     candidates = batch.by_domain(proposals.candidates)
     both, pool = [], []
@@ -102,28 +98,11 @@ def score(players: Players, batch: Batch, proposals: Proposals, config: TrainCon
         scores = torch.addmm(biases, rows, vectors.T)  # (b, N)
         both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1)))
         if config.objective == "full-softmax":
-            unseen = scores.index_put(group.seen, scores.new_tensor(float("-inf")))
-            pool.append(unseen.logsumexp(dim=1))
+            pool.append(group.as_masses(scores).logsumexp(dim=1))
     first_and_second = torch.cat(both)  # (B, K + 1)
     return Scores(
         first_and_second[:, :-1], first_and_second[:, -1], torch.cat(pool) if pool else None
     )
-
-
-def _score_looked_up(discriminator: Discriminator, batch: Batch, proposals: Proposals) -> Scores:
-    """Score by the vectors of the drawn items alone, where no process has the whole pool's."""
-    layer = discriminator.scoring_layer
-    users = discriminator.users(batch.timelines)  # (B, E)
-    items = torch.cat(
-        [
-            torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1) + group.pool.start
-            for group, drawn in zip(
-                batch.groups, batch.by_domain(proposals.candidates), strict=True
-            )
-        ]
-    )  # (B, K + 1)
-    scores = (layer.vectors(items) @ users.unsqueeze(2)).squeeze(2) + layer.biases[items]
-    return Scores(scores[:, :-1], scores[:, -1], None)
 
 
 def target_loss(
@@ -153,7 +132,7 @@ def target_loss(
 
 def generator_step(
     players: Players,
-    optimiser: Optimizer,
+    optimiser: PlayerOptimiser,
     batch: Batch,
     proposals: Proposals,
     scores: Scores,
@@ -171,7 +150,7 @@ def generator_step(
 
 def discriminator_step(
     players: Players,
-    optimiser: Optimizer,
+    optimiser: PlayerOptimiser,
     batch: Batch,
     proposals: Proposals,
     scores: Scores,
@@ -211,20 +190,20 @@ def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) ->
 def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -> Tensor:
     """Return the mean of exp(-gap / tau) over the batch's domains."""
     distance = GAPS[config.train.gap]
-    vectors = players.discriminator.scoring_layer.vectors.weight
+    with torch.no_grad():  # they are the discriminator's, which rests
+        pools = players.discriminator.scoring_layer.pools([group.items for group in batch.groups])
     losses = [
-        gap_loss(
-            distance(group.clicks, confidence.exp(), vectors[group.pool]),
-            scale=config.train.gap_scale,
+        gap_loss(distance(group.clicks, confidence.exp(), vectors), scale=config.train.gap_scale)
+        for group, confidence, (vectors, _) in zip(
+            batch.groups, proposals.confidences, pools, strict=True
         )
-        for group, confidence in zip(batch.groups, proposals.confidences, strict=True)
     ]
     return torch.stack(losses).mean()
 
 
 def _move(
     player: nn.Module,
-    optimiser: Optimizer,
+    optimiser: PlayerOptimiser,
     losses: TargetLoss,
     config: Config,
     workers: Workers,
@@ -232,11 +211,26 @@ def _move(
     rows: int,
 ) -> float:
     """Move a player, and return the norm of its gradient."""
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     losses.total.backward()  # type: ignore[no-untyped-call]
     workers.average_gradients(player, rows=rows)
-    norm = nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
+    norm = _clip(player, config.train.gradient_clip)
     optimiser.step()
+    return norm
+
+
+@torch.no_grad()
+def _clip(player: nn.Module, most: float) -> float:
+    """Scale a player's gradient down to a norm, and return the norm that it had."""
+    values = []
+    for parameter in player.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad._values())
+        elif parameter.grad is not None:
+            values.append(parameter.grad)
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, (most / (norm + 1e-6)).clamp(max=1.0))
     return float(norm)
 
 
