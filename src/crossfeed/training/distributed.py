@@ -32,6 +32,7 @@ from crossfeed.scorer import Ints
 from crossfeed.training.batches import Share, steps_per_epoch
 from crossfeed.training.gradients import average_gradients, gather_tensors
 from crossfeed.training.heartbeat import Heartbeat
+from crossfeed.training.stages import stage
 
 __all__ = ["ALONE", "Follower", "Own", "Workers", "joined", "own_of"]
 
@@ -150,7 +151,8 @@ class Workers:
         if self.count == 1:
             return stop, due, dict(losses)
         own = torch.tensor([stop, due, *losses.values()], dtype=torch.float64)
-        told = gather_tensors(own)  # (W, 2 + losses)
+        with stage("waiting for the slowest"):
+            told = gather_tensors(own)  # (W, 2 + losses)
         means = told[:, 2:].mean(dim=0).tolist()
         return int(told[:, 0].max()), bool(told[:, 1].any()), dict(zip(losses, means, strict=True))
 
@@ -162,7 +164,9 @@ class Workers:
             rows: clicks in this process's batch.
         """
         if self.count > 1:
-            average_gradients([one for one in player.parameters() if one.requires_grad], rows=rows)
+            with stage("gradient exchange"):
+                moved = [one for one in player.parameters() if one.requires_grad]
+                average_gradients(moved, rows=rows)
 
     @torch.no_grad()
     def spread_weights(self, module: nn.Module) -> None:
