@@ -70,7 +70,11 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         pool=None,
     )
     losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5 / 2.0)))
-    return replace(first, groups=(group,)), proposals, Move(losses, scores, gradient_norm=3.0)
+    return (
+        replace(first, groups=(group,)),
+        proposals,
+        Move(losses, scores, gradient_norm=torch.tensor(3.0)),
+    )
 
 
 def test_health_by_hand(last_out: Dataset) -> None:

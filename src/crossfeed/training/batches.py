@@ -6,7 +6,7 @@ Dims: B clicks, S pairs of (row, seen item).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
+from crossfeed.training.transfer import moved
 
 __all__ = ["Batch", "DomainRows", "batches", "steps_per_epoch"]
 
@@ -57,15 +58,19 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        groups = tuple(
-            replace(
-                group,
-                clicks=group.clicks.to(device),
-                seen=(group.seen[0].to(device), group.seen[1].to(device)),
-            )
-            for group in self.groups
+        if device == self.timelines.items.device:
+            return self
+        parts = [getattr(self.timelines, field.name) for field in fields(Timelines)]
+        parts += [part for group in self.groups for part in (group.clicks, *group.seen)]
+        there = iter(moved(parts, device))
+        return replace(
+            self,
+            timelines=Timelines(**{field.name: next(there) for field in fields(Timelines)}),
+            groups=tuple(
+                replace(group, clicks=next(there), seen=(next(there), next(there)))
+                for group in self.groups
+            ),
         )
-        return replace(self, timelines=self.timelines.to(device), groups=groups)
 
 
 def steps_per_epoch(clicks: int, config: Config) -> int:

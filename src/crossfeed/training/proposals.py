@@ -138,7 +138,7 @@ def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
     users = batch.by_domain(generator.users(batch.timelines))
     log_confidences = []
     for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True):
-        logits = torch.addmm(biases, rows, vectors.T)  # (b, N)
+        logits = torch.addmm(biases, rows, vectors.T).float()  # (b, N)
         logits[group.seen] = float("-inf")
         log_confidences.append(logits.log_softmax(dim=1))
     return log_confidences

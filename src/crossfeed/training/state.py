@@ -76,7 +76,9 @@ class FitState:
         self, averages: Sequence[Tensor], weights: Sequence[Tensor], steps: Tensor | int
     ) -> None:
         """Move the average towards the weights; early on it forgets faster."""
-        kept = min(self._train.average, float(steps) / (float(steps) + _RAMP))
+        assert self._average is not None
+        taken = int(self._average.n_averaged)  # `steps` is the same, but on the device
+        kept = min(self._train.average, taken / (taken + _RAMP))
         for average, weight in zip(averages, weights, strict=True):
             average.lerp_(weight, 1 - kept)
 

@@ -80,7 +80,7 @@ class Move:
 
     losses: TargetLoss
     scores: Scores
-    gradient_norm: float
+    gradient_norm: Tensor
     """Of the player that moved, before it was clipped."""
 
 
@@ -95,9 +95,9 @@ def score(players: Players, batch: Batch, proposals: Proposals, config: TrainCon
         batch.groups, users, candidates, pools, strict=True
     ):
         scores = torch.addmm(biases, rows, vectors.T)  # (b, N)
-        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1)))
+        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], 1)).float())
         if config.objective == "full-softmax":
-            unseen = scores.index_put(group.seen, scores.new_tensor(float("-inf")))
+            unseen = scores.float().index_put(group.seen, biases.new_tensor(float("-inf")))
             pool.append(unseen.logsumexp(dim=1))
     first_and_second = torch.cat(both)  # (B, K + 1)
     return Scores(
@@ -197,13 +197,13 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     return torch.stack(losses).mean()
 
 
-def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> float:
+def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> Tensor:
     """Move a player, and return the norm of its gradient."""
     optimiser.zero_grad(set_to_none=True)
     losses.total.backward()  # type: ignore[no-untyped-call]
     norm = nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
     optimiser.step()
-    return float(norm)
+    return norm
 
 
 def _require_finite(losses: TargetLoss, batch: Batch, proposals: Proposals, scores: Scores) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,13 @@ from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.profile import Profile
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.random_state import forked, random_state, restore_random_state
-from crossfeed.training.requirements import require_clicks
+from crossfeed.training.requirements import require_clicks, require_precision
 from crossfeed.training.saving import Saving
 from crossfeed.training.stages import stage, staged
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 from crossfeed.training.tracking import Tracking, require_trackers
+from crossfeed.training.transfer import Later
 
 __all__ = ["train"]
 
@@ -79,6 +80,7 @@ def train(
     """
     out = Path(out)
     require_clicks(dataset)
+    require_precision(config.train)
     require_trackers(config.train.track)
     if resume and (out / "config.json").exists():
         run = Run.open(out).resumed(config)
@@ -144,6 +146,7 @@ class Fit:
             self.random_state = random_state(self.device)
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
+        self.losses = Later(self._take_loss)
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
         self.tracking = Tracking(run, stage=stage)
         self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
@@ -187,7 +190,9 @@ class Fit:
             if self.profile:
                 self.profile.step(batch.rows, typical=not self._warming_up)
             progress.seconds = time.perf_counter() - began
-            display.step(epoch=progress.epoch, step=progress.step, losses=self._mean_losses())
+            if display.due():
+                losses = self._mean_losses()
+                display.step(epoch=progress.epoch, step=progress.step, losses=losses)
             if interruptible.asked or self.saving.due():
                 self.saving.save()
             if interruptible.asked:
@@ -207,7 +212,7 @@ class Fit:
             config = _warmup(config)
         players, optimisers = self.state.players, self.state.optimisers
         generator = players.generator if self.config.has_generator else None
-        with stage("generator forward"):
+        with stage("generator forward"), self._autocast():
             proposals = propose(
                 generator,
                 batch,
@@ -216,7 +221,7 @@ class Fit:
                 expanded=self.expanded,
                 share=config.train.proposal_share,
             )
-        with stage("discriminator forward"):
+        with stage("discriminator forward"), self._autocast():
             scores = score(players, batch, proposals, config.train)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
             with stage("generator backward, step"):
@@ -235,6 +240,12 @@ class Fit:
             self.health.add_discriminator(batch, proposals, move)
         with stage("average"):
             self.state.average()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which `train.precision` holds: the players' forward passes."""
+        if self.config.train.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @property
     def _warming_up(self) -> bool:
@@ -323,14 +334,17 @@ class Fit:
         return line
 
     def _count(self, player: str, losses: TargetLoss) -> None:
-        sums = self.progress.losses
         terms = ("discriminator",) if player == "discriminator" else ("generator", "anchor", "gap")
         for term in terms:
-            value = float(getattr(losses, term).detach())
-            sums[term] = sums.get(term, 0.0) + value
-            sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
+            self.losses.add(term, getattr(losses, term))
+
+    def _take_loss(self, term: str, value: float) -> None:
+        sums = self.progress.losses
+        sums[term] = sums.get(term, 0.0) + value
+        sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
 
     def _mean_losses(self) -> dict[str, float]:
+        self.losses.settle()
         sums = self.progress.losses
         return {
             name: value / sums[f"{name} steps"]
@@ -339,6 +353,8 @@ class Fit:
         }
 
     def _save(self) -> None:
+        self.losses.settle()
+        self.health.settle()
         with stage("checkpoint"):
             self.run.write_checkpoint(
                 self.last,
