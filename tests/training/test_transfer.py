@@ -25,8 +25,13 @@ def test_tensors_arrive_as_they_were() -> None:
     assert len({one.untyped_storage().data_ptr() for one in arrived}) == 1  # one copy
 
 
-def test_a_batch_moves_as_a_whole(last_out: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
+@pytest.mark.parametrize("pool_items", [4096, 4], ids=["whole pools", "sampled pools"])
+def test_a_batch_moves_as_a_whole(
+    pool_items: int, last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = tiny_config(pool_items=pool_items, batch_size=8)
+    batch = next(batches(last_out, config, clicks=last_out.events(Part.TRAIN), epoch=0))
+    assert any(group.sample for group in batch.groups) == (pool_items == 4)
     assert batch.to(CPU) is batch
     copies = []
 
@@ -36,7 +41,7 @@ def test_a_batch_moves_as_a_whole(last_out: Dataset, monkeypatch: pytest.MonkeyP
 
     monkeypatch.setattr(batches_module, "moved", one_copy)
     there = batch.to(torch.device("meta"))
-    assert copies == [torch.device("meta")]
+    assert copies == [torch.device("meta")] * 2  # of positions, and of probabilities
     for field in fields(Timelines):
         first, second = (getattr(one.timelines, field.name) for one in (batch, there))
         assert torch.equal(first, second), field.name
@@ -44,6 +49,11 @@ def test_a_batch_moves_as_a_whole(last_out: Dataset, monkeypatch: pytest.MonkeyP
         assert (first.rows, first.pool, first.name) == (second.rows, second.pool, second.name)
         assert torch.equal(first.clicks, second.clicks)
         assert all(torch.equal(*pair) for pair in zip(first.seen, second.seen, strict=True))
+        if first.sample is None or second.sample is None:
+            assert first.sample is second.sample is None
+            continue
+        assert torch.equal(first.sample.items, second.sample.items)
+        assert torch.equal(first.sample.log_inclusion, second.sample.log_inclusion)
 
 
 def test_numbers_come_later_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

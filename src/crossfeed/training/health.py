@@ -125,9 +125,8 @@ def _distinct_share(batch: Batch, proposals: Proposals) -> Tensor:
 
 
 def _distinct(group: DomainRows, candidates: Tensor) -> Tensor:
-    items = int(group.pool.stop - group.pool.start)
-    drawn = candidates.new_zeros(items).index_fill(0, candidates.flatten(), 1)
-    return drawn.sum().double() / min(candidates.numel(), items)
+    drawn = candidates.new_zeros(group.size).index_fill(0, candidates.flatten(), 1)
+    return drawn.sum().double() / min(candidates.numel(), group.size)
 
 
 def _entropy(log_confidence: Tensor) -> Tensor:

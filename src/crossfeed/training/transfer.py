@@ -19,6 +19,8 @@ def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
     A batch is made of many small tensors, and each copy costs a launch, however small it is.
     From pinned memory the copy goes on while the processor goes on, too.
     """
+    if not tensors:
+        return []
     packed = torch.cat([tensor.flatten() for tensor in tensors])
     if device.type == "cuda":
         packed = packed.pin_memory()
