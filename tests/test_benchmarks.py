@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from crossfeed.config import Config, load_config
+from crossfeed.data.dataset import Dataset
 
 ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
@@ -23,6 +25,60 @@ def test_the_page_holds_the_table_of_the_committed_results(script: str, row: str
     assert "### ciao, last-out" in printed and row in printed
     page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
     assert printed.strip() in page, f"run: python benchmarks/{script}.py table --write"
+
+
+def test_the_benchmark_of_a_gpu_says_that_it_needs_one(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert gpu.main([str(tmp_path)]) == 2
+    assert "this benchmark needs CUDA" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("operator", "shapes", "values"),
+    [
+        ("aten::embedding", [[1000, 64], [30], [], []], 30 * 64),
+        ("aten::embedding_dense_backward", [[30, 64], [30], [], [], []], 30 * 64),
+        ("aten::gather", [[8, 1000], [], [8, 101], []], 8 * 101),
+        ("aten::index_select", [[50, 4, 16], [], [30]], 30 * 4 * 16),
+        ("aten::index_add", [[50, 64], [], [30], [30, 64], []], 30 * 64),
+        ("aten::index_copy", [[50], [], [30], [30]], 30),
+    ],
+)
+def test_look_ups_read_and_write_each_value_once(
+    operator: str, shapes: list[list[int]], values: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    assert operator in gpu.LOOK_UPS
+    assert gpu.looked_up_bytes(operator, shapes) == 2 * 4 * values
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs(
+    last_out: Dataset,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import gpu
+
+    out = tmp_path / "gpu.json"
+    words = ["--device=cpu", "--batch-sizes=64,128", "--steps=2", "--set=model.width=16"]
+    assert gpu.main([str(last_out.path), *words, f"--out={out}"]) == 0
+    rows = json.loads(out.read_text("utf-8"))["rows"]
+    asked = [("float32", 64), ("float32", 128), ("bfloat16", 64), ("bfloat16", 128)]
+    assert [(row["precision"], row["batch_size"]) for row in rows] == asked
+    for row in rows:
+        assert row["clicks_per_second"] > 0 and row["events_per_second"] > 0
+        assert 0 < row["look_up_share"] and 0 < row["product_share"]
+    assert capsys.readouterr().out.count("look-ups ") == 4
 
 
 def test_every_row_of_the_ablation_is_another_configuration(

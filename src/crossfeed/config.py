@@ -158,6 +158,9 @@ class TrainConfig(_Section):
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
     ends with one. 0 writes those alone."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the players' matrix products are made in; weights, softmax, losses and all that is
+    served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"

@@ -126,9 +126,8 @@ with joined() as workers:
     run = train(dataset, out=out, config=alone.config)
     found = {
         "gathered": workers.gather(workers.rank),
-        "agreed": workers.agree(
-            15 if workers.rank else 0, workers.rank == 0, {"loss": 2.0 + workers.rank}
-        ),
+        "most": workers.most(15 if workers.rank else 0, workers.rank == 0),
+        "means": workers.means({"loss": 2.0 + workers.rank}),
         "added": workers.added({"both": 1.0, f"only {workers.rank}": 2.0}),
         "gradients": gradients(workers),
         "apart": apart(workers),
@@ -188,7 +187,8 @@ def test_gradients_are_means_over_the_clicks_of_both(
 def test_processes_tell_each_other(together: tuple[Run, list[dict[str, Any]]]) -> None:
     for found in together[1]:
         assert found["gathered"] == [0, 1]
-        assert found["agreed"] == [15, True, {"loss": 2.5}]
+        assert found["most"] == [15, 1]
+        assert found["means"] == {"loss": 2.5}
         assert found["added"] == {"both": 2.0, "only 0": 2.0, "only 1": 2.0}
 
 

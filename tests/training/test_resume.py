@@ -34,6 +34,7 @@ TRAININGS: dict[str, dict[str, object]] = {
     "no warm-up, whole pool": {"warmup_epochs": 0, "objective": "full-softmax", "gap": "kl"},
     "roll-back": {"on_collapse": "roll-back", "epochs": 5, "patience": 5},
     "early stop": {"patience": 1, "epochs": 6, "learning_rate": 0.3, "gap": "euclidean"},
+    "sampled pools, rows apart": {"pool_items": 8, "dense_items": 0},
     "static": {"proposal_share": 0.0, "static_proposal": "batch", "gap": "none"},
 }
 CASES = {
@@ -188,6 +189,7 @@ def checking(examples: int) -> settings:
 
 
 @example(case=f"{EXPERTS}; roll-back", kills=[0.62], saves=[0.55])
+@example(case=f"{ATTENTION}; sampled pools, rows apart", kills=[0.44], saves=[0.3])
 @example(case=f"{ATTENTION}; average", kills=[0.3, 0.9], saves=[0.1, 0.2, 0.87])
 @checking(6)
 @KILLED

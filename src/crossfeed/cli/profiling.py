@@ -33,6 +33,7 @@ def print_profile(console: Console, report: ProfileReport) -> None:
         )
     console.print(stages)
     if not report.operators:
+        console.print("the training was too short for its operators to be recorded")
         return
     console.print(title(f"operators of {report.operator_steps} steps"))
     operators = make_table("operator", "share", "ms a step", "calls a step")

@@ -102,11 +102,11 @@ class CrossDomainLayer(nn.Module):
     def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
         """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value.
 
-        Rows that know about as many domains are padded together in training, where most of a
-        batch's cost would otherwise be the padding to its widest row.
+        Rows that know about as many domains are padded together in training on a processor, where
+        most of a batch's cost would otherwise be the padding to its widest row.
         """
         rows, slots = timelines.group_rows, timelines.group_slots
-        if not self.training:
+        if not self.training or projected.is_cuda:  # a GPU would wait for the sizes below
             widest = timelines.slots.shape[0]
             return self._attend_padded(projected, rows, slots, count=timelines.rows, width=widest)
         known = torch.bincount(rows, minlength=timelines.rows)  # (B,) groups of each row
@@ -173,13 +173,14 @@ class TargetReadout(nn.Module):
 
 
 def segment_softmax(logits: Tensor, segments: Tensor, count: int) -> Tensor:
-    """Normalise `logits` (T, H) over the entries of each segment, numerically stable.
+    """Normalise `logits` (T, H) over the entries of each segment, numerically stable, in float32.
 
     Args:
         logits: (T, H) any real values.
         segments: (T,) the segment of each entry, in 0..count-1.
         count: number of segments; empty ones are allowed.
     """
+    logits = logits.float()  # autocast would leave it bfloat16 on one device, and not on another
     index = segments.unsqueeze(1).expand_as(logits)
     with torch.no_grad():  # a constant per segment cancels out, so it needs no gradient
         peak = logits.new_zeros(count, logits.shape[1])
@@ -201,7 +202,7 @@ def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -
     heads = weights.shape[1]
     by_head = values.reshape(values.shape[0], heads, values.shape[1] // heads)  # (T, H, E/H)
     weighted = (weights.unsqueeze(-1) * by_head).flatten(1)  # (T, E)
-    return values.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)
+    return weighted.new_zeros(count, values.shape[1]).index_add(0, segments, weighted)
 
 
 def segment_counts(segments: Tensor, count: int) -> Tensor:

@@ -18,6 +18,7 @@ has a gradient for one player only.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 
@@ -94,7 +95,7 @@ def binary_loss(
     Args: as `softmax_loss`.
     """
     count = candidate_scores.shape[1]
-    log_count = torch.log(torch.tensor(float(count), device=click_scores.device))
+    log_count = math.log(count)
     real = click_scores - correction * (click_log_proposal + log_count)  # (B,)
     generated = candidate_scores - correction * (candidate_log_proposal + log_count)  # (B, K)
     loss = -F.logsigmoid(real) - F.logsigmoid(-generated).sum(dim=1)
@@ -216,8 +217,8 @@ GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
 
 def _click_shares(clicks: Tensor, confidence: Tensor) -> Tensor:
     """Return (N,) the share of each item of the pool in the clicks."""
-    counts = torch.bincount(clicks, minlength=confidence.shape[1])
-    return counts.to(confidence.dtype) / len(clicks)
+    ones = torch.ones(len(clicks), dtype=confidence.dtype, device=clicks.device)
+    return confidence.new_zeros(confidence.shape[1]).index_add(0, clicks, ones) / len(clicks)
 
 
 def _gaussian_features(vectors: Tensor) -> Tensor:
@@ -225,18 +226,18 @@ def _gaussian_features(vectors: Tensor) -> Tensor:
     centred = vectors - vectors.mean(dim=0)
     # The mean of |v_i - v_j|^2 over all i and j in closed form.
     bandwidth = (2 * centred.square().sum(dim=1).mean()).clamp_min(1e-12)
-    directions, phases = (each.to(vectors) for each in _random_directions(vectors.shape[1]))
+    directions, phases = _random_directions(vectors.shape[1], vectors.device)
     angles = torch.addmm(phases, centred * (2 / bandwidth).sqrt(), directions)
     return angles.cos_().mul_((2 / FEATURES) ** 0.5)
 
 
 @lru_cache(maxsize=8)
-def _random_directions(width: int) -> tuple[Tensor, Tensor]:
+def _random_directions(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return the (E, R) directions and (R,) phases of the features; always the same ones."""
     source = torch.Generator().manual_seed(0)
     directions = torch.randn(width, FEATURES, generator=source)
     phases = 2 * torch.pi * torch.rand(FEATURES, generator=source)
-    return directions, phases
+    return directions.to(device), phases.to(device)
 
 
 def _safe_norm(vector: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ Dims: B clicks, S pairs of (row, seen item).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -17,6 +17,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
 from crossfeed.training.pools import PoolSample, PoolSampler
+from crossfeed.training.transfer import moved
 
 __all__ = ["Batch", "DomainRows", "Share", "batches", "steps_per_epoch"]
 
@@ -70,8 +71,9 @@ class DomainRows:
     def as_masses(self, logits: Tensor) -> Tensor:
         """Return logits (b, N) less log pi, so that sums over a sample are sums over the pool.
 
-        What was seen before becomes -inf.
+        What was seen before becomes -inf. In float32, whatever the logits were made in.
         """
+        logits = logits.float()
         if self.sample is not None:
             own = torch.arange(len(self.clicks), device=logits.device), self.clicks
             inclusion = self.sample.log_inclusion
@@ -101,16 +103,29 @@ class Batch:
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
-        groups = tuple(
-            replace(
-                group,
-                sample=group.sample and group.sample.to(device),
-                clicks=group.clicks.to(device),
-                seen=(group.seen[0].to(device), group.seen[1].to(device)),
-            )
-            for group in self.groups
+        if device == self.timelines.items.device:
+            return self
+        parts = [getattr(self.timelines, field.name) for field in fields(Timelines)]
+        samples = []
+        for group in self.groups:
+            parts += [group.clicks, *group.seen]
+            if group.sample is not None:
+                parts.append(group.sample.items)
+                samples.append(group.sample.log_inclusion)
+        there, inclusions = iter(moved(parts, device)), iter(moved(samples, device))
+        return replace(
+            self,
+            timelines=Timelines(**{field.name: next(there) for field in fields(Timelines)}),
+            groups=tuple(
+                replace(
+                    group,
+                    clicks=next(there),
+                    seen=(next(there), next(there)),
+                    sample=group.sample and PoolSample(next(there), next(inclusions)),
+                )
+                for group in self.groups
+            ),
         )
-        return replace(self, timelines=self.timelines.to(device), groups=groups)
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Self
@@ -22,6 +23,10 @@ from crossfeed.training.health import Health
 __all__ = ["Display"]
 
 
+_SECONDS_BETWEEN = 0.1
+"""Seconds from one step that is shown to the next; losses are fetched from the device for it."""
+
+
 class Display:
     """Shows progress while it is open; where stderr is no terminal, one line per epoch."""
 
@@ -35,8 +40,9 @@ class Display:
             TextColumn("{task.fields[losses]}"),
             TimeRemainingColumn(),
             console=self._console,
-            disable=not self._console.is_terminal,
+            disable=quiet or not self._console.is_terminal,
         )
+        self._shown = float("-inf")
         self._task = self._progress.add_task(stage, total=epochs * steps, losses="")
 
     def __enter__(self) -> Self:
@@ -50,6 +56,13 @@ class Display:
         traceback: TracebackType | None,
     ) -> None:
         self._progress.stop()
+
+    def due(self) -> bool:
+        """Return whether a step should be shown: where there is a bar, and not too often."""
+        if self._progress.disable or time.monotonic() - self._shown < _SECONDS_BETWEEN:
+            return False
+        self._shown = time.monotonic()
+        return True
 
     def step(self, *, epoch: int, step: int, losses: dict[str, float]) -> None:
         """Show one finished step and the epoch's mean losses so far."""

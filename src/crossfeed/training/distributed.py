@@ -138,23 +138,19 @@ class Workers:
         """Return the sums over all processes; a name may be missing in some."""
         return _added(self.gather(dict(sums)))
 
-    def agree(
-        self, stop: int, due: bool, losses: Mapping[str, float]
-    ) -> tuple[int, bool, dict[str, float]]:
-        """Return for all alike whether to stop, whether to save, and the means of the losses.
-
-        Args:
-            stop: the number of the signal that asked this process to stop, or 0; any stops all.
-            due: whether this process finds that it is time to save; any makes all save.
-            losses: the same names in every process.
-        """
+    def most(self, *numbers: int) -> tuple[int, ...]:
+        """Return the largest of each number over all processes, so that all do alike."""
         if self.count == 1:
-            return stop, due, dict(losses)
-        own = torch.tensor([stop, due, *losses.values()], dtype=torch.float64)
+            return numbers
         with stage("waiting for the slowest"):
-            told = gather_tensors(own)  # (W, 2 + losses)
-        means = told[:, 2:].mean(dim=0).tolist()
-        return int(told[:, 0].max()), bool(told[:, 1].any()), dict(zip(losses, means, strict=True))
+            return tuple(gather_tensors(torch.tensor(numbers)).amax(dim=0).tolist())
+
+    def means(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the means over all processes of values that have the same names in all."""
+        if self.count == 1:
+            return dict(values)
+        told = gather_tensors(torch.tensor([*values.values()], dtype=torch.float64))
+        return dict(zip(values, told.mean(dim=0).tolist(), strict=True))
 
     def average_gradients(self, player: nn.Module, *, rows: int) -> None:
         """Replace the gradients of a player by their mean over the clicks of all processes.

@@ -5,7 +5,6 @@ Dims: B clicks, b clicks of one domain, K candidates per click, N items of a poo
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 
@@ -16,9 +15,12 @@ from crossfeed.config import TrainConfig
 from crossfeed.training.batches import Batch, DomainRows
 from crossfeed.training.proposals import Proposals
 from crossfeed.training.steps import Move
+from crossfeed.training.transfer import Later
 
 __all__ = ["Health", "HealthSums"]
 
+_SMALLEST = 1e-300
+"""What the share of a gap loss counts at least; below it, it has no logarithm."""
 _ROWS = 64
 """Clicks of a domain by which a batch's entropy is told; more say the same and cost time."""
 
@@ -49,12 +51,12 @@ class Health:
         return asdict(self)
 
 
-@dataclass
 class HealthSums:
     """Sums over the steps of an epoch, in dictionaries that a checkpoint can hold."""
 
-    sums: dict[str, float]
-    counts: dict[str, int]
+    def __init__(self, sums: dict[str, float], counts: dict[str, int]) -> None:
+        self.sums, self.counts = sums, counts
+        self._later = Later(self._take)
 
     def add_discriminator(self, batch: Batch, proposals: Proposals, move: Move) -> None:
         """Count a step of the discriminator."""
@@ -74,12 +76,17 @@ class HealthSums:
         self._add("reward mean", rewards.mean())
         self._add("reward square", rewards.square().mean())
         self._add("gradient generator", move.gradient_norm)
-        gap_loss = float(move.losses.gap.detach())
-        if config.gap_weight and gap_loss > 0:  # the loss is weight * exp(-gap / scale)
-            self._add("gap", -config.gap_scale * math.log(gap_loss / config.gap_weight))
+        if config.gap_weight and config.gap != "none" and proposals.confidences:
+            share = move.losses.gap.detach().double() / config.gap_weight  # exp(-gap / scale)
+            self._add("gap", -config.gap_scale * share.clamp_min(_SMALLEST).log())
+
+    def settle(self) -> None:
+        """Bring `sums` and `counts` up to date: counting leaves the figures on the device."""
+        self._later.settle()
 
     def mean(self) -> Health:
         """Return the means over what was counted."""
+        self.settle()
         means = {name: total / self.counts[name] for name, total in self.sums.items()}
         mean, square = means.get("reward mean"), means.get("reward square")
         return Health(
@@ -97,8 +104,11 @@ class HealthSums:
         self.sums.clear()
         self.counts.clear()
 
-    def _add(self, name: str, value: Tensor | float) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + float(value)
+    def _add(self, name: str, value: Tensor) -> None:
+        self._later.add(name, value)
+
+    def _take(self, name: str, value: float) -> None:
+        self.sums[name] = self.sums.get(name, 0.0) + value
         self.counts[name] = self.counts.get(name, 0) + 1
 
 
@@ -108,15 +118,15 @@ def _under(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
     }
 
 
-def _distinct_share(batch: Batch, proposals: Proposals) -> float:
+def _distinct_share(batch: Batch, proposals: Proposals) -> Tensor:
     """Return the mean over the batch's domains."""
     shares = [_distinct(group, proposals.candidates[group.rows]) for group in batch.groups]
-    return sum(shares) / len(shares)
+    return torch.stack(shares).mean()
 
 
-def _distinct(group: DomainRows, candidates: Tensor) -> float:
-    drawn = torch.bincount(candidates.flatten(), minlength=group.size) > 0
-    return float(drawn.sum()) / min(candidates.numel(), group.size)
+def _distinct(group: DomainRows, candidates: Tensor) -> Tensor:
+    drawn = candidates.new_zeros(group.size).index_fill(0, candidates.flatten(), 1)
+    return drawn.sum().double() / min(candidates.numel(), group.size)
 
 
 def _entropy(log_confidence: Tensor) -> Tensor:

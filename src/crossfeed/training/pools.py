@@ -42,13 +42,6 @@ class PoolSample:
     log_inclusion: Tensor
     """(n,) log pi of each item, at most 0."""
 
-    def to(self, device: torch.device) -> PoolSample:
-        """Return the sample on another device."""
-        return PoolSample(
-            self.items.to(device, non_blocking=True),
-            self.log_inclusion.to(device, non_blocking=True),
-        )
-
 
 class PoolSampler:
     """Draws the samples of large domains.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -81,6 +82,7 @@ class Profile:
     """
 
     def __init__(self, path: Path, device: torch.device) -> None:
+        os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it prints when it starts and stops
         self._path, self._device = path, device
         self._clock = StageClock(device)
         self._steps = self._clicks = self._recorded = 0

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import TrainingError
+import torch
 
-__all__ = ["require_clicks"]
+from crossfeed.config import TrainConfig
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, TrainingError
+
+__all__ = ["require_clicks", "require_precision"]
 
 
 def require_clicks(dataset: Dataset) -> None:
@@ -26,4 +29,20 @@ def require_clicks(dataset: Dataset) -> None:
             f"the validation part of '{dataset.path}' has no click, and the best epoch is chosen "
             "by it",
             hint="prepare it from a longer log, or with another data.split",
+        )
+
+
+def require_precision(config: TrainConfig) -> None:
+    """Refuse `train.precision` where the GPU cannot do it; every processor can, if slowly.
+
+    Raises:
+        ConfigError: it is bfloat16, and the GPU is too old for it.
+    """
+    if config.precision == "float32" or config.device == "cpu" or not torch.cuda.is_available():
+        return
+    if not torch.cuda.is_bf16_supported():
+        raise ConfigError(
+            f"train.precision = 'bfloat16', but the GPU '{torch.cuda.get_device_name()}' has no "
+            "instructions for it",
+            hint="leave it at 'float32', or set train.device = 'cpu'",
         )

@@ -81,7 +81,7 @@ class Move:
 
     losses: TargetLoss
     scores: Scores
-    gradient_norm: float
+    gradient_norm: Tensor
     """Of the player that moved, before it was clipped."""
 
 
@@ -96,7 +96,7 @@ def score(players: Players, batch: Batch, proposals: Proposals, config: TrainCon
         batch.groups, users, candidates, pools, strict=True
     ):
         scores = torch.addmm(biases, rows, vectors.T)  # (b, N)
-        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1)))
+        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], 1)).float())
         if config.objective == "full-softmax":
             pool.append(group.as_masses(scores).logsumexp(dim=1))
     first_and_second = torch.cat(both)  # (B, K + 1)
@@ -209,7 +209,7 @@ def _move(
     workers: Workers,
     *,
     rows: int,
-) -> float:
+) -> Tensor:
     """Move a player, and return the norm of its gradient."""
     optimiser.zero_grad()
     losses.total.backward()  # type: ignore[no-untyped-call]
@@ -220,7 +220,7 @@ def _move(
 
 
 @torch.no_grad()
-def _clip(player: nn.Module, most: float) -> float:
+def _clip(player: nn.Module, most: float) -> Tensor:
     """Scale a player's gradient down to a norm, and return the norm that it had."""
     values = []
     for parameter in player.parameters():
@@ -231,7 +231,7 @@ def _clip(player: nn.Module, most: float) -> float:
             values.append(parameter.grad)
     norm = nn.utils.get_total_norm(values)
     torch._foreach_mul_(values, (most / (norm + 1e-6)).clamp(max=1.0))
-    return float(norm)
+    return norm
 
 
 def _require_finite(losses: TargetLoss, batch: Batch, proposals: Proposals, scores: Scores) -> None:

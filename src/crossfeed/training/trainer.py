@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,14 @@ from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.profile import Profile
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.random_state import forked, random_state, restore_random_state
-from crossfeed.training.requirements import require_clicks
+from crossfeed.training.requirements import require_clicks, require_precision
 from crossfeed.training.saving import Saving
 from crossfeed.training.sharded_table import require_row_sharding
 from crossfeed.training.stages import stage, staged
 from crossfeed.training.state import FitState
 from crossfeed.training.steps import TargetLoss, discriminator_step, generator_step, score
 from crossfeed.training.tracking import Tracking, require_trackers
+from crossfeed.training.transfer import Later
 
 __all__ = ["train"]
 
@@ -87,6 +88,7 @@ def train(
     """
     out = Path(out)
     require_clicks(dataset)
+    require_precision(config.train)
     require_trackers(config.train.track)
     with joined() as workers:
         run: Run | None = None
@@ -192,6 +194,7 @@ class Fit:
             workers.spread_weights(players)
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
+        self.losses = Later(self._take_loss)
         self.health = HealthSums(self.progress.health_sums, self.progress.health_counts)
         self.tracking = Tracking(run, stage=stage)
         self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
@@ -216,7 +219,7 @@ class Fit:
             while not self.progress.finished:
                 self._run_epoch(display, interruptible)
                 self._end_epoch(display)
-                asked, _, _ = self.workers.agree(interruptible.asked, due=False, losses={})
+                (asked,) = self.workers.most(interruptible.asked)
                 if asked:  # while it was validated; the epoch is saved
                     self._stop(interruptible, asked)
 
@@ -238,10 +241,12 @@ class Fit:
             if self.profile:
                 self.profile.step(batch.rows, typical=not self._warming_up)
             progress.seconds = time.perf_counter() - began
-            asked, due, losses = self.workers.agree(
-                interruptible.asked, self.saving.due(), _mean_losses(progress.losses)
+            asked, due, shown = self.workers.most(
+                interruptible.asked, self.saving.due(), display.due()
             )
-            display.step(epoch=progress.epoch, step=progress.step, losses=losses)
+            if shown:
+                losses = self.workers.means(self._mean_losses())
+                display.step(epoch=progress.epoch, step=progress.step, losses=losses)
             if asked or due:
                 self.saving.save()
             if asked:
@@ -261,7 +266,7 @@ class Fit:
             config = _warmup(config)
         players, optimisers = self.state.players, self.state.optimisers
         generator = players.generator if self.config.has_generator else None
-        with stage("generator forward"):
+        with stage("generator forward"), self._autocast():
             proposals = propose(
                 generator,
                 batch,
@@ -270,7 +275,7 @@ class Fit:
                 expanded=self.expanded,
                 share=config.train.proposal_share,
             )
-        with stage("discriminator forward"):
+        with stage("discriminator forward"), self._autocast():
             scores = score(players, batch, proposals, config.train)
         if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
             with stage("generator backward, step"):
@@ -301,6 +306,12 @@ class Fit:
             self.health.add_discriminator(batch, proposals, move)
         with stage("average"):
             self.state.average()
+
+    def _autocast(self) -> AbstractContextManager[object]:
+        """Return the context in which `train.precision` holds: the players' forward passes."""
+        if self.config.train.precision == "float32":
+            return nullcontext()
+        return torch.autocast(self.device.type, torch.bfloat16)
 
     @property
     def _warming_up(self) -> bool:
@@ -392,27 +403,42 @@ class Fit:
         line: dict[str, Any] = {
             "epoch": self.progress.epoch + 1,
             "seconds": round(self.progress.seconds, 3),
-            "losses": _mean_losses(self.progress.losses),
+            "losses": self._mean_losses(),
         }
         if results:
             line["validation"] = {"micro": results.micro, "macro": results.macro}
         return line
 
     def _count(self, player: str, losses: TargetLoss) -> None:
-        sums = self.progress.losses
         terms = ("discriminator",) if player == "discriminator" else ("generator", "anchor", "gap")
         for term in terms:
-            value = float(getattr(losses, term).detach())
-            sums[term] = sums.get(term, 0.0) + value
-            sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
+            self.losses.add(term, getattr(losses, term))
+
+    def _take_loss(self, term: str, value: float) -> None:
+        sums = self.progress.losses
+        sums[term] = sums.get(term, 0.0) + value
+        sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
+
+    def _mean_losses(self) -> dict[str, float]:
+        self.losses.settle()
+        sums = self.progress.losses
+        return {
+            name: value / sums[f"{name} steps"]
+            for name, value in sums.items()
+            if not name.endswith(" steps")
+        }
 
     def _add_up(self) -> None:
         """Take what the other processes counted in the epoch that ends into the own sums."""
+        self.losses.settle()
+        self.health.settle()
         self.progress.losses.update(self.workers.added(self.progress.losses))
         self.health.sums.update(self.workers.added(self.health.sums))
         self.health.counts.update(self.workers.added(self.health.counts))
 
     def _save(self) -> None:
+        self.losses.settle()
+        self.health.settle()
         with stage("checkpoint"):
             self.run.write_checkpoint(
                 self.last,
@@ -448,14 +474,6 @@ class Fit:
         with forked(self.device):
             torch.manual_seed(self.workers.seed(self.config.train.seed, *position))
             return random_state(self.device)
-
-
-def _mean_losses(sums: Mapping[str, float]) -> dict[str, float]:
-    return {
-        name: value / sums[f"{name} steps"]
-        for name, value in sums.items()
-        if not name.endswith(" steps")
-    }
 
 
 def _warmup(config: Config) -> Config:
