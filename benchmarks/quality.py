@@ -35,7 +35,7 @@ SEEDS = {"ciao": (0, 1, 2), "movielens": (0,), "simulated": (0,)}
 
 
 def cells() -> Iterator[Cell]:
-    """Yield all cells: each data set and split with one seed first, the cheap ones before others."""
+    """Yield all cells: everything with one seed first, and what is cheap before what is not."""
     for seed in sorted({seed for seeds in SEEDS.values() for seed in seeds}):
         for data, seeds in SEEDS.items():
             for split in SPLITS if seed in seeds else ():
