@@ -1,7 +1,7 @@
 """The tables of the benchmarks of quality: seeds averaged, intervals, one scorer against all.
 
-The outcomes of single events, which comparisons are made of, are kept beside the cells' results, of the
-one metric that is compared; what follows from them is one file for each data set and split.
+The outcomes of single events, which comparisons are made of, are kept beside the cells' results,
+for the one metric that is compared; what follows from them is one file per data set and split.
 """
 
 from __future__ import annotations
@@ -63,9 +63,7 @@ class Standings:
         """
         for (data, split), cells in self._by_split().items():
             files = {
-                name: [
-                    self._outcomes_file("{data}.{split}.{scorer}.{seed}".format(**c)) for c in own
-                ]
+                name: [self._outcomes_file(_cell_name(cell)) for cell in own]
                 for name, own in cells.items()
             }
             scorers = {
@@ -163,6 +161,10 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     shown = commands.add_parser("table", help="print the results so far")
     shown.add_argument("--write", action="store_true", help="put them into docs/benchmarks.md")
     return parser
+
+
+def _cell_name(cell: Json) -> str:
+    return "{data}.{split}.{scorer}.{seed}".format(**cell)
 
 
 def _row(name: str, standing: Json, cells: Sequence[Json]) -> str:
