@@ -27,7 +27,8 @@ from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
 from crossfeed.training import distributed, sharded_table
 from crossfeed.training.batches import batches
-from crossfeed.training.distributed import ALONE, Follower, Workers, joined, own_of
+from crossfeed.training.distributed import ALONE, Follower, Workers, own_of
+from crossfeed.training.process_group import joined
 from crossfeed.training.trainer import train
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
@@ -84,7 +85,7 @@ from crossfeed.data.prepare import prepare
 from crossfeed.errors import TrainingError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.run import Run
-from crossfeed.training.distributed import joined
+from crossfeed.training.process_group import joined
 from crossfeed.training.trainer import train
 
 dataset, alone, out = Dataset.load(sys.argv[1]), Run.open(sys.argv[2]), Path(sys.argv[3])
@@ -534,7 +535,7 @@ import torch
 from torch.nn import Embedding
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.training.distributed import joined
+from crossfeed.training.process_group import joined
 from crossfeed.training.sharded_table import ShardedTable
 from crossfeed.training.trainer import train
 

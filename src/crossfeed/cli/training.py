@@ -59,7 +59,7 @@ def train(
         config, [*(settings or ()), *tracked], sections=["model", "train"], preset=preset
     )
     from crossfeed.data.dataset import Dataset
-    from crossfeed.training.distributed import joined
+    from crossfeed.training.process_group import joined
     from crossfeed.training.trainer import train
 
     with joined() as workers:

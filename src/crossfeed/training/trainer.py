@@ -24,9 +24,10 @@ from crossfeed.scorer import Scorer
 from crossfeed.training.alarms import Alarm, find_alarms
 from crossfeed.training.batches import Batch, batches, steps_per_epoch
 from crossfeed.training.display import Display
-from crossfeed.training.distributed import ALONE, Workers, joined, own_of
+from crossfeed.training.distributed import ALONE, Workers, own_of
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.interrupt import Interruptible
+from crossfeed.training.process_group import joined
 from crossfeed.training.profile import Profile
 from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.random_state import forked, random_state, restore_random_state
