@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from planted import planted_log, tiny_config
+from torch.distributed import TCPStore
 from typer.testing import CliRunner
 
 from crossfeed.cli import app
@@ -25,7 +26,7 @@ from crossfeed.errors import ConfigError, MissingExtraError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import distributed, sharded_table
+from crossfeed.training import distributed, heartbeat, sharded_table
 from crossfeed.training.batches import batches
 from crossfeed.training.distributed import ALONE, Follower, Workers, own_of
 from crossfeed.training.process_group import joined
@@ -334,6 +335,23 @@ def test_one_process_is_a_training_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 # What happens when one is lost, or all are asked to stop.
+
+
+def test_a_silent_process_is_lost_and_an_end_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(heartbeat, "_BEAT_SECONDS", 0.02)
+    monkeypatch.setattr(heartbeat, "_SURE_SECONDS", 0.5)
+    monkeypatch.setattr(heartbeat, "_SILENT_SECONDS", float("inf"))
+    one, other = (heartbeat.Heartbeat(rank=rank, count=2) for rank in (0, 1))
+    assert one.find_lost() is None
+    other.stop()
+    lost = one.find_lost()
+    assert lost is not None
+    assert re.match(rf"lost process 1 \(host .*, pid {os.getpid()}\); the run", lost.message)
+    assert one.fail() and not other.fail()
+
 
 SLOWLY = """
 import os, sys, time

@@ -70,6 +70,7 @@ def _ending(heartbeat: Heartbeat) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
+        heartbeat.stop()
         raise
     except CrossfeedError as error:
         _raise_once(heartbeat, error)
