@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 
 from crossfeed.config import DataConfig
 from crossfeed.data.hashing import EVENT_ARRAYS, combined_hash, content_hashes
-from crossfeed.errors import DatasetError
+from crossfeed.errors import ConfigError, DatasetError
 from crossfeed.scorer import Catalogue, Histories, Ints
 
 __all__ = ["FORMAT_VERSION", "Dataset", "Part"]
@@ -170,6 +170,38 @@ class Dataset:
     def users_of(self, events: Ints) -> Ints:
         """Return the user index of each event."""
         return np.searchsorted(self.user_offsets, events, side="right") - 1
+
+    def user_shard(self, index: int, count: int) -> tuple[int, int]:
+        """Return the users of one of `count` shards, as a half-open range of user indices.
+
+        Events lie user by user, so that a shard's events are one slice of each mapped array, from
+        `user_offsets[first]` to `user_offsets[last]`. The shards follow one another and cover all
+        users. Users are not divided: a shard has at most as many events more or fewer than its
+        N / count as the largest user has. With more shards than users some are empty.
+
+        Args:
+            index: of the shard, from 0 to `count` - 1.
+            count: of the shards.
+
+        Raises:
+            ConfigError: there is no such shard.
+        """
+        if not 0 <= index < count:
+            raise ConfigError(
+                f"there is no shard {index} of {count}",
+                hint="shards are numbered from 0 to their count - 1",
+            )
+        return self._shard_start(index, count), self._shard_start(index + 1, count)
+
+    def _shard_start(self, index: int, count: int) -> int:
+        """Return the user whose first event is the nearest to N * `index` / `count`."""
+        if index in (0, count):
+            return self.users if index else 0
+        ideal = int(self.user_offsets[-1]) * index / count
+        after = int(np.searchsorted(self.user_offsets, ideal))
+        before = max(0, after - 1)
+        nearer = ideal - self.user_offsets[before] < self.user_offsets[after] - ideal
+        return before if nearer else after
 
     def histories(self, events: Ints, part: Part, *, limit: int | None = None) -> Histories:
         """Return what was known of the user just before each event.
