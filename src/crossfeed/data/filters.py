@@ -1,6 +1,6 @@
 """Which clicks stay: the repeats policy, the k-core and the smallest domain.
 
-Clicks are tables of codes: user, item, domain, time, tie (see `tables.encode`).
+Clicks are tables of codes: user, item, time, tie (see `tables.encode`).
 """
 
 from __future__ import annotations
@@ -33,65 +33,111 @@ def drop_repeats(
     """Keep one click of each (user, item), or of each (user, item, *within)."""
     if policy == "keep":
         return clicks
-    # Domain and tie are the same for all clicks of a user on an item, so that time alone decides.
+    # The tie is the same for all clicks of a user on an item, so that time alone decides.
     grouped = clicks.group_by(["user", "item", *within]).agg(
-        domain=clicks["domain"].min(),
         time=clicks["time"].min() if policy == "first" else clicks["time"].max(),
         tie=clicks["tie"].min(),
     )
     return grouped.select(*clicks.columns)
 
 
-def filter_clicks(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
-    """Apply the k-core and the smallest domain alternately until all thresholds hold."""
+def filter_clicks(
+    engine: Engine, clicks: ir.Table, items: ir.Table, config: DataConfig
+) -> Filtered:
+    """Apply the k-core and the smallest domain alternately until all thresholds hold.
+
+    Args:
+        engine: where the tables are kept.
+        clicks: user, item, time, tie.
+        items: item, domain.
+        config: the thresholds.
+    """
     dropped = {"k-core": 0, "small domain": 0}
-    kept = engine.keep(clicks)
-    left = engine.count(kept)
+    kept = clicks
     while True:
-        before = left
-        for reason, step in (("k-core", _k_core), ("small domain", _large_domains)):
-            kept = step(engine, kept, config)
-            remaining = engine.count(kept)
-            dropped[reason] += left - remaining
-            left = remaining
-        if left == before:
+        core, rare = _k_core(engine, kept, config)
+        large, small = _large_domains(engine, core, items, config)
+        dropped["k-core"] += rare
+        dropped["small domain"] += small
+        for old, new in ((kept, core), (core, large)):
+            if old is not new and old is not clicks:
+                engine.drop(old)
+        kept = large
+        if not small:
             return Filtered(kept, dropped)
 
 
-def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
-    """Drop rare users and items until none is left; the clicks are written once, at the end."""
-    whole = left = engine.count(clicks)
-    kept, small = clicks, list[ir.Table]()
-    while left:
-        users = engine.keep(_frequent(kept, "user", config.min_user_events))
-        kept = kept.semi_join(users, "user")
-        items = engine.keep(_frequent(kept, "item", config.min_item_events))
-        small += [users, items]
-        kept = clicks.semi_join(users, "user").semi_join(items, "item")
-        before, left = left, engine.count(kept)
-        if left == before:
-            break
-    if left < whole:
-        clicks = _replace(engine, clicks, kept)
-    for table in small:
-        engine.drop(table)
-    return clicks
+def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[ir.Table, int]:
+    """Drop rare users and items until none is left; return the clicks and how many were dropped.
+
+    The clicks are counted and written once. Rounds follow what each loss takes from the other
+    side: the few clicks of the users that have become rare, then those of the items, and so on.
+    """
+    users = _Side(engine, clicks, "user", config.min_user_events)
+    items = _Side(engine, clicks, "item", config.min_item_events)
+    dropped, side, other = 0, users, items
+    at_rest = 0
+    while at_rest < 2:
+        lost = side.drop_rare(clicks, other)
+        dropped += lost
+        at_rest = 0 if lost else at_rest + 1
+        side, other = other, side
+    if dropped:
+        kept = clicks.semi_join(users.counts, "user").semi_join(items.counts, "item")
+        clicks = engine.keep(kept)
+    users.close()
+    items.close()
+    return clicks, dropped
 
 
-def _large_domains(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
-    domains = _frequent(clicks, "domain", config.min_domain_events)
-    if engine.count(domains) == engine.count(clicks.select("domain").distinct()):
-        return clicks
-    return _replace(engine, clicks, clicks.semi_join(domains, "domain"))
+class _Side:
+    """The users, or the items, that are left of a k-core, with their counts."""
+
+    def __init__(self, engine: Engine, clicks: ir.Table, key: str, least: int) -> None:
+        self._engine, self._key, self._least = engine, key, least
+        self.counts = engine.keep(clicks.group_by(key).agg(events=lambda table: table.count()))
+        """key, events"""
+
+    def drop_rare(self, clicks: ir.Table, other: _Side) -> int:
+        """Drop those with too few clicks and take these from the other side's counts."""
+        rare = self._engine.keep(self.counts.filter(self.counts["events"] < self._least))
+        lost = 0
+        if self._engine.count(rare):
+            self._replace(self.counts.filter(self.counts["events"] >= self._least))
+            lost = other.take(clicks.semi_join(rare, self._key))
+        self._engine.drop(rare)
+        return lost
+
+    def take(self, clicks: ir.Table) -> int:
+        """Take clicks from the counts, apart from those whose user or item is gone already."""
+        taken = clicks.group_by(self._key).agg(taken=lambda table: table.count())
+        taken = self._engine.keep(taken.semi_join(self.counts, self._key))
+        joined = self.counts.left_join(taken, self._key)
+        left = joined["events"] - joined["taken"].fill_null(0)
+        self._replace(joined.select(self._key, events=left))
+        [row] = self._engine.records(taken.agg(taken=taken["taken"].sum()))
+        self._engine.drop(taken)
+        return int(row["taken"] or 0)
+
+    def close(self) -> None:
+        """Free the counts."""
+        self._engine.drop(self.counts)
+
+    def _replace(self, counts: ir.Table) -> None:
+        old, self.counts = self.counts, self._engine.keep(counts)
+        self._engine.drop(old)
 
 
-def _frequent(clicks: ir.Table, key: str, least: int) -> ir.Table:
-    counts = clicks.group_by(key).agg(events=lambda table: table.count())
-    return counts.filter(counts["events"] >= least).select(key)
-
-
-def _replace(engine: Engine, old: ir.Table, new: ir.Table) -> ir.Table:
-    """Keep `new`, which is made from `old`, and free `old`."""
-    kept = engine.keep(new)
-    engine.drop(old)
-    return kept
+def _large_domains(
+    engine: Engine, clicks: ir.Table, items: ir.Table, config: DataConfig
+) -> tuple[ir.Table, int]:
+    """Drop small domains; return the clicks and how many were dropped."""
+    counts = clicks.group_by("item").agg(events=lambda table: table.count()).join(items, "item")
+    domains = counts.group_by("domain").agg(events=counts["events"].sum())
+    domains = engine.keep(domains.filter(domains["events"] < config.min_domain_events))
+    [row] = engine.records(domains.agg(events=domains["events"].sum()))
+    dropped = int(row["events"] or 0)
+    if dropped:
+        small = engine.keep(items.semi_join(domains, "domain").select("item"))
+        clicks = engine.keep(clicks.anti_join(small, "item"))
+    return clicks, dropped

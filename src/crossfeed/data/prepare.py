@@ -17,7 +17,7 @@ import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engine import Engine
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
+from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
 from crossfeed.data.stages import Stages, open_stages
@@ -105,24 +105,25 @@ def _prepare_into(
     source: str | None,
     progress: _Progress,
 ) -> None:
-    engine = stages.engine
+    embedded = engine = stages.embedded
     progress.begin("reading rows")
-    rows = stages.run("rows", LogRows, lambda: read_log(engine, log, config))
+    rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
     require_readable(rows, config)
-    clicks = rows.rows.filter(rows.rows["clicked"]).drop("clicked")
     progress.begin("numbering ids")
-    not_clicked = rows.total - sum(rows.quarantined.values()) - engine.count(clicks)
-    coded = stages.run("coded", Coded, lambda: encode(engine, clicks))
+    not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
+    with reading(log):
+        clicks = rows.rows.filter(rows.rows["clicked"])
+        coded = stages.run("coded", engine, Coded, lambda: encode(engine, clicks))
     progress.begin(f"filtering and splitting ({config.split})")
-    given = SplitInput(coded.clicks, coded.users, coded.domains)
-    split = stages.run("split", Split, lambda: SPLITS[config.split](engine, given, config))
+    given = SplitInput(coded.clicks, coded.items, coded.users, coded.domains)
+    split = stages.run("split", engine, Split, lambda: SPLITS[config.split](engine, given, config))
     _require_parts(engine, split, rows, not_clicked, config)
     progress.begin("numbering users and items")
     tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
     progress.begin("writing")
     write_tables(engine, tables, folder)
-    write_parquet(engine, rows.quarantine, folder / "quarantine.parquet")
+    write_parquet(embedded, rows.quarantine, folder / "quarantine.parquet")
     manifest = make_manifest(
         engine,
         folder=folder,
