@@ -39,6 +39,7 @@ class DuckDBEngine(Engine):
         )
         # Where order counts, expressions say so; the parsers ask for that of the rows.
         self.connection.execute("SET preserve_insertion_order = false")
+        self.connection.execute("SET force_compression = 'uncompressed'")
         # Not ibis' list_tables, which calls what DuckDB 2.0 has no more.
         found = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
         taken = [str(name).removeprefix(_KEPT) for (name,) in found]
@@ -125,7 +126,10 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
         ) from error
     try:
         yield engine
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
+    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
+        # Fatal is a table that could not be written to its end; what was there is as it was.
+        if isinstance(error, duckdb.FatalException) and "write" not in str(error):
+            raise
         in_memory = isinstance(error, duckdb.OutOfMemoryException) and "disk" not in str(error)
         raise OutputError(
             f"the work did not fit: {str(error).splitlines()[0]}",

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import ibis
 import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
@@ -24,6 +25,8 @@ class Filtered:
     """The clicks that stay and how many were dropped for which reason."""
 
     clicks: ir.Table
+    items: ir.Table
+    """item, events: the clicks that stay by item"""
     dropped: dict[str, int]
 
 
@@ -53,60 +56,59 @@ def filter_clicks(
         config: the thresholds.
     """
     dropped = {"k-core": 0, "small domain": 0}
-    kept = clicks
     while True:
-        core, rare = _k_core(engine, kept, config)
-        large, small = _large_domains(engine, core, items, config)
+        clicks, counts, rare = _k_core(engine, clicks, config)
+        small = _small_domains(engine, counts, items, config)
         dropped["k-core"] += rare
-        dropped["small domain"] += small
-        for old, new in ((kept, core), (core, large)):
-            if old is not new and old is not clicks:
-                engine.drop(old)
-        kept = large
-        if not small:
-            return Filtered(kept, dropped)
+        dropped["small domain"] += small.events
+        if not small.events:
+            return Filtered(clicks, counts, dropped)
+        clicks = clicks.anti_join(small.items, "item")
 
 
-def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[ir.Table, int]:
-    """Drop rare users and items until none is left; return the clicks and how many were dropped.
+def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[ir.Table, ir.Table, int]:
+    """Drop rare users and items until none is left.
 
-    The clicks are counted and written once. Rounds follow what each loss takes from the other
-    side: the few clicks of the users that have become rare, then those of the items, and so on.
+    The clicks are counted once and never written. Rounds follow what each loss takes from the
+    other side: the few clicks of the users that have become rare, then those of the items, and so
+    on.
+
+    Returns:
+        The clicks that stay, as an expression; their counts by item; how many were dropped.
     """
     users = _Side(engine, clicks, "user", config.min_user_events)
     items = _Side(engine, clicks, "item", config.min_item_events)
-    dropped, side, other = 0, users, items
-    at_rest = 0
+    dropped = at_rest = 0
+    side, other = users, items
     while at_rest < 2:
         lost = side.drop_rare(clicks, other)
         dropped += lost
         at_rest = 0 if lost else at_rest + 1
         side, other = other, side
-    if dropped:
-        kept = clicks.semi_join(users.counts, "user").semi_join(items.counts, "item")
-        clicks = engine.keep(kept)
-    users.close()
-    items.close()
-    return clicks, dropped
+    kept = items.without_gone(users.without_gone(clicks))
+    return kept, items.counts, dropped
 
 
 class _Side:
-    """The users, or the items, that are left of a k-core, with their counts."""
+    """The users, or the items, of a k-core: the counts of those that are left, and the others."""
 
     def __init__(self, engine: Engine, clicks: ir.Table, key: str, least: int) -> None:
         self._engine, self._key, self._least = engine, key, least
+        self._gone: list[ir.Table] = []
         self.counts = engine.keep(clicks.group_by(key).agg(events=lambda table: table.count()))
         """key, events"""
 
     def drop_rare(self, clicks: ir.Table, other: _Side) -> int:
         """Drop those with too few clicks and take these from the other side's counts."""
-        rare = self._engine.keep(self.counts.filter(self.counts["events"] < self._least))
-        lost = 0
-        if self._engine.count(rare):
-            self._replace(self.counts.filter(self.counts["events"] >= self._least))
-            lost = other.take(clicks.semi_join(rare, self._key))
-        self._engine.drop(rare)
-        return lost
+        rare = self._engine.keep(
+            self.counts.filter(self.counts["events"] < self._least).select(self._key)
+        )
+        if not self._engine.count(rare):
+            self._engine.drop(rare)
+            return 0
+        self._gone.append(rare)
+        self._replace(self.counts.filter(self.counts["events"] >= self._least))
+        return other.take(clicks.semi_join(rare, self._key))
 
     def take(self, clicks: ir.Table) -> int:
         """Take clicks from the counts, apart from those whose user or item is gone already."""
@@ -119,25 +121,28 @@ class _Side:
         self._engine.drop(taken)
         return int(row["taken"] or 0)
 
-    def close(self) -> None:
-        """Free the counts."""
-        self._engine.drop(self.counts)
+    def without_gone(self, clicks: ir.Table) -> ir.Table:
+        """Return the clicks of those that are left."""
+        if not self._gone:
+            return clicks
+        return clicks.anti_join(self._engine.keep(ibis.union(*self._gone)), self._key)
 
     def _replace(self, counts: ir.Table) -> None:
         old, self.counts = self.counts, self._engine.keep(counts)
         self._engine.drop(old)
 
 
-def _large_domains(
-    engine: Engine, clicks: ir.Table, items: ir.Table, config: DataConfig
-) -> tuple[ir.Table, int]:
-    """Drop small domains; return the clicks and how many were dropped."""
-    counts = clicks.group_by("item").agg(events=lambda table: table.count()).join(items, "item")
-    domains = counts.group_by("domain").agg(events=counts["events"].sum())
-    domains = engine.keep(domains.filter(domains["events"] < config.min_domain_events))
-    [row] = engine.records(domains.agg(events=domains["events"].sum()))
-    dropped = int(row["events"] or 0)
-    if dropped:
-        small = engine.keep(items.semi_join(domains, "domain").select("item"))
-        clicks = engine.keep(clicks.anti_join(small, "item"))
-    return clicks, dropped
+@dataclass(frozen=True)
+class _Small:
+    """The items of the domains that are too small, and their clicks."""
+
+    items: ir.Table
+    events: int
+
+
+def _small_domains(engine: Engine, counts: ir.Table, items: ir.Table, config: DataConfig) -> _Small:
+    named = counts.join(items, "item")
+    domains = named.group_by("domain").agg(events=named["events"].sum())
+    small = engine.keep(domains.filter(domains["events"] < config.min_domain_events))
+    [row] = engine.records(small.agg(events=small["events"].sum()))
+    return _Small(items.semi_join(small, "domain").select("item"), int(row["events"] or 0))

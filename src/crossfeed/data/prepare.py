@@ -10,13 +10,11 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-import ibis.expr.types as ir
 from rich.console import Console
 
 import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.engine import Engine
 from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
@@ -118,7 +116,7 @@ def _prepare_into(
     progress.begin(f"filtering and splitting ({config.split})")
     given = SplitInput(coded.clicks, coded.items, coded.users, coded.domains)
     split = stages.run("split", engine, Split, lambda: SPLITS[config.split](engine, given, config))
-    _require_parts(engine, split, rows, not_clicked, config)
+    _require_parts(split, rows, not_clicked, config)
     progress.begin("numbering users and items")
     tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
     progress.begin("writing")
@@ -139,14 +137,9 @@ def _prepare_into(
     write_json(folder / "manifest.json", manifest)
 
 
-def _require_parts(
-    engine: Engine, split: Split, rows: LogRows, not_clicked: int, config: DataConfig
-) -> None:
-    counts = {part: 0 for part in Part}
-    by_part: ir.Table = split.events.group_by("part").agg(events=lambda table: table.count())
-    counts |= {Part(row["part"]): row["events"] for row in engine.records(by_part)}
-    empty = [part.name.lower() for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
-    empty = [name for name in empty if counts[Part[name.upper()]] == 0]
+def _require_parts(split: Split, rows: LogRows, not_clicked: int, config: DataConfig) -> None:
+    needed = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    empty = [part.name.lower() for part in needed if not split.parts.get(part.name)]
     if not empty:
         return
     dropped = {"cannot be read": sum(rows.quarantined.values()), "not a click": not_clicked}

@@ -47,6 +47,8 @@ class Split:
 
     events: ir.Table
     """user, item, time, tie, part"""
+    parts: dict[str, int]
+    """How many events each part has, by the name of the `Part`."""
     dropped: dict[str, int]
     """How many clicks were dropped for which reason."""
     cuts: dict[str, int]
@@ -68,14 +70,19 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     training = parted.filter(parted["part"] == Part.TRAIN.value)
     later = parted.filter(parted["part"] != Part.TRAIN.value)
     fitted = filter_clicks(engine, training, given.items, config)
-    later_kept = _in_domains_of(fitted.clicks, later, given.items, engine)
-    lost = engine.count(later) - engine.count(later_kept)
+    later_kept = _in_domains_of(fitted.items, later, given.items, engine)
+    parts = _count_parts(engine, later_kept)
+    trained = left - engine.count(later) - sum(fitted.dropped.values())
     return Split(
         events=fitted.clicks.union(later_kept),
+        parts={**parts, Part.TRAIN.name: trained},
         dropped={
             "repeat": total - left,
             **fitted.dropped,
-            "later click in a dropped domain": lost,
+            "later click in a dropped domain": left
+            - trained
+            - sum(fitted.dropped.values())
+            - sum(parts.values()),
         },
         cuts={"validation": validation, "test": test},
     )
@@ -101,7 +108,7 @@ def split_last_out(engine: Engine, given: SplitInput, config: DataConfig) -> Spl
         (enough & (ranked["from_end"] == 1), Part.VALIDATION.value),
         else_=Part.TRAIN.value,
     )
-    return Split(_parted(engine, ranked, part), dropped, cuts={})
+    return _split(engine, ranked.mutate(part=part), dropped)
 
 
 def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
@@ -145,7 +152,7 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
         (first, Part.VALIDATION.value),
         else_=Part.VALIDATION_REST.value,
     )
-    return Split(_parted(engine, joined, part), dropped, cuts={})
+    return _split(engine, joined.mutate(part=part), dropped)
 
 
 SPLITS: dict[str, Callable[[Engine, SplitInput, DataConfig], Split]] = {
@@ -163,8 +170,6 @@ def _filtered(
     unique = _unique(engine, given.clicks, config)
     repeats = total - engine.count(unique)
     filtered = filter_clicks(engine, unique, given.items, config)
-    if unique is not given.clicks and unique is not filtered.clicks:
-        engine.drop(unique)
     return filtered.clicks, {"repeat": repeats, **filtered.dropped}
 
 
@@ -174,16 +179,24 @@ def _unique(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
     return engine.keep(drop_repeats(clicks, config.repeats))
 
 
-def _parted(engine: Engine, clicks: ir.Table, part: ir.Value) -> ir.Table:
+def _split(engine: Engine, parted: ir.Table, dropped: dict[str, int]) -> Split:
     # Kept, because the windows that make the part are worth sorting for once only.
-    return engine.keep(clicks.select("user", "item", "time", "tie", part=part.cast("int8")))
+    events = engine.keep(
+        parted.select("user", "item", "time", "tie", part=parted["part"].cast("int8"))
+    )
+    return Split(events, _count_parts(engine, events), dropped, cuts={})
 
 
-def _in_domains_of(kept: ir.Table, clicks: ir.Table, items: ir.Table, engine: Engine) -> ir.Table:
-    """Return the clicks in the domains that others are in."""
-    domains = items.semi_join(kept.select("item").distinct(), "item").select("domain").distinct()
-    inside = engine.keep(items.semi_join(domains, "domain").select("item"))
-    return clicks.semi_join(inside, "item")
+def _in_domains_of(fitted: ir.Table, clicks: ir.Table, items: ir.Table, engine: Engine) -> ir.Table:
+    """Return the clicks in the domains in which a fitted item has a click."""
+    alive = items.semi_join(fitted.filter(fitted["events"] > 0), "item")
+    dead = engine.keep(items.anti_join(alive.select("domain").distinct(), "domain").select("item"))
+    return clicks.anti_join(dead, "item") if engine.count(dead) else clicks
+
+
+def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
+    counts = events.group_by("part").agg(events=lambda table: table.count())
+    return {Part(row["part"]).name: row["events"] for row in engine.records(counts)}
 
 
 def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
