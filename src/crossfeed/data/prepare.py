@@ -110,12 +110,14 @@ def _prepare_into(
     require_readable(rows, config)
     progress.begin("numbering ids")
     not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
+    clicks = rows.rows.filter(rows.rows["clicked"])
+    keep = config.repeats != "first"
     with reading(log):
-        clicks = rows.rows.filter(rows.rows["clicked"])
-        coded = stages.run("coded", engine, Coded, lambda: encode(engine, clicks))
-    progress.begin(f"filtering and splitting ({config.split})")
-    given = SplitInput(coded.clicks, coded.items, coded.users, coded.domains)
-    split = stages.run("split", engine, Split, lambda: SPLITS[config.split](engine, given, config))
+        coded = stages.run("coded", engine, Coded, lambda: encode(engine, clicks, keep=keep))
+        progress.begin(f"filtering and splitting ({config.split})")
+        given = SplitInput(coded.clicks, rows.clicked, coded.items, coded.users, coded.domains)
+        cut = SPLITS[config.split]
+        split = stages.run("split", engine, Split, lambda: cut(engine, given, config))
     _require_parts(split, rows, not_clicked, config)
     progress.begin("numbering users and items")
     tables = index(engine, coded, split.events, min_item_events=config.min_item_events)

@@ -32,7 +32,9 @@ class SplitInput:
     """Clicks as codes, and the names that the codes stand for."""
 
     clicks: ir.Table
-    """user, item, time, tie"""
+    """user, item, time, tie; read once where `data.repeats` is "first" """
+    total: int
+    """How many clicks there are."""
     items: ir.Table
     """item, domain"""
     users: ir.Table
@@ -58,7 +60,6 @@ class Split:
 def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
     """Cut once in time for all domains; filters see the training part alone."""
     clicks = given.clicks
-    total = engine.count(clicks)
     unique = _unique(engine, clicks, config)
     validation, test = _cuts(engine, unique)
     parted = _with_time_parts(unique, validation, test)
@@ -77,7 +78,7 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
         events=fitted.clicks.union(later_kept),
         parts={**parts, Part.TRAIN.name: trained},
         dropped={
-            "repeat": total - left,
+            "repeat": given.total - left,
             **fitted.dropped,
             "later click in a dropped domain": left
             - trained
@@ -166,9 +167,8 @@ SPLITS: dict[str, Callable[[Engine, SplitInput, DataConfig], Split]] = {
 def _filtered(
     engine: Engine, given: SplitInput, config: DataConfig
 ) -> tuple[ir.Table, dict[str, int]]:
-    total = engine.count(given.clicks)
     unique = _unique(engine, given.clicks, config)
-    repeats = total - engine.count(unique)
+    repeats = given.total - engine.count(unique)
     filtered = filter_clicks(engine, unique, given.items, config)
     return filtered.clicks, {"repeat": repeats, **filtered.dropped}
 

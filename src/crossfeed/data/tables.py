@@ -58,12 +58,13 @@ class Tables:
     """item, domain, time, part in the dataset's order; item -1 is outside the tables"""
 
 
-def encode(engine: Engine, clicks: ir.Table) -> Coded:
+def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
     """Number users, domains and (domain, item) pairs in the order of their ids.
 
     Args:
         engine: where the tables are kept.
         clicks: user_id, item_id, domain, time.
+        keep: whether the numbered clicks are stored; where they are read only once they need not.
     """
     users = engine.keep(_numbered(clicks.select("user_id").distinct(), "user", ["user_id"]))
     names = clicks.select(domain_name="domain").distinct()
@@ -78,7 +79,7 @@ def encode(engine: Engine, clicks: ir.Table) -> Coded:
         .join(items, ["domain_name", "item_id"])
         .select("user", "item", "time", tie=_tie)
     )
-    return Coded(engine.keep(coded), users, items.drop("domain_name"), domains)
+    return Coded(engine.keep(coded) if keep else coded, users, items.drop("domain_name"), domains)
 
 
 def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: int) -> Tables:
