@@ -119,6 +119,12 @@ def prepare(
         str | None,
         typer.Option(metavar="SIZE", help="Memory of the engine, as 2GiB; beyond it spills."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE", help="duckdb, spark, or a Spark master as spark://host:7077."
+        ),
+    ] = "duckdb",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -143,6 +149,7 @@ def prepare(
         source=source,
         overwrite=overwrite,
         memory_limit=memory_limit,
+        engine=engine,
     )
     if as_json:
         output.print_json(dataset.manifest)

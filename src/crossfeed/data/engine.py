@@ -20,6 +20,9 @@ BATCH_ROWS = 1 << 18
 class Engine(Protocol):
     """Evaluates ibis expressions, and keeps on disk the tables that are needed more than once."""
 
+    def adopt(self, name: str, table: ir.Table) -> ir.Table:
+        """Return a table of the embedded engine, which parses logs, as one of this engine."""
+
     def table(self, name: str) -> ir.Table:
         """Return what `save` stored under a name, perhaps in a process before this one."""
 

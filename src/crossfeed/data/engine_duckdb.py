@@ -15,6 +15,7 @@ import ibis.expr.types as ir
 import pyarrow as pa
 
 from crossfeed.data.engine import BATCH_ROWS, Engine
+from crossfeed.data.sql import quoted_text
 from crossfeed.errors import ConfigError, OutputError
 
 __all__ = ["DuckDBEngine", "open_duckdb"]
@@ -22,6 +23,7 @@ __all__ = ["DuckDBEngine", "open_duckdb"]
 _SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT](i?B)?", re.IGNORECASE)
 
 _KEPT = "kept_"
+_FILE_SIZE = "256MB"
 
 
 class DuckDBEngine(Engine):
@@ -58,6 +60,11 @@ class DuckDBEngine(Engine):
         yield self.connection
         self.connection.execute("SET preserve_insertion_order = false")
 
+    def adopt(self, name: str, table: ir.Table) -> ir.Table:
+        """Return the table: it is here already."""
+        del name
+        return table
+
     def table(self, name: str) -> ir.Table:
         """Return a table that a parser made, or what `save` named."""
         return self._backend.table(name)
@@ -88,6 +95,13 @@ class DuckDBEngine(Engine):
         relation = self.connection.cursor().sql(self.sql(table))
         for batch in relation.to_arrow_reader(BATCH_ROWS):
             yield batch.cast(_schema(table))
+
+    def write_parquet(self, table: ir.Table, folder: Path) -> None:
+        """Write a table as a folder of Parquet files, for another engine."""
+        self.connection.execute(
+            f"COPY ({self.sql(table)}) TO {quoted_text(str(folder))} "
+            f"(FORMAT parquet, FILE_SIZE_BYTES '{_FILE_SIZE}')"
+        )
 
     def sql(self, table: ir.Table) -> str:
         """Return an expression as DuckDB's SQL."""

@@ -15,6 +15,7 @@ from rich.console import Console
 import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.engines import DUCKDB, require_engine
 from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
@@ -36,6 +37,7 @@ def prepare(
     source: str | None = None,
     overwrite: bool = False,
     memory_limit: str | None = None,
+    engine: str = DUCKDB,
 ) -> Dataset:
     """Prepare a log as a dataset.
 
@@ -48,8 +50,11 @@ def prepare(
         overwrite: whether an existing `out` is replaced.
         memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk
             beside `out`. None is 80% of the machine's.
+        engine: "duckdb", which is embedded; "spark", in the active session or on this machine; or
+            a Spark master, such as "spark://host:7077". The dataset is the same.
 
     Raises:
+        MissingExtraError: the engine is not installed.
         LogError: the log cannot be used, or nothing of it is left.
         QuarantineError: too many of its rows cannot be read.
         ConfigError: a setting does not fit the log.
@@ -57,18 +62,21 @@ def prepare(
     """
     config = config or DataConfig()
     out = Path(out)
+    require_engine(engine)
     require_free(out, overwrite=overwrite)
     with _Progress("prepare") as progress:
         progress.begin("checking the log")
         log = open_log(logs, config=config, source=source)
-        question = _question(log, config, source)
+        question = _question(log, config, source, engine)
         work = out.with_name(f".{out.name}.preparing")
         with (
-            open_stages(work, question=question, memory_limit=memory_limit) as stages,
+            open_stages(
+                work, question=question, engine=engine, memory_limit=memory_limit
+            ) as stages,
             atomic_folder(out, overwrite=overwrite) as folder,
         ):
             _prepare_into(folder, stages, log, config, source, progress)
-            if _question(log, config, source) != question:
+            if _question(log, config, source, engine) != question:
                 raise LogError(
                     "the log changed while it was read, so that nobody knows which rows were",
                     hint="prepare a copy, or wait until nothing is written to it any more",
@@ -76,7 +84,9 @@ def prepare(
         return Dataset.load(out)
 
 
-def _question(log: Log, config: DataConfig, source: str | None) -> dict[str, Any] | None:
+def _question(
+    log: Log, config: DataConfig, source: str | None, engine: str
+) -> dict[str, Any] | None:
     """Return what a preparation depends on; None for a table in memory, which has no name."""
     paths: list[Path] = []
     for input_ in log.inputs:
@@ -91,6 +101,7 @@ def _question(log: Log, config: DataConfig, source: str | None) -> dict[str, Any
         "crossfeed": crossfeed.__version__,
         "config": config.model_dump(mode="json"),
         "source": source,
+        "engine": engine,
         "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
     }
 
@@ -103,16 +114,17 @@ def _prepare_into(
     source: str | None,
     progress: _Progress,
 ) -> None:
-    embedded = engine = stages.embedded
+    embedded, engine = stages.embedded, stages.engine
     progress.begin("reading rows")
     rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
     require_readable(rows, config)
     progress.begin("numbering ids")
     not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
-    clicks = rows.rows.filter(rows.rows["clicked"])
     keep = config.repeats != "first"
     with reading(log):
+        readable = engine.adopt("rows", rows.rows)
+        clicks = readable.filter(readable["clicked"])
         coded = stages.run("coded", engine, Coded, lambda: encode(engine, clicks, keep=keep))
         progress.begin(f"filtering and splitting ({config.split})")
         given = SplitInput(coded.clicks, rows.clicked, coded.items, coded.users, coded.domains)

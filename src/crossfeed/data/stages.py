@@ -1,6 +1,7 @@
 """The stages of a preparation that survive its end: what is finished is not done again.
 
-WORK/engine/         the tables of all stages
+WORK/engine/         the tables of the embedded engine
+WORK/tables/         those of another engine
 WORK/STAGE.json      a finished stage: its plain facts, and the names of its tables
 WORK/question.json   what is prepared; other work is thrown away
 """
@@ -20,6 +21,7 @@ import ibis.expr.types as ir
 
 from crossfeed.data.engine import Engine
 from crossfeed.data.engine_duckdb import DuckDBEngine, open_duckdb
+from crossfeed.data.engines import open_engine
 from crossfeed.files import write_json
 
 __all__ = ["Stages", "open_stages"]
@@ -34,8 +36,8 @@ _log = logging.getLogger(__name__)
 class Stages:
     """Runs stages, each once."""
 
-    def __init__(self, embedded: DuckDBEngine, folder: Path) -> None:
-        self.embedded, self.folder = embedded, folder
+    def __init__(self, embedded: DuckDBEngine, engine: Engine, folder: Path) -> None:
+        self.embedded, self.engine, self._folder = embedded, engine, folder
 
     def run(self, name: str, engine: Engine, kind: type[Made], make: Callable[[], Made]) -> Made:
         """Return what `make` gives, or what it gave before the work broke off.
@@ -46,7 +48,7 @@ class Stages:
             kind: a dataclass of tables and of what JSON can hold.
             make: makes one in the engine.
         """
-        file = self.folder / f"{name}.json"
+        file = self._folder / f"{name}.json"
         if not file.exists():
             self._save(name, engine, make(), file)
         facts = json.loads(file.read_text("utf-8"))
@@ -63,7 +65,7 @@ class Stages:
 
 @contextlib.contextmanager
 def open_stages(
-    folder: Path, *, question: Mapping[str, Any] | None, memory_limit: str | None
+    folder: Path, *, question: Mapping[str, Any] | None, engine: str, memory_limit: str | None
 ) -> Iterator[Stages]:
     """Yield the stages of a piece of work.
 
@@ -73,16 +75,19 @@ def open_stages(
     Args:
         folder: where the work lies.
         question: what the work depends on; None where it cannot be known again.
+        engine: see `open_engine`.
         memory_limit: see `open_duckdb`.
     """
     if question is None or _asked(folder) != question:
         shutil.rmtree(folder, ignore_errors=True)
     keep = False
     try:
-        with open_duckdb(folder / "engine", memory_limit=memory_limit) as engine:
+        with open_duckdb(folder / "engine", memory_limit=memory_limit) as embedded:
             if question is not None:
                 write_json(folder / _QUESTION, question)
-            yield Stages(engine, folder)
+            scratch = folder / "tables"
+            with open_engine(engine, embedded, scratch, memory_limit=memory_limit) as opened:
+                yield Stages(embedded, opened, folder)
     except (KeyboardInterrupt, SystemExit):
         keep = question is not None
         if keep:

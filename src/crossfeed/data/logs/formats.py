@@ -18,8 +18,8 @@ import duckdb
 import pyarrow as pa
 
 from crossfeed.data.logs.files import LogFile, read_head
-from crossfeed.data.logs.sql import names, quoted_name, quoted_text
 from crossfeed.data.sources import Source
+from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import LogError
 
 __all__ = [

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.logs.sql import quoted_name
+from crossfeed.data.sql import quoted_name
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [
