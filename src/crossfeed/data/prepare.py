@@ -42,8 +42,8 @@ def prepare(
     """Prepare a log as a dataset.
 
     Args:
-        logs: a file, folder or glob, several of them, or a table in memory; for a `source` its
-            folder.
+        logs: a file, folder or glob, several of them, the URL of a database's table, or a table
+            in memory; for a `source` its folder.
         out: the folder to write; it appears when it is complete.
         config: columns, clicks, filters and split; the defaults if None.
         source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
@@ -87,7 +87,7 @@ def prepare(
 def _question(
     log: Log, config: DataConfig, source: str | None, engine: str
 ) -> dict[str, Any] | None:
-    """Return what a preparation depends on; None for a table in memory, which has no name."""
+    """Return what a preparation depends on; None for a table, which may be another next time."""
     paths: list[Path] = []
     for input_ in log.inputs:
         if input_.file is not None:

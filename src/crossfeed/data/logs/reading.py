@@ -157,7 +157,10 @@ def _stage(engine: DuckDBEngine, log: Log) -> list[Rejects]:
             present = [name for name in log.staged if name in input_.columns]
             select = input_.select(connection, present, ids=ids, rejects=rejects)
             into = f"(crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
-            with reading(dataclasses.replace(log, inputs=(input_,))):
+            with (
+                reading(dataclasses.replace(log, inputs=(input_,))),
+                input_.opened(connection, present),
+            ):
                 connection.execute(
                     f"INSERT INTO {_STAGED} {into} SELECT {number}, * FROM ({select})"
                 )
