@@ -11,7 +11,7 @@ import pytest
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.engine import Engine, open_engine
+from crossfeed.data.engine_duckdb import DuckDBEngine, open_duckdb
 from crossfeed.data.logs import LogRows, Logs, open_log, read_log
 from crossfeed.data.prepare import prepare
 
@@ -31,19 +31,23 @@ class ReadLog:
 
 
 @pytest.fixture
-def engine(tmp_path: Path) -> Iterator[Engine]:
-    with open_engine(tmp_path / "scratch") as engine:
+def engine(tmp_path: Path) -> Iterator[DuckDBEngine]:
+    with open_duckdb(tmp_path / "scratch") as engine:
         yield engine
 
 
 @pytest.fixture
-def read(engine: Engine) -> Callable[..., ReadLog]:
+def read(engine: DuckDBEngine) -> Callable[..., ReadLog]:
     """Return a function that reads one log; keywords are settings of `[data]`."""
 
     def read_one(logs: Logs, **settings: object) -> ReadLog:
         config = DataConfig.model_validate(settings)
         told = read_log(engine, open_log(logs, config=config), config)
-        return ReadLog(engine.records(told.rows), engine.records(told.quarantine), told)
+        return ReadLog(
+            engine.records(told.rows.order_by("file", "row").drop("file", "row")),
+            engine.records(told.quarantine),
+            told,
+        )
 
     return read_one
 

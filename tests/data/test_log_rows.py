@@ -17,7 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossfeed.config import DataConfig
-from crossfeed.data.engine import open_engine
+from crossfeed.data.engine_duckdb import open_duckdb
 from crossfeed.data.logs import Logs, open_log, read_log
 from crossfeed.data.prepare import prepare
 from crossfeed.data.quality import validate_log
@@ -60,8 +60,9 @@ WRITERS = {"csv": write_csv, "jsonl": write_jsonl, "parquet": write_parquet}
 
 def rows_of(logs: Logs, folder: Path, **config: object) -> list[dict[str, object]]:
     data = DataConfig.model_validate(config)
-    with open_engine(folder / "scratch") as engine:
-        return engine.records(read_log(engine, open_log(logs, config=data), data).rows)
+    with open_duckdb(folder / "scratch") as engine:
+        rows = read_log(engine, open_log(logs, config=data), data).rows
+        return engine.records(rows.order_by("file", "row"))
 
 
 # Ids
@@ -223,10 +224,12 @@ def test_which_rows_are_clicks(
         "user_id = 'u3'": [False, False, False, True],
     }
     for positive, clicked in expected.items():
-        with open_engine(tmp_path / "other") as engine:
+        with open_duckdb(tmp_path / "other") as engine:
             config = DataConfig(positive=positive)
             told = read_log(engine, open_log(logs, config=config), config)
-            assert [row["clicked"] for row in engine.records(told.rows)] == clicked, positive
+            assert [
+                row["clicked"] for row in engine.records(told.rows.order_by("row"))
+            ] == clicked, positive
 
 
 def test_neither_true_nor_false_is_not_a_click(read: Callable[..., object]) -> None:

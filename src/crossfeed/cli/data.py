@@ -70,9 +70,7 @@ def sources(*, as_json: Json = False) -> None:
 
 
 def validate(
-    path: Annotated[
-        Path, typer.Argument(metavar="LOG|DATASET|RUN|BUNDLE", help="What to look at.")
-    ],
+    what: Annotated[str, typer.Argument(metavar="LOG|DATASET|RUN|BUNDLE", help="What to look at.")],
     *,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -89,6 +87,7 @@ def validate(
     crossfeed validate clicks.csv.gz --set 'data.columns.user_id="uid"'
     crossfeed validate DATASET
     """
+    path = Path(what)
     if (path / "manifest.json").is_file():
         _validate_dataset(path, as_json=as_json)
         return
@@ -99,7 +98,7 @@ def validate(
         _validate_bundle(path)
     else:
         read = _read_settings(config, settings, sections=["data"])
-        _validate_log(path, read.data, source, as_json=as_json)
+        _validate_log(what, read.data, source, as_json=as_json)
         return
     if as_json:
         output.print_json({"path": str(path), "valid": True})
@@ -108,7 +107,10 @@ def validate(
 def prepare(
     logs: Annotated[
         list[str],
-        typer.Argument(metavar="LOGS", help="Files, folders or globs; Parquet, CSV, JSONL."),
+        typer.Argument(
+            metavar="LOGS",
+            help="Files, folders or globs (Parquet, CSV, JSONL), or a database's URL.",
+        ),
     ],
     *,
     out: Annotated[Path, typer.Option(metavar="DATASET", help="The folder to write.")],
@@ -119,6 +121,12 @@ def prepare(
         str | None,
         typer.Option(metavar="SIZE", help="Memory of the engine, as 2GiB; beyond it spills."),
     ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="ENGINE", help="duckdb, spark, or a Spark master as spark://host:7077."
+        ),
+    ] = "duckdb",
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -132,6 +140,8 @@ def prepare(
     crossfeed prepare 'logs/*.csv.gz' --config shop.toml --out DATASET
     crossfeed prepare r.csv --out D --set 'data.positive="rating >= 4"'
     crossfeed prepare ml-100k/ --source movielens-100k --out DATASET
+    crossfeed prepare 'postgres://me@warehouse/shop?table=clicks' --out DATASET
+    crossfeed prepare 'logs/*.parquet' --engine spark://master:7077 --out DATASET
     """
     from crossfeed.data.prepare import prepare
 
@@ -143,6 +153,7 @@ def prepare(
         source=source,
         overwrite=overwrite,
         memory_limit=memory_limit,
+        engine=engine,
     )
     if as_json:
         output.print_json(dataset.manifest)
@@ -185,10 +196,10 @@ def _validate_bundle(path: Path) -> None:
     output.say(f"the bundle '{path}' is whole: every hash is as bundle.json says")
 
 
-def _validate_log(path: Path, config: DataConfig, source: str | None, *, as_json: bool) -> None:
+def _validate_log(log: str, config: DataConfig, source: str | None, *, as_json: bool) -> None:
     from crossfeed.data.quality import validate_log
 
-    report = validate_log(str(path), config=config, source=source)
+    report = validate_log(log, config=config, source=source)
     if as_json:
         output.print_json(report.to_json())
     else:

@@ -1,146 +1,47 @@
-"""The engine that evaluates table expressions: DuckDB behind ibis, in a scratch folder.
+"""What evaluates table expressions. The preparation behind the parsers knows no more of it.
 
-Everything that knows which engine runs stands here and in the parsers; the rest of the preparation
-is ibis expressions.
+`engine_duckdb` is embedded and the default; `engine_spark` is for logs that outgrow one machine.
 """
 
 from __future__ import annotations
 
-import contextlib
-import itertools
-import re
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-import duckdb
-import ibis
 import ibis.expr.types as ir
 import pyarrow as pa
 
-from crossfeed.errors import ConfigError, OutputError
-
-__all__ = ["BATCH_ROWS", "Engine", "open_engine"]
-
-_SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT](i?B)?", re.IGNORECASE)
-
-_KEPT = "kept_"
+__all__ = ["BATCH_ROWS", "Engine"]
 
 BATCH_ROWS = 1 << 18
-"""Rows that leave the engine at a time."""
+"""Rows that leave an engine at a time."""
 
 
-class Engine:
-    """Evaluates ibis expressions; tables that are needed more than once are kept on disk."""
+class Engine(Protocol):
+    """Evaluates ibis expressions, and keeps on disk the tables that are needed more than once."""
 
-    def __init__(self, scratch: Path, *, memory_limit: str | None = None) -> None:
-        limit = {} if memory_limit is None else {"memory_limit": memory_limit}
-        self._backend = ibis.duckdb.connect(
-            scratch / "work.duckdb",
-            temp_directory=str(scratch / "spill"),
-            **limit,
-            # Nothing is fetched from the network behind the user's back.
-            autoinstall_known_extensions=False,
-            TimeZone="UTC",
-        )
-        # Not ibis' list_tables, which calls what DuckDB 2.0 has no more.
-        found = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
-        taken = [str(name).removeprefix(_KEPT) for (name,) in found]
-        self._numbers = itertools.count(max((int(n) + 1 for n in taken if n.isdigit()), default=0))
-
-    @property
-    def connection(self) -> duckdb.DuckDBPyConnection:
-        """Return the connection, for the parsers."""
-        connection: duckdb.DuckDBPyConnection = self._backend.con
-        return connection
+    def adopt(self, name: str, table: ir.Table) -> ir.Table:
+        """Return a table of the embedded engine, which parses logs, as one of this engine."""
 
     def table(self, name: str) -> ir.Table:
-        """Return a table that a parser made."""
-        return self._backend.table(name)
+        """Return what `save` stored under a name, perhaps in a process before this one."""
+
+    def save(self, name: str, table: ir.Table) -> str:
+        """Store an expression so that a later process finds it; return the name to ask for."""
 
     def keep(self, table: ir.Table) -> ir.Table:
         """Evaluate an expression once and return its stored result."""
-        return self._backend.create_table(f"{_KEPT}{next(self._numbers)}", table)
-
-    def view(self, name: str, table: ir.Table) -> str:
-        """Name an expression, so that a later process finds it; return the name."""
-        self._backend.create_view(name, table, overwrite=True)
-        return name
-
-    def checkpoint(self) -> None:
-        """Write what was kept to disk."""
-        self.connection.execute("CHECKPOINT")
 
     def drop(self, table: ir.Table) -> None:
         """Free what `keep` stored."""
-        # Not ibis' drop_table: with sqlglot 30.30 it writes "DROP TABLE" without the name.
-        self._backend.raw_sql(f"drop table {table.get_name()}")
+
+    def records(self, table: ir.Table) -> list[dict[str, Any]]:  # Any: the columns' own types
+        """Return the rows of a small table, such as one row per domain."""
+
+    def batches(self, table: ir.Table) -> Iterator[pa.RecordBatch]:
+        """Stream the rows of a large table, in its order."""
 
     def count(self, table: ir.Table) -> int:
         """Return the number of rows."""
         [record] = self.records(table.aggregate(rows=table.count()))
         return int(record["rows"])
-
-    def records(self, table: ir.Table) -> list[dict[str, Any]]:  # Any: the columns' own types
-        """Return the rows of a small table, such as one row per domain."""
-        relation = self.connection.sql(self._sql(table))
-        return list(relation.to_arrow_table().cast(_schema(table)).to_pylist())
-
-    def batches(self, table: ir.Table) -> Iterator[pa.RecordBatch]:
-        """Stream the rows of a large table, in its order."""
-        # A cursor of its own: another query on the connection would cut the stream short.
-        relation = self.connection.cursor().sql(self._sql(table))
-        for batch in relation.to_arrow_reader(BATCH_ROWS):
-            yield batch.cast(_schema(table))
-
-    def _sql(self, table: ir.Table) -> str:
-        # ibis 12 itself cannot fetch from DuckDB 2.0, whose connections lost `fetch_record_batch`.
-        return str(self._backend.compile(table))
-
-    def close(self) -> None:
-        """Release the files in the scratch folder."""
-        self._backend.disconnect()
-
-
-@contextlib.contextmanager
-def open_engine(scratch: Path, *, memory_limit: str | None = None) -> Iterator[Engine]:
-    """Yield an engine that works in `scratch`; who gave the folder removes it.
-
-    Args:
-        scratch: a folder, made where there is none; tables that an engine left there are found.
-        memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk.
-            None is 80% of the machine's.
-
-    Raises:
-        ConfigError: the limit is no size.
-        OutputError: disk or memory did not suffice.
-    """
-    if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
-        raise ConfigError(
-            f"the memory limit '{memory_limit}' is no size", hint="write it as 500MiB or 4GiB"
-        )
-    scratch.mkdir(parents=True, exist_ok=True)
-    try:
-        engine = Engine(scratch, memory_limit=memory_limit)
-    except duckdb.IOException as error:
-        raise OutputError(
-            f"cannot work in '{scratch}': {str(error).splitlines()[0]}",
-            hint="another process may be at the same work: let it end, or give another --out",
-        ) from error
-    try:
-        yield engine
-    except (duckdb.IOException, duckdb.OutOfMemoryException) as error:
-        in_memory = isinstance(error, duckdb.OutOfMemoryException) and "disk" not in str(error)
-        raise OutputError(
-            f"the work did not fit: {str(error).splitlines()[0]}",
-            hint="allow more with --memory-limit; nothing was replaced"
-            if in_memory
-            else "free some space on the disk of --out; nothing was replaced",
-        ) from error
-    finally:
-        engine.close()
-
-
-def _schema(table: ir.Table) -> pa.Schema:
-    """Return the types that the expression promises: DuckDB's sums, for one, come wider."""
-    return table.schema().to_pyarrow()

@@ -1,6 +1,6 @@
 """Which clicks stay: the repeats policy, the k-core and the smallest domain.
 
-Clicks are tables of codes: user, item, domain, time, tie (see `tables.encode`).
+Clicks are tables of codes: user, item, time, tie (see `tables.encode`).
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import ibis
 import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
@@ -24,6 +25,8 @@ class Filtered:
     """The clicks that stay and how many were dropped for which reason."""
 
     clicks: ir.Table
+    items: ir.Table
+    """item, events: the clicks that stay by item"""
     dropped: dict[str, int]
 
 
@@ -33,65 +36,113 @@ def drop_repeats(
     """Keep one click of each (user, item), or of each (user, item, *within)."""
     if policy == "keep":
         return clicks
-    # Domain and tie are the same for all clicks of a user on an item, so that time alone decides.
+    # The tie is the same for all clicks of a user on an item, so that time alone decides.
     grouped = clicks.group_by(["user", "item", *within]).agg(
-        domain=clicks["domain"].min(),
         time=clicks["time"].min() if policy == "first" else clicks["time"].max(),
         tie=clicks["tie"].min(),
     )
     return grouped.select(*clicks.columns)
 
 
-def filter_clicks(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
-    """Apply the k-core and the smallest domain alternately until all thresholds hold."""
+def filter_clicks(
+    engine: Engine, clicks: ir.Table, items: ir.Table, config: DataConfig
+) -> Filtered:
+    """Apply the k-core and the smallest domain alternately until all thresholds hold.
+
+    Args:
+        engine: where the tables are kept.
+        clicks: user, item, time, tie.
+        items: item, domain.
+        config: the thresholds.
+    """
     dropped = {"k-core": 0, "small domain": 0}
-    kept = engine.keep(clicks)
-    left = engine.count(kept)
     while True:
-        before = left
-        for reason, step in (("k-core", _k_core), ("small domain", _large_domains)):
-            kept = step(engine, kept, config)
-            remaining = engine.count(kept)
-            dropped[reason] += left - remaining
-            left = remaining
-        if left == before:
-            return Filtered(kept, dropped)
+        clicks, counts, rare = _k_core(engine, clicks, config)
+        small = _small_domains(engine, counts, items, config)
+        dropped["k-core"] += rare
+        dropped["small domain"] += small.events
+        if not small.events:
+            return Filtered(clicks, counts, dropped)
+        clicks = clicks.anti_join(small.items, "item")
 
 
-def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
-    """Drop rare users and items until none is left; the clicks are written once, at the end."""
-    whole = left = engine.count(clicks)
-    kept, small = clicks, list[ir.Table]()
-    while left:
-        users = engine.keep(_frequent(kept, "user", config.min_user_events))
-        kept = kept.semi_join(users, "user")
-        items = engine.keep(_frequent(kept, "item", config.min_item_events))
-        small += [users, items]
-        kept = clicks.semi_join(users, "user").semi_join(items, "item")
-        before, left = left, engine.count(kept)
-        if left == before:
-            break
-    if left < whole:
-        clicks = _replace(engine, clicks, kept)
-    for table in small:
-        engine.drop(table)
-    return clicks
+def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[ir.Table, ir.Table, int]:
+    """Drop rare users and items until none is left.
+
+    The clicks are counted once and never written. Rounds follow what each loss takes from the
+    other side: the few clicks of the users that have become rare, then those of the items, and so
+    on.
+
+    Returns:
+        The clicks that stay, as an expression; their counts by item; how many were dropped.
+    """
+    users = _Side(engine, clicks, "user", config.min_user_events)
+    items = _Side(engine, clicks, "item", config.min_item_events)
+    dropped = at_rest = 0
+    side, other = users, items
+    while at_rest < 2:
+        lost = side.drop_rare(clicks, other)
+        dropped += lost
+        at_rest = 0 if lost else at_rest + 1
+        side, other = other, side
+    kept = items.without_gone(users.without_gone(clicks))
+    return kept, items.counts, dropped
 
 
-def _large_domains(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
-    domains = _frequent(clicks, "domain", config.min_domain_events)
-    if engine.count(domains) == engine.count(clicks.select("domain").distinct()):
-        return clicks
-    return _replace(engine, clicks, clicks.semi_join(domains, "domain"))
+class _Side:
+    """The users, or the items, of a k-core: the counts of those that are left, and the others."""
+
+    def __init__(self, engine: Engine, clicks: ir.Table, key: str, least: int) -> None:
+        self._engine, self._key, self._least = engine, key, least
+        self._gone: list[ir.Table] = []
+        self.counts = engine.keep(clicks.group_by(key).agg(events=lambda table: table.count()))
+        """key, events"""
+
+    def drop_rare(self, clicks: ir.Table, other: _Side) -> int:
+        """Drop those with too few clicks and take these from the other side's counts."""
+        rare = self._engine.keep(
+            self.counts.filter(self.counts["events"] < self._least).select(self._key)
+        )
+        if not self._engine.count(rare):
+            self._engine.drop(rare)
+            return 0
+        self._gone.append(rare)
+        self._replace(self.counts.filter(self.counts["events"] >= self._least))
+        return other.take(clicks.semi_join(rare, self._key))
+
+    def take(self, clicks: ir.Table) -> int:
+        """Take clicks from the counts, apart from those whose user or item is gone already."""
+        taken = clicks.group_by(self._key).agg(taken=lambda table: table.count())
+        taken = self._engine.keep(taken.semi_join(self.counts, self._key))
+        joined = self.counts.left_join(taken, self._key)
+        left = joined["events"] - joined["taken"].fill_null(0)
+        self._replace(joined.select(self._key, events=left))
+        [row] = self._engine.records(taken.agg(taken=taken["taken"].sum()))
+        self._engine.drop(taken)
+        return int(row["taken"] or 0)
+
+    def without_gone(self, clicks: ir.Table) -> ir.Table:
+        """Return the clicks of those that are left."""
+        if not self._gone:
+            return clicks
+        return clicks.anti_join(self._engine.keep(ibis.union(*self._gone)), self._key)
+
+    def _replace(self, counts: ir.Table) -> None:
+        old, self.counts = self.counts, self._engine.keep(counts)
+        self._engine.drop(old)
 
 
-def _frequent(clicks: ir.Table, key: str, least: int) -> ir.Table:
-    counts = clicks.group_by(key).agg(events=lambda table: table.count())
-    return counts.filter(counts["events"] >= least).select(key)
+@dataclass(frozen=True)
+class _Small:
+    """The items of the domains that are too small, and their clicks."""
+
+    items: ir.Table
+    events: int
 
 
-def _replace(engine: Engine, old: ir.Table, new: ir.Table) -> ir.Table:
-    """Keep `new`, which is made from `old`, and free `old`."""
-    kept = engine.keep(new)
-    engine.drop(old)
-    return kept
+def _small_domains(engine: Engine, counts: ir.Table, items: ir.Table, config: DataConfig) -> _Small:
+    named = counts.join(items, "item")
+    domains = named.group_by("domain").agg(events=named["events"].sum())
+    small = engine.keep(domains.filter(domains["events"] < config.min_domain_events))
+    [row] = engine.records(small.agg(events=small["events"].sum()))
+    return _Small(items.semi_join(small, "domain").select("item"), int(row["events"] or 0))

@@ -6,9 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import ibis.expr.types as ir
+import numpy as np
 
 import crossfeed
 from crossfeed.config import DataConfig
+from crossfeed.data.counts import count_events
 from crossfeed.data.dataset import FORMAT_VERSION, Part
 from crossfeed.data.engine import Engine
 from crossfeed.data.hashing import combined_hash, content_hashes
@@ -65,7 +67,7 @@ def make_manifest(
 ) -> dict[str, Any]:  # Any: JSON
     """Return the manifest of the dataset whose tables have been written into `folder`."""
     hashes = content_hashes(folder)
-    domains = _domains(engine, tables)
+    domains = _domains(engine, tables, folder)
     return {
         "format_version": FORMAT_VERSION,
         "crossfeed": crossfeed.__version__,
@@ -101,25 +103,20 @@ def _order_rule(rows: LogRows) -> str:
     return _UNTIMED_RULE if rows.time_unit == ROW_ORDER else _TIMED_RULE
 
 
-def _domains(engine: Engine, tables: Tables) -> list[dict[str, Any]]:  # Any: JSON
-    events = tables.event_counts
-    found: dict[int, dict[str, int]] = {}
-    unknown: dict[int, list[int]] = {}
-    for row in engine.records(events):
-        found.setdefault(row["domain"], {})[Part(row["part"]).name.lower()] = row["events"]
-        if row["part"] in (Part.VALIDATION, Part.TEST):
-            unknown.setdefault(row["domain"], []).append(row["unknown"])
-    users = {row["domain"]: row["users"] for row in engine.records(tables.user_counts)}
+def _domains(engine: Engine, tables: Tables, folder: Path) -> list[dict[str, Any]]:  # Any: JSON
+    rows = engine.records(tables.domains)
+    known = np.concatenate([np.arange(row["items"]) < row["known"] for row in rows])
+    counts = count_events(folder, domains=len(rows), known=known)
     domains = []
-    for number, row in enumerate(engine.records(tables.domains)):
-        parts = found[number]
-        evaluated = parts.get("validation", 0) + parts.get("test", 0)
-        missing = sum(unknown.get(number, []))
+    for number, row in enumerate(rows):
+        parts = {part.name.lower(): int(counts.events[number, part]) for part in Part}
+        evaluated = parts["validation"] + parts["test"]
+        missing = int(counts.unknown[number])
         domains.append(
             {
                 "domain": row["domain"],
-                "events": parts,
-                "users": users[number],
+                "events": {name: events for name, events in parts.items() if events},
+                "users": int(counts.users[number]),
                 "items": row["items"],
                 "known_items": row["known"],
                 "unknown_item_share": round(missing / evaluated, 6) if evaluated else 0.0,

@@ -10,14 +10,13 @@ import time
 from pathlib import Path
 from typing import Any, Self
 
-import ibis.expr.types as ir
 from rich.console import Console
 
 import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.engine import Engine
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
+from crossfeed.data.engines import DUCKDB, require_engine
+from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
 from crossfeed.data.manifest import make_manifest
 from crossfeed.data.split import SPLITS, Split, SplitInput
 from crossfeed.data.stages import Stages, open_stages
@@ -38,20 +37,24 @@ def prepare(
     source: str | None = None,
     overwrite: bool = False,
     memory_limit: str | None = None,
+    engine: str = DUCKDB,
 ) -> Dataset:
     """Prepare a log as a dataset.
 
     Args:
-        logs: a file, folder or glob, several of them, or a table in memory; for a `source` its
-            folder.
+        logs: a file, folder or glob, several of them, the URL of a database's table, or a table
+            in memory; for a `source` its folder.
         out: the folder to write; it appears when it is complete.
         config: columns, clicks, filters and split; the defaults if None.
         source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
         overwrite: whether an existing `out` is replaced.
         memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk
             beside `out`. None is 80% of the machine's.
+        engine: "duckdb", which is embedded; "spark", in the active session or on this machine; or
+            a Spark master, such as "spark://host:7077". The dataset is the same.
 
     Raises:
+        MissingExtraError: the engine is not installed.
         LogError: the log cannot be used, or nothing of it is left.
         QuarantineError: too many of its rows cannot be read.
         ConfigError: a setting does not fit the log.
@@ -59,18 +62,21 @@ def prepare(
     """
     config = config or DataConfig()
     out = Path(out)
+    require_engine(engine)
     require_free(out, overwrite=overwrite)
     with _Progress("prepare") as progress:
         progress.begin("checking the log")
         log = open_log(logs, config=config, source=source)
-        question = _question(log, config, source)
+        question = _question(log, config, source, engine)
         work = out.with_name(f".{out.name}.preparing")
         with (
-            open_stages(work, question=question, memory_limit=memory_limit) as stages,
+            open_stages(
+                work, question=question, engine=engine, memory_limit=memory_limit
+            ) as stages,
             atomic_folder(out, overwrite=overwrite) as folder,
         ):
             _prepare_into(folder, stages, log, config, source, progress)
-            if _question(log, config, source) != question:
+            if _question(log, config, source, engine) != question:
                 raise LogError(
                     "the log changed while it was read, so that nobody knows which rows were",
                     hint="prepare a copy, or wait until nothing is written to it any more",
@@ -78,8 +84,10 @@ def prepare(
         return Dataset.load(out)
 
 
-def _question(log: Log, config: DataConfig, source: str | None) -> dict[str, Any] | None:
-    """Return what a preparation depends on; None for a table in memory, which has no name."""
+def _question(
+    log: Log, config: DataConfig, source: str | None, engine: str
+) -> dict[str, Any] | None:
+    """Return what a preparation depends on; None for a table, which may be another next time."""
     paths: list[Path] = []
     for input_ in log.inputs:
         if input_.file is not None:
@@ -93,6 +101,7 @@ def _question(log: Log, config: DataConfig, source: str | None) -> dict[str, Any
         "crossfeed": crossfeed.__version__,
         "config": config.model_dump(mode="json"),
         "source": source,
+        "engine": engine,
         "files": [[str(path), stat.st_size, stat.st_mtime_ns] for path, stat in stats],
     }
 
@@ -105,24 +114,28 @@ def _prepare_into(
     source: str | None,
     progress: _Progress,
 ) -> None:
-    engine = stages.engine
+    embedded, engine = stages.embedded, stages.engine
     progress.begin("reading rows")
-    rows = stages.run("rows", LogRows, lambda: read_log(engine, log, config))
+    rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
     require_readable(rows, config)
-    clicks = rows.rows.filter(rows.rows["clicked"]).drop("clicked")
     progress.begin("numbering ids")
-    not_clicked = rows.total - sum(rows.quarantined.values()) - engine.count(clicks)
-    coded = stages.run("coded", Coded, lambda: encode(engine, clicks))
-    progress.begin(f"filtering and splitting ({config.split})")
-    given = SplitInput(coded.clicks, coded.users, coded.domains)
-    split = stages.run("split", Split, lambda: SPLITS[config.split](engine, given, config))
-    _require_parts(engine, split, rows, not_clicked, config)
+    not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
+    keep = config.repeats != "first"
+    with reading(log):
+        readable = engine.adopt("rows", rows.rows)
+        clicks = readable.filter(readable["clicked"])
+        coded = stages.run("coded", engine, Coded, lambda: encode(engine, clicks, keep=keep))
+        progress.begin(f"filtering and splitting ({config.split})")
+        given = SplitInput(coded.clicks, rows.clicked, coded.items, coded.users, coded.domains)
+        cut = SPLITS[config.split]
+        split = stages.run("split", engine, Split, lambda: cut(engine, given, config))
+    _require_parts(split, rows, not_clicked, config)
     progress.begin("numbering users and items")
     tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
     progress.begin("writing")
     write_tables(engine, tables, folder)
-    write_parquet(engine, rows.quarantine, folder / "quarantine.parquet")
+    write_parquet(embedded, rows.quarantine, folder / "quarantine.parquet")
     manifest = make_manifest(
         engine,
         folder=folder,
@@ -138,14 +151,9 @@ def _prepare_into(
     write_json(folder / "manifest.json", manifest)
 
 
-def _require_parts(
-    engine: Engine, split: Split, rows: LogRows, not_clicked: int, config: DataConfig
-) -> None:
-    counts = {part: 0 for part in Part}
-    by_part: ir.Table = split.events.group_by("part").agg(events=lambda table: table.count())
-    counts |= {Part(row["part"]): row["events"] for row in engine.records(by_part)}
-    empty = [part.name.lower() for part in (Part.TRAIN, Part.VALIDATION, Part.TEST)]
-    empty = [name for name in empty if counts[Part[name.upper()]] == 0]
+def _require_parts(split: Split, rows: LogRows, not_clicked: int, config: DataConfig) -> None:
+    needed = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+    empty = [part.name.lower() for part in needed if not split.parts.get(part.name)]
     if not empty:
         return
     dropped = {"cannot be read": sum(rows.quarantined.values()), "not a click": not_clicked}

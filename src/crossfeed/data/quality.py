@@ -11,7 +11,8 @@ from typing import Any
 import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
-from crossfeed.data.engine import Engine, open_engine
+from crossfeed.data.engine import Engine
+from crossfeed.data.engine_duckdb import open_duckdb
 from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
 from crossfeed.data.logs.times import ROW_ORDER, iso_time
 from crossfeed.data.oddities import BOT_RULE, Oddities, find_oddities
@@ -97,17 +98,17 @@ def validate_log(
     """
     config = config or DataConfig()
     log = open_log(logs, config=config, source=source)
-    with tempfile.TemporaryDirectory() as folder, open_engine(Path(folder) / "scratch") as engine:
+    with tempfile.TemporaryDirectory() as folder, open_duckdb(Path(folder) / "scratch") as engine:
         rows = read_log(engine, log, config)
         require_readable(rows, config)
         return _report(engine, log, rows, config)
 
 
 def _report(engine: Engine, log: Log, rows: LogRows, config: DataConfig) -> LogReport:
-    clicks = engine.keep(rows.rows.filter(rows.rows["clicked"]))
+    clicks = engine.keep(rows.rows.filter(rows.rows["clicked"]).drop("file", "row", "clicked"))
     domains = _domains(engine, clicks)
     per_user = clicks.group_by("user_id").agg(domains=lambda table: table["domain"].nunique())
-    total = sum(domain.clicks for domain in domains)
+    total = rows.clicked
     first, last = _time_range(engine, clicks, rows)
     report = LogReport(
         files=tuple(input_.name for input_ in log.inputs),

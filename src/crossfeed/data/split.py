@@ -1,6 +1,6 @@
 """The three ways to cut validation and test parts off a dataset's clicks.
 
-A split takes tables of codes (user, item, domain, time, tie) and returns them with a `part`.
+A split takes tables of codes (user, item, time, tie) and returns them with a `part`.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ HELD_OUT_SHARE = 0.1
 again in the validation part."""
 
 _LEAST_FOR_LAST_OUT = 3
+_BUCKETS = 1 << 14
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,11 @@ class SplitInput:
     """Clicks as codes, and the names that the codes stand for."""
 
     clicks: ir.Table
-    """user, item, domain, time, tie"""
+    """user, item, time, tie; read once where `data.repeats` is "first" """
+    total: int
+    """How many clicks there are."""
+    items: ir.Table
+    """item, domain"""
     users: ir.Table
     """user, user_id"""
     domains: ir.Table
@@ -43,7 +48,9 @@ class Split:
     """The clicks of a dataset, each with its part."""
 
     events: ir.Table
-    """user, item, domain, time, tie, part"""
+    """user, item, time, tie, part"""
+    parts: dict[str, int]
+    """How many events each part has, by the name of the `Part`."""
     dropped: dict[str, int]
     """How many clicks were dropped for which reason."""
     cuts: dict[str, int]
@@ -53,11 +60,8 @@ class Split:
 def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
     """Cut once in time for all domains; filters see the training part alone."""
     clicks = given.clicks
-    total = engine.count(clicks)
-    unique = engine.keep(drop_repeats(clicks, config.repeats))
-    validation, test = (
-        _time_at(engine, unique, share) for share in (1 - 2 * HELD_OUT_SHARE, 1 - HELD_OUT_SHARE)
-    )
+    unique = _unique(engine, clicks, config)
+    validation, test = _cuts(engine, unique)
     parted = _with_time_parts(unique, validation, test)
     if config.repeats == "last":
         # A later repeat must not take a click out of the training part.
@@ -66,15 +70,20 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     left = engine.count(parted)
     training = parted.filter(parted["part"] == Part.TRAIN.value)
     later = parted.filter(parted["part"] != Part.TRAIN.value)
-    fitted = filter_clicks(engine, training, config)
-    later_kept = engine.keep(later.semi_join(fitted.clicks.select("domain").distinct(), "domain"))
-    lost = engine.count(later) - engine.count(later_kept)
+    fitted = filter_clicks(engine, training, given.items, config)
+    later_kept = _in_domains_of(fitted.items, later, given.items, engine)
+    parts = _count_parts(engine, later_kept)
+    trained = left - engine.count(later) - sum(fitted.dropped.values())
     return Split(
         events=fitted.clicks.union(later_kept),
+        parts={**parts, Part.TRAIN.name: trained},
         dropped={
-            "repeat": total - left,
+            "repeat": given.total - left,
             **fitted.dropped,
-            "later click in a dropped domain": lost,
+            "later click in a dropped domain": left
+            - trained
+            - sum(fitted.dropped.values())
+            - sum(parts.values()),
         },
         cuts={"validation": validation, "test": test},
     )
@@ -86,7 +95,8 @@ def split_last_out(engine: Engine, given: SplitInput, config: DataConfig) -> Spl
     It trains on clicks later than other users' tests: comparable with the literature, but not
     for claims about a product.
     """
-    clicks, dropped = _filtered(engine, given.clicks, config)
+    clicks, dropped = _filtered(engine, given, config)
+    clicks = clicks.join(given.items, "item")
     pair = ["user", "domain"]
     from_end = ibis.row_number().over(
         group_by=pair, order_by=[clicks[name].desc() for name in ORDER]
@@ -99,7 +109,7 @@ def split_last_out(engine: Engine, given: SplitInput, config: DataConfig) -> Spl
         (enough & (ranked["from_end"] == 1), Part.VALIDATION.value),
         else_=Part.TRAIN.value,
     )
-    return Split(ranked.mutate(part=part).drop("from_end", "size"), dropped, cuts={})
+    return _split(engine, ranked.mutate(part=part), dropped)
 
 
 def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
@@ -108,7 +118,8 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
     Which pairs is decided by a hash of seed, user and domain, not by the order of rows. The pair
     of each user with the largest hash is never held out, so every user keeps a domain.
     """
-    clicks, dropped = _filtered(engine, given.clicks, config)
+    clicks, dropped = _filtered(engine, given, config)
+    clicks = clicks.join(given.items, "item")
     pairs = clicks.select("user", "domain").distinct()
     named = pairs.join(given.users, "user").join(given.domains, "domain")
     key = ibis.literal(f"{config.split_seed}|") + named["user_id"].cast("string") + "|"
@@ -142,7 +153,7 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
         (first, Part.VALIDATION.value),
         else_=Part.VALIDATION_REST.value,
     )
-    return Split(joined.mutate(part=part).drop("kind"), dropped, cuts={})
+    return _split(engine, joined.mutate(part=part), dropped)
 
 
 SPLITS: dict[str, Callable[[Engine, SplitInput, DataConfig], Split]] = {
@@ -154,19 +165,79 @@ SPLITS: dict[str, Callable[[Engine, SplitInput, DataConfig], Split]] = {
 
 
 def _filtered(
-    engine: Engine, clicks: ir.Table, config: DataConfig
+    engine: Engine, given: SplitInput, config: DataConfig
 ) -> tuple[ir.Table, dict[str, int]]:
-    total = engine.count(clicks)
-    unique = engine.keep(drop_repeats(clicks, config.repeats))
-    repeats = total - engine.count(unique)
-    filtered = filter_clicks(engine, unique, config)
+    unique = _unique(engine, given.clicks, config)
+    repeats = given.total - engine.count(unique)
+    filtered = filter_clicks(engine, unique, given.items, config)
     return filtered.clicks, {"repeat": repeats, **filtered.dropped}
 
 
-def _time_at(engine: Engine, clicks: ir.Table, share: float) -> int:
-    """Return the time before which `share` of the clicks lie; equal times fall on one side."""
-    [row] = engine.records(clicks.agg(time=clicks["time"].quantile(share)))
-    return math.ceil(row["time"]) if row["time"] is not None else 0
+def _unique(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
+    if config.repeats == "keep":
+        return clicks
+    return engine.keep(drop_repeats(clicks, config.repeats))
+
+
+def _split(engine: Engine, parted: ir.Table, dropped: dict[str, int]) -> Split:
+    # Kept, because the windows that make the part are worth sorting for once only.
+    events = engine.keep(
+        parted.select("user", "item", "time", "tie", part=parted["part"].cast("int8"))
+    )
+    return Split(events, _count_parts(engine, events), dropped, cuts={})
+
+
+def _in_domains_of(fitted: ir.Table, clicks: ir.Table, items: ir.Table, engine: Engine) -> ir.Table:
+    """Return the clicks in the domains in which a fitted item has a click."""
+    alive = items.semi_join(fitted.filter(fitted["events"] > 0), "item")
+    dead = engine.keep(items.anti_join(alive.select("domain").distinct(), "domain").select("item"))
+    return clicks.anti_join(dead, "item") if engine.count(dead) else clicks
+
+
+def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
+    counts = events.group_by("part").agg(events=lambda table: table.count())
+    return {Part(row["part"]).name: row["events"] for row in engine.records(counts)}
+
+
+def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
+    """Return the times before which the shares of training, then of validation too, lie.
+
+    Equal times fall on one side. Between two clicks it is the quantile, interpolated.
+    """
+    [range_] = engine.records(
+        clicks.agg(rows=clicks.count(), first=clicks["time"].min(), last=clicks["time"].max())
+    )
+    if not range_["rows"]:
+        return 0, 0
+    cuts = []
+    for share in (1 - 2 * HELD_OUT_SHARE, 1 - HELD_OUT_SHARE):
+        position = share * (range_["rows"] - 1)
+        below, above = (
+            _time_of_rank(engine, clicks, rank, range_["first"], range_["last"])
+            for rank in (math.floor(position), math.ceil(position))
+        )
+        cuts.append(math.ceil(below + (above - below) * (position - math.floor(position))))
+    return cuts[0], cuts[1]
+
+
+def _time_of_rank(engine: Engine, clicks: ir.Table, rank: int, first: int, last: int) -> int:
+    """Return the time of the click with so many before it in the order of time.
+
+    The engines' quantiles hold every value in memory, or estimate. This counts the clicks of
+    `_BUCKETS` spans of time, then those of the spans within the one that is meant.
+    """
+    while first < last:
+        width = (last - first) // _BUCKETS + 1
+        inside = clicks.filter(clicks["time"].between(first, last))
+        spans = inside.group_by(span=(inside["time"] - first) // width)
+        counts = spans.agg(clicks=lambda table: table.count()).order_by("span")
+        for row in engine.records(counts):
+            if rank < row["clicks"]:
+                break
+            rank -= row["clicks"]
+        first += int(row["span"]) * width
+        last = min(last, first + width - 1)
+    return first
 
 
 def _with_time_parts(clicks: ir.Table, validation: int, test: int) -> ir.Table:
@@ -175,7 +246,7 @@ def _with_time_parts(clicks: ir.Table, validation: int, test: int) -> ir.Table:
         (clicks["time"] < test, Part.VALIDATION.value),
         else_=Part.TEST.value,
     )
-    return clicks.mutate(part=part)
+    return clicks.mutate(part=part.cast("int8"))
 
 
 def _last_of_first_part(parted: ir.Table) -> ir.Table:

@@ -1,6 +1,7 @@
 """The stages of a preparation that survive its end: what is finished is not done again.
 
-WORK/work.duckdb     the tables of all stages
+WORK/engine/         the tables of the embedded engine
+WORK/tables/         those of another engine
 WORK/STAGE.json      a finished stage: its plain facts, and the names of its tables
 WORK/question.json   what is prepared; other work is thrown away
 """
@@ -18,7 +19,9 @@ from typing import Any, TypeVar
 
 import ibis.expr.types as ir
 
-from crossfeed.data.engine import Engine, open_engine
+from crossfeed.data.engine import Engine
+from crossfeed.data.engine_duckdb import DuckDBEngine, open_duckdb
+from crossfeed.data.engines import open_engine
 from crossfeed.files import write_json
 
 __all__ = ["Stages", "open_stages"]
@@ -31,38 +34,38 @@ _log = logging.getLogger(__name__)
 
 
 class Stages:
-    """Runs stages in an engine, each once."""
+    """Runs stages, each once."""
 
-    def __init__(self, engine: Engine, folder: Path) -> None:
-        self.engine, self._folder = engine, folder
+    def __init__(self, embedded: DuckDBEngine, engine: Engine, folder: Path) -> None:
+        self.embedded, self.engine, self._folder = embedded, engine, folder
 
-    def run(self, name: str, kind: type[Made], make: Callable[[], Made]) -> Made:
+    def run(self, name: str, engine: Engine, kind: type[Made], make: Callable[[], Made]) -> Made:
         """Return what `make` gives, or what it gave before the work broke off.
 
         Args:
             name: of the stage.
+            engine: where its tables are.
             kind: a dataclass of tables and of what JSON can hold.
             make: makes one in the engine.
         """
         file = self._folder / f"{name}.json"
         if not file.exists():
-            self._save(name, make(), file)
+            self._save(name, engine, make(), file)
         facts = json.loads(file.read_text("utf-8"))
-        tables = {field: self.engine.table(table) for field, table in facts["tables"].items()}
+        tables = {field: engine.table(table) for field, table in facts["tables"].items()}
         return kind(**facts["plain"], **tables)
 
-    def _save(self, name: str, made: Any, file: Path) -> None:  # Any: a dataclass
+    def _save(self, name: str, engine: Engine, made: Any, file: Path) -> None:  # Any: a dataclass
         values = {field.name: getattr(made, field.name) for field in dataclasses.fields(made)}
         tables = {key: value for key, value in values.items() if isinstance(value, ir.Table)}
         plain = {key: value for key, value in values.items() if key not in tables}
-        views = {key: self.engine.view(f"{name}_{key}", table) for key, table in tables.items()}
-        self.engine.checkpoint()
-        write_json(file, {"plain": plain, "tables": views})
+        saved = {key: engine.save(f"{name}_{key}", table) for key, table in tables.items()}
+        write_json(file, {"plain": plain, "tables": saved})
 
 
 @contextlib.contextmanager
 def open_stages(
-    folder: Path, *, question: Mapping[str, Any] | None, memory_limit: str | None
+    folder: Path, *, question: Mapping[str, Any] | None, engine: str, memory_limit: str | None
 ) -> Iterator[Stages]:
     """Yield the stages of a piece of work.
 
@@ -72,16 +75,19 @@ def open_stages(
     Args:
         folder: where the work lies.
         question: what the work depends on; None where it cannot be known again.
-        memory_limit: see `open_engine`.
+        engine: see `open_engine`.
+        memory_limit: see `open_duckdb`.
     """
     if question is None or _asked(folder) != question:
         shutil.rmtree(folder, ignore_errors=True)
     keep = False
     try:
-        with open_engine(folder / "engine", memory_limit=memory_limit) as engine:
+        with open_duckdb(folder / "engine", memory_limit=memory_limit) as embedded:
             if question is not None:
                 write_json(folder / _QUESTION, question)
-            yield Stages(engine, folder)
+            scratch = folder / "tables"
+            with open_engine(engine, embedded, scratch, memory_limit=memory_limit) as opened:
+                yield Stages(embedded, opened, folder)
     except (KeyboardInterrupt, SystemExit):
         keep = question is not None
         if keep:

@@ -35,11 +35,11 @@ class Coded:
     """A log's clicks as numbers, so that filters and splits never touch text again."""
 
     clicks: ir.Table
-    """user, item, domain, time, tie"""
+    """user, item, time, tie"""
     users: ir.Table
     """user, user_id"""
     items: ir.Table
-    """item, item_id, domain"""
+    """item, item_id, domain; the codes of a domain's items follow one another"""
     domains: ir.Table
     """domain, domain_name"""
 
@@ -56,18 +56,15 @@ class Tables:
     """domain (the index), domain_name, items, known, clicks"""
     events: ir.Table
     """item, domain, time, part in the dataset's order; item -1 is outside the tables"""
-    event_counts: ir.Table
-    """domain, part, events, unknown (events on items that training does not know)"""
-    user_counts: ir.Table
-    """domain, users"""
 
 
-def encode(engine: Engine, clicks: ir.Table) -> Coded:
+def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
     """Number users, domains and (domain, item) pairs in the order of their ids.
 
     Args:
         engine: where the tables are kept.
         clicks: user_id, item_id, domain, time.
+        keep: whether the numbered clicks are stored; where they are read only once they need not.
     """
     users = engine.keep(_numbered(clicks.select("user_id").distinct(), "user", ["user_id"]))
     names = clicks.select(domain_name="domain").distinct()
@@ -80,9 +77,9 @@ def encode(engine: Engine, clicks: ir.Table) -> Coded:
         clicks.rename(domain_name="domain")
         .join(users, "user_id")
         .join(items, ["domain_name", "item_id"])
-        .select("user", "item", "domain", "time", tie=_tie)
+        .select("user", "item", "time", tie=_tie)
     )
-    return Coded(engine.keep(coded), users, items.drop("domain_name"), domains)
+    return Coded(engine.keep(coded) if keep else coded, users, items.drop("domain_name"), domains)
 
 
 def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: int) -> Tables:
@@ -91,38 +88,36 @@ def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: in
     An item unknown to training gets an index behind the known ones of its domain if it has enough
     clicks over all parts, because a later refit on everything will know it.
     """
-    events = engine.keep(events)
+    counts = engine.keep(
+        events.group_by("item").agg(
+            clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
+            clicks_all=lambda table: table.count(),
+        )
+    )
     users = engine.keep(
-        _numbered(
-            events.group_by("user").agg(events=lambda table: table.count()), "index", ["user"]
-        ).join(coded.users, "user")
+        events.group_by("user").agg(events=lambda table: table.count()).join(coded.users, "user")
     )
-    domains = _numbered(events.select("domain").distinct(), "index", ["domain"])
+    named = counts.join(coded.items, "item")
+    domains = _numbered(named.select("domain").distinct(), "index", ["domain"])
     domains = engine.keep(domains.join(coded.domains, "domain"))
-    items = engine.keep(_index_items(coded, events, min_item_events))
-    indexed = engine.keep(
-        events.join(users.select("user", user_index="index"), "user")
+    items = engine.keep(_index_items(named, min_item_events))
+    places = engine.keep(
+        named.select("item", "domain")
         .join(domains.select("domain", domain_index="index"), "domain")
-        .left_join(items.select("item", "clicks", item_index="index"), "item")
-        .select("user_index", "domain_index", "item_index", "clicks", *ORDER, "part")
+        .left_join(items.select("item", item_index="index"), "item")
+        .select("item", "domain_index", "item_index")
     )
+    # The part decides between rows that are equal, where repeats are kept.
+    ordered = events.join(places, "item").order_by("user", *ORDER, "part")
     return Tables(
-        users=users.order_by("index").select("user_id", "events"),
+        users=users.order_by("user").select("user_id", "events"),
         items=_named_items(items, domains),
         domains=_counted_domains(items, domains),
-        # The part decides between rows that are equal, where repeats are kept.
-        events=indexed.order_by("user_index", *ORDER, "part").select(
-            item=indexed["item_index"].fill_null(-1),
-            domain=indexed["domain_index"],
-            time=indexed["time"],
-            part=indexed["part"],
-        ),
-        event_counts=indexed.group_by(domain="domain_index", part="part").agg(
-            events=lambda table: table.count(),
-            unknown=lambda table: (table["clicks"].fill_null(0) == 0).cast("int64").sum(),
-        ),
-        user_counts=indexed.group_by(domain="domain_index").agg(
-            users=lambda table: table["user_index"].nunique()
+        events=ordered.select(
+            item=ordered["item_index"].fill_null(-1),
+            domain=ordered["domain_index"],
+            time=ordered["time"],
+            part=ordered["part"],
         ),
     )
 
@@ -165,19 +160,16 @@ def _counted_domains(items: ir.Table, domains: ir.Table) -> ir.Table:
     )
 
 
-def _index_items(coded: Coded, events: ir.Table, min_item_events: int) -> ir.Table:
-    counts = events.group_by("item").agg(
-        clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
-        clicks_all=lambda table: table.count(),
-    )
-    enough = counts.filter((counts["clicks"] > 0) | (counts["clicks_all"] >= min_item_events))
-    named = enough.join(coded.items, "item")
-    order = [named["domain"], named["clicks"].desc(), named["item_id"]]
-    return named.mutate(index=ibis.row_number().over(order_by=order))
+def _index_items(named: ir.Table, min_item_events: int) -> ir.Table:
+    enough = named.filter((named["clicks"] > 0) | (named["clicks_all"] >= min_item_events))
+    # Codes are in the order of ids, within a domain.
+    order = [enough["domain"], enough["clicks"].desc(), enough["item"]]
+    return enough.mutate(index=ibis.row_number().over(order_by=order).cast("int32"))
 
 
 def _numbered(table: ir.Table, name: str, order: list[str]) -> ir.Table:
-    return table.mutate(ibis.row_number().over(order_by=order).name(name))
+    # In 32 bits, as the dataset's own indices are: it halves what is joined and sorted.
+    return table.mutate(ibis.row_number().over(order_by=order).cast("int32").name(name))
 
 
 def _tie(clicks: ir.Table) -> ir.Value:
@@ -210,7 +202,7 @@ def _write_events(engine: Engine, events: ir.Table, folder: Path, total: int) ->
         }
         for batch in engine.batches(events.select(*_EVENT_TYPES)):
             for name, dtype in _EVENT_TYPES.items():
-                files[name].write(batch[name].to_numpy().astype(dtype).tobytes())
+                files[name].write(batch[name].to_numpy().astype(dtype, copy=False).data)
 
 
 @contextlib.contextmanager

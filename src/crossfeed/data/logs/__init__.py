@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from crossfeed.data.logs.opening import Log, Logs, open_log
-from crossfeed.data.logs.reading import LogRows, read_log, require_readable
+from crossfeed.data.logs.reading import LogRows, read_log, reading, require_readable
 
-__all__ = ["Log", "LogRows", "Logs", "open_log", "read_log", "require_readable"]
+__all__ = ["Log", "LogRows", "Logs", "open_log", "read_log", "reading", "require_readable"]

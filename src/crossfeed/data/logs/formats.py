@@ -6,10 +6,11 @@ row; where a CSV has blank lines the numbers behind them may be off by so many.
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import glob
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
@@ -17,9 +18,10 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
+from crossfeed.data.logs.databases import DatabaseTable, database_table
 from crossfeed.data.logs.files import LogFile, read_head
-from crossfeed.data.logs.sql import names, quoted_name, quoted_text
 from crossfeed.data.sources import Source
+from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import LogError
 
 __all__ = [
@@ -28,6 +30,7 @@ __all__ = [
     "Input",
     "Rejects",
     "arrow_input",
+    "database_input",
     "file_input",
     "source_input",
 ]
@@ -35,6 +38,7 @@ __all__ = [
 UNTYPED = "VARCHAR"
 """The type of every column of a CSV; which of them are numbers is found out after reading."""
 
+_IN_MEMORY = "log_in_memory"
 _DELIMITERS = ",\t;|"
 
 
@@ -55,11 +59,11 @@ class Rejects:
 
 @dataclass(frozen=True)
 class Input:
-    """One file of a log, a source's folder, or a table in memory."""
+    """One file of a log, a source's folder, a table in memory or of a database."""
 
     name: str
     size: int
-    """Bytes of a file or of a source's folder, rows of a table in memory."""
+    """Bytes of a file or of a source's folder, rows of a table in memory, 0 of a database's."""
     columns: dict[str, str]
     """The SQL type of each column, by name."""
     problem: str | None = None
@@ -68,6 +72,7 @@ class Input:
     table: pa.Table | None = None
     source: tuple[Source, Path] | None = None
     """A public data set and its folder."""
+    database: DatabaseTable | None = None
     delimiter: str = ","
 
     @property
@@ -80,7 +85,24 @@ class Input:
         """Return what to do where it cannot be read."""
         if self.source is not None:
             return f"fetch it again from {self.source[0].home_page}"
+        if self.database is not None:
+            return "try it again; an id is text or an integer, a time is a number, a date or text"
         return "write the file anew; a CSV with one kind of line ending and closed quotes"
+
+    @contextlib.contextmanager
+    def opened(
+        self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]
+    ) -> Iterator[None]:
+        """Make the rows of a table in memory or of a database known to the engine."""
+        if self.table is not None:
+            connection.register(_IN_MEMORY, self.table)
+        if self.database is None:
+            yield
+            return
+        with self.database.read(columns) as rows:
+            connection.register(_IN_MEMORY, rows)
+            yield
+            connection.unregister(_IN_MEMORY)
 
     def select(
         self,
@@ -96,9 +118,8 @@ class Input:
         in `rejects`. JSON fields come as text, except that `ids` stay JSON, which tells the string
         "7" from the number 7.
         """
-        if self.table is not None:
-            connection.register("log_in_memory", self.table)
-            return _numbered(names(columns), "log_in_memory")
+        if self.file is None and self.source is None:
+            return _numbered(names(columns), _IN_MEMORY)
         if self.source is not None:
             public, folder = self.source
             return _numbered(names(columns), f"({public.query(connection, folder)})")
@@ -168,9 +189,20 @@ def arrow_input(connection: duckdb.DuckDBPyConnection, table: ArrowTable) -> Inp
         ) from error
     if len(set(arrow.column_names)) < arrow.num_columns:
         raise LogError("the table in memory has two columns of the same name")
-    connection.register("log_in_memory", arrow)
-    types = _described(connection, "log_in_memory")
+    connection.register(_IN_MEMORY, arrow)
+    types = _described(connection, _IN_MEMORY)
     return Input("table in memory", arrow.num_rows, types, table=arrow)
+
+
+def database_input(connection: duckdb.DuckDBPyConnection, url: str) -> Input:
+    """Look at the columns of a database's table.
+
+    Raises:
+        LogError: the database cannot be reached, or has no such table.
+    """
+    database = database_table(url)
+    connection.register(_IN_MEMORY, database.columns().empty_table())
+    return Input(database.shown, 0, _described(connection, _IN_MEMORY), database=database)
 
 
 def source_input(connection: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> Input:

@@ -15,7 +15,7 @@ from typing import Literal
 import duckdb
 
 from crossfeed.data.logs.files import Format
-from crossfeed.data.logs.sql import quoted_name
+from crossfeed.data.sql import quoted_name
 from crossfeed.errors import LogError
 
 __all__ = ["IdRule", "id_rule", "staged_id_type"]

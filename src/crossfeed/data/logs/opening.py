@@ -1,12 +1,13 @@
 """Open a behaviour log and check, before any work, that it can be used.
 
 A log is a Parquet, CSV or JSONL file (the text formats also with .gz or .zst), a folder or glob of
-such files, several of these, or a table in memory (pandas, pyarrow, anything that speaks Arrow).
+such files, several of these, a database's table by its URL, or a table in memory (pandas, pyarrow,
+anything that speaks Arrow).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,12 +15,14 @@ import duckdb
 
 from crossfeed.config import DataConfig
 from crossfeed.data.logs.clicks import check_positive, columns_in
+from crossfeed.data.logs.databases import is_url
 from crossfeed.data.logs.files import Format, check_content, find_files
 from crossfeed.data.logs.formats import (
     UNTYPED,
     ArrowTable,
     Input,
     arrow_input,
+    database_input,
     file_input,
     source_input,
 )
@@ -44,7 +47,7 @@ class Log:
 
     inputs: tuple[Input, ...]
     format: Format | None
-    """None for a table in memory."""
+    """None for a table in memory or of a database."""
     roles: dict[str, str]
     """The log's own name of user_id, item_id, domain and, where present, timestamp and label."""
     staged: dict[str, str]
@@ -76,6 +79,7 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
                 f"'{_column(config, 'timestamp')}' column",
                 hint='map one with data.columns.timestamp, or set data.split = "last-out"',
             )
+        _require_order(inputs, roles)
         positive = _positive(roles, config, source)
         types = _types(inputs)
         typed = {name: None if format_ in ("CSV", "JSONL") else types[name] for name in types}
@@ -92,13 +96,27 @@ def _inputs(
         return (source_input(connection, *_source_of(logs, source)),), None
     if not isinstance(logs, str | Path | Sequence):
         return (arrow_input(connection, logs),), None
-    files = find_files([logs] if isinstance(logs, str | Path) else logs)
+    given = [logs] if isinstance(logs, str | Path) else list(logs)
+    urls = [str(log) for log in given if is_url(log)]
+    if urls:
+        if len(given) > 1:
+            raise LogError("a database's table is a log of its own", hint="give one URL alone")
+        return (database_input(connection, urls[0]),), None
+    files = find_files(given)
     check_content(files)
     inputs = tuple(file_input(connection, file) for file in files)
     problems = [input_.problem for input_ in inputs if input_.problem]
     if problems:
         raise LogError("\n".join(problems), hint="give every column a name of its own")
     return inputs, files[0].format
+
+
+def _require_order(inputs: Sequence[Input], roles: Mapping[str, str]) -> None:
+    if "timestamp" not in roles and inputs[0].database is not None:
+        raise LogError(
+            f"'{inputs[0].name}' has no times, and the rows of a database's table have no order",
+            hint="map a column of times with data.columns.timestamp",
+        )
 
 
 def _source_of(logs: Logs, source: str) -> tuple[Source, Path]:

@@ -2,26 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
+import glob
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import duckdb
 import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
-from crossfeed.data.engine import Engine
+from crossfeed.data.engine_duckdb import DuckDBEngine
 from crossfeed.data.logs.clicks import check_positive, columns_in, typed_columns
 from crossfeed.data.logs.formats import UNTYPED, Input, Rejects
 from crossfeed.data.logs.ids import IdRule, id_rule
 from crossfeed.data.logs.opening import Log
-from crossfeed.data.logs.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.times import ROW_ORDER, TimeRule, time_rule
+from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
-__all__ = ["LogRows", "read_log", "require_readable"]
+__all__ = ["LogRows", "read_log", "reading", "require_readable"]
 
 _STAGED = "staged_log"
 _PARSED = "parsed_log"
 _QUARANTINE = "quarantine"
+_READABLE = "readable_log"
+_BEHIND = (
+    "(SELECT count(*) FROM malformed m "
+    "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
+)
+"""The malformed rows that stand before one, which was numbered without them."""
 
 
 @dataclass(frozen=True)
@@ -29,11 +39,13 @@ class LogRows:
     """A log's rows in one shape, whatever the log looked like."""
 
     rows: ir.Table
-    """user_id, item_id, domain, time (ms since 1970), clicked"""
+    """file, row (from 1 in its file), user_id, item_id, domain, time (ms since 1970), clicked"""
     quarantine: ir.Table
     """file, row (from 1 within its file), reason"""
     total: int
     """Rows of the log, quarantined ones included."""
+    clicked: int
+    """Rows that are clicks."""
     quarantined: dict[str, int]
     """How many rows cannot be read, by reason."""
     examples: dict[str, str]
@@ -43,7 +55,7 @@ class LogRows:
     item_ids: str
 
 
-def read_log(engine: Engine, log: Log, config: DataConfig) -> LogRows:
+def read_log(engine: DuckDBEngine, log: Log, config: DataConfig) -> LogRows:
     """Read every row of a log.
 
     Raises:
@@ -51,34 +63,56 @@ def read_log(engine: Engine, log: Log, config: DataConfig) -> LogRows:
         ConfigError: `data.positive` fails on the log's values.
     """
     connection = engine.connection
-    rejects = _stage(connection, log)
-    users, items = (
-        id_rule(
-            connection,
-            log.roles[role],
-            table=_STAGED,
-            staged_type=log.staged[log.roles[role]],
-            format_=log.format,
+    with reading(log):
+        rejects = _stage(engine, log)
+        users, items = (
+            id_rule(
+                connection,
+                log.roles[role],
+                table=_STAGED,
+                staged_type=log.staged[log.roles[role]],
+                format_=log.format,
+            )
+            for role in ("user_id", "item_id")
         )
-        for role in ("user_id", "item_id")
-    )
-    times = _time_rule(connection, log, config)
-    _parse(connection, log, users, items, times)
-    _set_apart(connection, log, rejects)
-    parsed = engine.table(_PARSED)
-    quarantine = engine.table(_QUARANTINE)
-    readable = parsed.filter(parsed["reason"].isnull())
+        times = _time_rule(connection, log, config)
+        _parse(connection, log, users, items, times)
+        total, clicked, unreadable = _count(connection, log)
+        malformed = _number_malformed(connection, log, rejects)
+        _set_apart(connection, log)
     counts, examples = _count_quarantine(connection)
     return LogRows(
-        rows=readable.select("user_id", "item_id", "domain", "time", "clicked"),
-        quarantine=quarantine.order_by("file_number", "row").select("file", "row", "reason"),
-        total=engine.count(readable) + sum(counts.values()),
+        rows=_rows(engine, log, unreadable=unreadable, malformed=malformed),
+        quarantine=engine.table(_QUARANTINE)
+        .order_by("file_number", "row")
+        .select("file", "row", "reason"),
+        total=total + malformed,
+        clicked=clicked,
         quarantined=counts,
         examples=examples,
         time_unit=times.unit,
         user_ids=users.kind,
         item_ids=items.kind,
     )
+
+
+@contextlib.contextmanager
+def reading(log: Log) -> Iterator[None]:
+    """Say of an error of the engine that the log cannot be read, unless disk or memory failed.
+
+    Parquet files are not copied: who evaluates a log's clicks reads them again.
+    """
+    try:
+        yield
+    except duckdb.Error as error:
+        named = [input_ for input_ in log.inputs if input_.name in str(error)] or log.inputs
+        if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+            named = [input_ for input_ in named if input_.name in str(error)]
+            if not named:
+                raise
+        shown = named[0].shown if len(named) == 1 else "the log"
+        reason = str(error).splitlines()[0]
+        raise LogError(f"{shown} cannot be read: {reason}", hint=named[0].remedy) from error
 
 
 def require_readable(rows: LogRows, config: DataConfig) -> None:
@@ -104,8 +138,12 @@ def require_readable(rows: LogRows, config: DataConfig) -> None:
     )
 
 
-def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
-    """Copy the needed columns of all files into one table, in the order of files and rows."""
+def _stage(engine: DuckDBEngine, log: Log) -> list[Rejects]:
+    """Make the needed columns of all files one table, in the order of files and rows."""
+    connection = engine.connection
+    if _stays_in_its_files(log):
+        _view_parquet(connection, log)
+        return []
     columns = "".join(f", {quoted_name(name)} {type_}" for name, type_ in log.staged.items())
     connection.execute(
         f"CREATE OR REPLACE TABLE {_STAGED} (crossfeed_file INTEGER, crossfeed_row BIGINT, "
@@ -113,28 +151,44 @@ def _stage(connection: duckdb.DuckDBPyConnection, log: Log) -> list[Rejects]:
     )
     ids = {log.roles["user_id"], log.roles["item_id"]}
     all_rejects = []
-    for number, input_ in enumerate(log.inputs):
-        rejects = Rejects(f"rejects_{number}", f"reject_scans_{number}")
-        present = [name for name in log.staged if name in input_.columns]
-        select = input_.select(connection, present, ids=ids, rejects=rejects)
-        into = f"{_STAGED} (crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
-        try:
-            connection.execute(f"INSERT INTO {into} SELECT {number}, * FROM ({select})")
-        except duckdb.Error as error:
-            if _is_of_scratch(error, input_):
-                raise
-            reason = str(error).splitlines()[0]
-            raise LogError(
-                f"{input_.shown} cannot be read: {reason}", hint=input_.remedy
-            ) from error
-        all_rejects.append(rejects)
+    with engine.in_order():
+        for number, input_ in enumerate(log.inputs):
+            rejects = Rejects(f"rejects_{number}", f"reject_scans_{number}")
+            present = [name for name in log.staged if name in input_.columns]
+            select = input_.select(connection, present, ids=ids, rejects=rejects)
+            into = f"(crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
+            with (
+                reading(dataclasses.replace(log, inputs=(input_,))),
+                input_.opened(connection, present),
+            ):
+                connection.execute(
+                    f"INSERT INTO {_STAGED} {into} SELECT {number}, * FROM ({select})"
+                )
+            all_rejects.append(rejects)
     return all_rejects if log.format == "CSV" else []
 
 
-def _is_of_scratch(error: duckdb.Error, input_: Input) -> bool:
-    """Return whether disk or memory failed, not the log."""
-    failed = isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException)
-    return failed and input_.name not in str(error)
+def _stays_in_its_files(log: Log) -> bool:
+    """Return whether a log need not be copied: it is Parquet, alike in all files, and has times."""
+    types = [[input_.columns.get(name) for name in log.staged] for input_ in log.inputs]
+    return (
+        log.format == "Parquet" and "timestamp" in log.roles and all(t == types[0] for t in types)
+    )
+
+
+def _view_parquet(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    paths = ", ".join(
+        quoted_text(glob.escape(str(input_.file.path))) for input_ in log.inputs if input_.file
+    )
+    columns = ", ".join(
+        f"CAST({quoted_name(name)} AS {type_}) AS {quoted_name(name)}"
+        for name, type_ in log.staged.items()
+    )
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {_STAGED} AS SELECT file_index::INTEGER AS crossfeed_file, "
+        f"file_row_number + 1 AS crossfeed_row, false AS crossfeed_malformed, {columns} "
+        f"FROM read_parquet([{paths}], hive_partitioning = false)"
+    )
 
 
 def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConfig) -> TimeRule:
@@ -163,20 +217,42 @@ def _parse(
         f"{times.expression} AS crossfeed_time, {_raw_reason(log, times)} AS crossfeed_reason"
         f"{own} FROM {_STAGED}"
     )
+    connection.execute(
+        f"CREATE OR REPLACE VIEW {_PARSED} AS SELECT crossfeed_file AS log_file, "
+        "crossfeed_row AS log_row, crossfeed_user AS user_id, crossfeed_item AS item_id, "
+        "crossfeed_domain AS domain, crossfeed_time AS time, "
+        f"coalesce(({log.positive}\n), false) AS clicked, "
+        f"coalesce(crossfeed_reason, {_parsed_reason(log, times)}) AS reason FROM ({uniform})"
+    )
+
+
+def _count(connection: duckdb.DuckDBPyConnection, log: Log) -> tuple[int, int, int]:
+    """Return how many rows were parsed, are clicks, and cannot be read."""
+    query = (
+        "SELECT count(*), count(*) FILTER (WHERE clicked AND reason IS NULL), count(reason) "
+        f"FROM {_PARSED}"
+    )
     try:
-        connection.execute(
-            f"CREATE OR REPLACE TABLE {_PARSED} AS SELECT crossfeed_file AS log_file, "
-            "crossfeed_row AS log_row, crossfeed_user AS user_id, crossfeed_item AS item_id, "
-            "crossfeed_domain AS domain, crossfeed_time AS time, "
-            f"coalesce(({log.positive}\n), false) AS clicked, "
-            f"coalesce(crossfeed_reason, {_parsed_reason(log, times)}) AS reason FROM ({uniform})"
-        )
+        [counts] = connection.execute(query).fetchall()
     except duckdb.ConversionException as error:
         raise ConfigError(
             f"data.positive = {log.positive!r} fails on the log's values: {error}",
             hint="let it skip what is no number: try_cast(rating AS DOUBLE) >= 4",
         ) from error
-    connection.execute(f"DROP TABLE {_STAGED}")
+    return counts[0], counts[1], counts[2]
+
+
+def _rows(engine: DuckDBEngine, log: Log, *, unreadable: int, malformed: int) -> ir.Table:
+    """Return the rows that can be read."""
+    files = ", ".join(quoted_text(input_.name) for input_ in log.inputs)
+    row = f"log_row + {_BEHIND}" if malformed else "log_row"
+    # What every row passes is not asked again each time that the rows are read.
+    readable = "WHERE reason IS NULL" if unreadable else ""
+    engine.connection.execute(
+        f"CREATE OR REPLACE VIEW {_READABLE} AS SELECT [{files}][log_file + 1] AS file, "
+        f"{row} AS row, user_id, item_id, domain, time, clicked FROM {_PARSED} p {readable}"
+    )
+    return engine.table(_READABLE)
 
 
 def _own_columns(
@@ -221,8 +297,10 @@ def _parsed_reason(log: Log, times: TimeRule) -> str:
     return f"CASE {' '.join(cases)} END"
 
 
-def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Rejects]) -> None:
-    """Collect the quarantined rows; in a CSV, give rows behind malformed ones their number."""
+def _number_malformed(
+    connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Rejects]
+) -> int:
+    """Count the rows of CSV files that do not parse, to give those behind them their number."""
     connection.execute(
         "CREATE OR REPLACE TABLE malformed "
         "(log_file INTEGER, log_row BIGINT, accepted_before BIGINT)"
@@ -234,17 +312,19 @@ def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Re
             "line - 1 - row_number() OVER (ORDER BY line) "
             f"FROM (SELECT DISTINCT line FROM {reject.table})"
         )
+    [[count]] = connection.execute("SELECT count(*) FROM malformed").fetchall()
+    return int(count)
+
+
+def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
+    """Collect the quarantined rows; in a CSV, give rows behind malformed ones their number."""
     files = ", ".join(
         f"({number}, {quoted_text(input_.name)})" for number, input_ in enumerate(log.inputs)
-    )
-    behind = (
-        "(SELECT count(*) FROM malformed m "
-        "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
     )
     connection.execute(
         f"CREATE OR REPLACE TABLE {_QUARANTINE} AS "
         "SELECT number AS file_number, name AS file, row, reason "
-        f"FROM (SELECT log_file, log_row + {behind} AS row, reason FROM {_PARSED} p "
+        f"FROM (SELECT log_file, log_row + {_BEHIND} AS row, reason FROM {_PARSED} p "
         "WHERE reason IS NOT NULL UNION ALL "
         "SELECT log_file, log_row, 'malformed row' FROM malformed) "
         f"JOIN (VALUES {files}) files (number, name) ON number = log_file"

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.logs.sql import quoted_name
+from crossfeed.data.sql import quoted_name
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [
@@ -116,11 +116,34 @@ def time_rule(
         for unit_, expression in _expressions(name, staged_type).items()
         if unit in ("auto", unit_)
     }
+    for rule in rules.values():
+        if staged_type in _INTEGERS and _all_possible(connection, name, table, rule, possible):
+            return rule
     counts = _count_possible(connection, table, rules, possible)
     best = max(rules, key=counts.__getitem__)
     if counts[best] == 0 and _any_value(connection, name, table):
         raise _no_unit(connection, column, table, list(rules), possible)
     return rules[best]
+
+
+def _all_possible(
+    connection: duckdb.DuckDBPyConnection,
+    name: str,
+    table: str,
+    rule: TimeRule,
+    possible: TimeRange,
+) -> bool:
+    """Return whether a rule puts every whole number into the possible range.
+
+    It suffices to ask of the smallest and the largest, which Parquet files state.
+    """
+    [ends] = connection.execute(f"SELECT min({name}), max({name}) FROM {table}").fetchall()
+    if None in ends:
+        return False
+    possible_ = f"{rule.expression} BETWEEN {possible.first} AND {possible.last}"
+    query = f"SELECT bool_and(coalesce({possible_}, false)) FROM (VALUES (?), (?)) ends ({name})"
+    [[fits]] = connection.execute(query, ends).fetchall()
+    return bool(fits)
 
 
 def _any_value(connection: duckdb.DuckDBPyConnection, name: str, table: str) -> bool:

@@ -1,0 +1,231 @@
+"""Logs that are tables of a real Postgres server."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable
+from pathlib import Path
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from data.dirt import dirty_log
+from postgres_server import PASSWORD, PostgresServer, postgres
+
+from crossfeed.cli import app
+from crossfeed.config import DataConfig
+from crossfeed.data.dataset import Dataset
+from crossfeed.data.logs import databases
+from crossfeed.data.prepare import prepare
+from crossfeed.errors import LogError, MissingExtraError
+
+__all__ = ["postgres"]
+
+DIRTY = {"positive": "rating >= 2", "max_quarantine_share": 0.5}
+"""With the other settings of `prepared`."""
+
+
+def fill(server: PostgresServer, table: str, log: pd.DataFrame, types: str) -> None:
+    """Make a table of a log."""
+    with server.connect() as connection, connection.cursor() as cursor:
+        cursor.execute(f"DROP TABLE IF EXISTS {table}")
+        cursor.execute(f"CREATE TABLE {table} ({types})")
+        with cursor.copy(f"COPY {table} FROM STDIN") as copy:
+            for row in log.astype(object).where(log.notna(), None).itertuples(index=False):
+                copy.write_row(row)
+
+
+TYPES = "user_id text, item_id bigint, domain text, timestamp bigint, rating smallint"
+
+
+@pytest.fixture
+def clicks(postgres: PostgresServer) -> pd.DataFrame:
+    """Return a dirty log that is the table `clicks`."""
+    log = dirty_log(rows=1500)
+    fill(postgres, "clicks", log, TYPES)
+    return log
+
+
+@pytest.mark.usefixtures("clicks")
+def test_a_table_gives_the_dataset_of_its_rows(
+    postgres: PostgresServer, clicks: pd.DataFrame, prepared: Callable[..., Dataset]
+) -> None:
+    table = prepared(postgres.url("clicks"), name="table", **DIRTY)
+    memory = prepared(pa.Table.from_pandas(clicks, preserve_index=False), name="memory", **DIRTY)
+    assert table.manifest["content_hash"] == memory.manifest["content_hash"]
+    assert table.manifest["log"] == memory.manifest["log"]
+    rows = [pq.read_table(one.path / "quarantine.parquet") for one in (table, memory)]
+    assert rows[0].drop("file").equals(rows[1].drop("file"))
+    assert rows[0].num_rows > 30
+
+
+def test_types_of_postgres(postgres: PostgresServer, prepared: Callable[..., Dataset]) -> None:
+    users = [f"00000000-0000-0000-0000-{number:012}" for number in range(4)]
+    log = pd.DataFrame(
+        {
+            "who": users * 5,
+            "what": [f"i{number % 5}" for number in range(20)],
+            "place": "книги",
+            "at": [f"2021-03-{number + 1:02} 12:00:00+01" for number in range(20)],
+            "more": json.dumps({"a": 1}),
+        }
+    )
+    fill(postgres, "typed", log, "who uuid, what text, place text, at timestamptz, more jsonb")
+    names = {"user_id": "who", "item_id": "what", "domain": "place", "timestamp": "at"}
+    dataset = prepared(postgres.url("public.typed"), columns=names, split="last-out")
+    assert dataset.user_ids.to_pylist() == users
+    assert int(dataset.event_time.min()) == 1614596400000  # 11:00 UTC
+
+
+def test_what_is_written_meanwhile_is_not_seen(
+    postgres: PostgresServer, prepared: Callable[..., Dataset], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = dirty_log(rows=1500).dropna()
+    fill(postgres, "busy", log, TYPES)
+    before = prepared(postgres.url("busy"), name="before", **DIRTY)
+    monkeypatch.setattr(databases, "_BATCH_ROWS", 50)
+    from_arrow = pa.RecordBatch.from_struct_array
+    written: list[int] = []
+
+    class Busy:
+        """Writes to the table each time that a batch has been read from it."""
+
+        @staticmethod
+        def from_struct_array(array: pa.StructArray) -> pa.RecordBatch:
+            with postgres.connect() as connection:
+                connection.execute("INSERT INTO busy VALUES ('new', 1, 'books', 1600000000, 5)")
+                connection.execute("DELETE FROM busy WHERE item_id = 3")
+            written.append(len(array))
+            return from_arrow(array)
+
+    monkeypatch.setattr(pa, "RecordBatch", Busy)
+    busy = prepared(postgres.url("busy"), name="busy", **DIRTY)
+    assert len(written) > 10 and max(written) == 50
+    assert busy.manifest["content_hash"] == before.manifest["content_hash"]
+
+
+def test_a_server_that_ends_meanwhile_is_one_clear_error(
+    postgres: PostgresServer,
+    prepared: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    fill(postgres, "cut", dirty_log(rows=1500), TYPES)
+    monkeypatch.setattr(databases, "_BATCH_ROWS", 50)
+    from_arrow = pa.RecordBatch.from_struct_array
+
+    class Cut:
+        """Ends all other connections as soon as a batch has been read."""
+
+        @staticmethod
+        def from_struct_array(array: pa.StructArray) -> pa.RecordBatch:
+            with postgres.connect() as connection:
+                connection.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                    "WHERE pid <> pg_backend_pid() AND datname = 'shop'"
+                )
+            return from_arrow(array)
+
+    monkeypatch.setattr(pa, "RecordBatch", Cut)
+    with pytest.raises(LogError, match=r"\?table=cut' cannot be read: (.|\n)*terminat") as caught:
+        prepared(postgres.url("cut"), **DIRTY)
+    assert PASSWORD not in str(caught.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("clicks")
+def test_the_password_is_shown_nowhere(
+    postgres: PostgresServer, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    config = DataConfig.model_validate({**DIRTY, "min_domain_events": 1})
+    prepare(postgres.url("clicks"), out=tmp_path / "dataset", config=config)
+    written = b"".join(path.read_bytes() for path in tmp_path.rglob("*") if path.is_file())
+    for secret in (PASSWORD, PASSWORD.replace("/", "%2F").replace(":", "%3A")):
+        assert secret.encode() not in written and secret not in caplog.text
+    [name] = {input_["name"] for input_ in Dataset.load(tmp_path / "dataset").manifest["inputs"]}
+    assert name == f"postgres://crossfeed@127.0.0.1:{postgres.port}/shop?table=clicks"
+
+
+@pytest.mark.usefixtures("clicks")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"password": "wr0ng"}, "password authentication failed"),
+        ({"table": "click"}, "the database has no table 'click'"),
+        ({"database": "shopp"}, 'database "shopp" does not exist'),
+        ({"table": ""}, "names no table"),
+    ],
+)
+def test_what_cannot_be_read_is_told_without_secrets(
+    change: dict[str, str], message: str, postgres: PostgresServer, tmp_path: Path
+) -> None:
+    url = postgres.url(**{"table": "clicks", **change})
+    with pytest.raises(LogError, match=message) as caught:
+        prepare(url, out=tmp_path / "dataset")
+    for secret in (PASSWORD, "wr0ng", "s3cret"):
+        assert secret not in str(caught.value)
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
+
+
+def test_a_table_without_times_is_refused(postgres: PostgresServer, tmp_path: Path) -> None:
+    log = dirty_log(rows=20)[["user_id", "item_id", "domain"]]
+    fill(postgres, "untimed", log, "user_id text, item_id bigint, domain text")
+    config = DataConfig(split="last-out")
+    with pytest.raises(LogError, match="rows of a database's table have no order"):
+        prepare(postgres.url("untimed"), out=tmp_path / "dataset", config=config)
+
+
+@pytest.mark.usefixtures("clicks")
+def test_validate_reads_a_table(postgres: PostgresServer) -> None:
+    from typer.testing import CliRunner
+
+    settings = ["--set", "data.max_quarantine_share=0.5"]
+    result = CliRunner().invoke(app, ["validate", postgres.url("clicks"), *settings])
+    assert result.exit_code == 0, result.output
+    assert "фильмы" in result.output and PASSWORD not in result.output
+
+
+# Without a server
+
+
+@pytest.mark.parametrize("url", ["duckdb:///shop.db?table=t", "sqlite:///shop.db?table=t"])
+def test_what_is_not_read_in_batches_is_refused(url: str, tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="cannot be read in batches") as caught:
+        prepare(url, out=tmp_path / "dataset")
+    assert "export the table as Parquet" in str(caught.value.hint)
+
+
+def test_two_tables_are_not_one_log(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="a log of its own"):
+        prepare(["postgres://a/b?table=c", "postgres://a/b?table=d"], out=tmp_path / "dataset")
+
+
+def test_without_the_driver_the_install_command_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(url: str) -> None:
+        raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
+
+    monkeypatch.setattr(databases.ibis, "connect", connect)
+    with pytest.raises(MissingExtraError, match="'psycopg', which is not installed") as caught:
+        prepare("postgres://a/b?table=c", out=tmp_path / "dataset")
+    assert caught.value.hint == "pip install 'crossfeed[postgres]'"
+    with pytest.raises(LogError, match="needs the package 'psycopg'") as other:
+        prepare("trino://a/b?table=c", out=tmp_path / "dataset")
+    assert other.value.hint == "pip install 'ibis-framework[trino]'"
+
+
+def test_secrets_of_a_driver_s_message_are_struck_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def connect(url: str) -> None:
+        raise ValueError(f"no idea what {url} is")
+
+    monkeypatch.setattr(databases.ibis, "connect", connect)
+    url = "postgres://me:s3cret@host/shop?table=clicks&token=t0ken"
+    with pytest.raises(LogError, match=r"'postgres://me@host/shop\?table=clicks' cannot") as caught:
+        prepare(url, out=tmp_path / "dataset")
+    assert "s3cret" not in str(caught.value) and "t0ken" not in str(caught.value)
