@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,9 +22,8 @@ from crossfeed.model.onnx_export import export_encoder
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
-from crossfeed.scorer import Catalogue, Floats, Histories, Ints
+from crossfeed.scorer import Catalogue, Histories
 from crossfeed.serving.app import create_app
-from crossfeed.serving.batching import BatchingEncoder
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
@@ -158,65 +156,6 @@ def test_every_network_can_be_exported(network: str, generator: str) -> None:
         item_vectors=scorer.item_vectors,
     )
     assert largest_difference(encoder, scorer) < TOLERANCE
-
-
-class Gated:
-    """An encoder that waits to be let go on, and notes what it was asked for."""
-
-    def __init__(self) -> None:
-        self.entered, self.gate = threading.Event(), threading.Event()
-        self.rows: list[int] = []
-
-    def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
-        self.rows.append(len(histories))
-        self.entered.set()
-        assert self.gate.wait(30)
-        if 99 in domains:
-            raise ValueError("planted")
-        first = [row.sum() for row in map(histories.row, range(len(histories)))]
-        return np.array([first, domains], np.float32).T
-
-
-def ask(encoder: BatchingEncoder, number: int, domain: int = 1) -> Floats:
-    return encoder.user_vectors(Histories.of([[number, number]]), np.array([domain]))
-
-
-def waiting(encoder: BatchingEncoder, count: int) -> None:
-    for _ in range(10_000):
-        if len(encoder._waiting) == count:
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError(f"{len(encoder._waiting)} wait, not {count}")
-
-
-def test_who_waits_shares_the_next_pass() -> None:
-    inner = Gated()
-    encoder = BatchingEncoder(inner)  # type: ignore[arg-type]
-    with ThreadPoolExecutor(101) as pool:
-        first = pool.submit(ask, encoder, 0)
-        assert inner.entered.wait(30)
-        others = [pool.submit(ask, encoder, number) for number in range(1, 101)]
-        waiting(encoder, 100)
-        inner.gate.set()
-        answers = [one.result(30) for one in (first, *others)]
-    assert [answer.tolist() for answer in answers] == [[[2.0 * n, 1.0]] for n in range(101)]
-    assert inner.rows == [1, 64, 36]
-
-
-def test_a_pass_that_fails_tells_all_who_shared_it_and_no_others() -> None:
-    inner = Gated()
-    encoder = BatchingEncoder(inner)  # type: ignore[arg-type]
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(ask, encoder, 0)
-        assert inner.entered.wait(30)
-        others = [pool.submit(ask, encoder, number, 99) for number in range(3)]
-        waiting(encoder, 3)
-        inner.gate.set()
-        assert first.result(30).tolist() == [[0.0, 1.0]]
-        for one in others:
-            with pytest.raises(ValueError, match="planted"):
-                one.result(30)
-    assert ask(encoder, 3).tolist() == [[6.0, 1.0]]
 
 
 def test_requests_at_once_are_answered_as_one_by_one(bundle: Bundle, tmp_path: Path) -> None:

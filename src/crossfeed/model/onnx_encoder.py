@@ -5,7 +5,6 @@ Dims: B rows, T items, E width of the score's vectors.
 
 from __future__ import annotations
 
-import dataclasses
 import importlib.util
 import logging
 from pathlib import Path
@@ -13,8 +12,8 @@ from pathlib import Path
 import numpy as np
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.grouping import Grouped, group
 from crossfeed.model.scorer import NetworkScorer
-from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 
 __all__ = [
@@ -28,7 +27,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 
-GRAPH_INPUTS = ("vectors", *(field.name for field in dataclasses.fields(Timelines)[1:]))
+GRAPH_INPUTS = ("vectors", *Grouped._fields[1:])
 """The vectors (T, E) of the items that a batch reads, then its timelines without the items."""
 
 TOLERANCE = 1e-4
@@ -61,7 +60,8 @@ class OnnxEncoder:
         self._session = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
         )
-        self._wanted = {given.name for given in self._session.get_inputs()}
+        # Of the inputs, the exporter drops those that a network does not read.
+        self._wanted = {given.name for given in self._session.get_inputs()} - {"vectors"}
         self._catalogue, self._config, self._item_vectors = catalogue, config, item_vectors
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
@@ -74,15 +74,11 @@ class OnnxEncoder:
         return np.concatenate([np.zeros((0, width), np.float32), *chunks])
 
     def _encode(self, histories: Histories, domains: Ints) -> Floats:
-        timelines = build_timelines(
+        grouped = group(
             histories, domains[: len(histories)], catalogue=self._catalogue, config=self._config
         )
-        given = {
-            name: getattr(timelines, name).numpy()
-            for name in GRAPH_INPUTS[1:]
-            if name in self._wanted
-        }
-        given["vectors"] = self._item_vectors[timelines.items.numpy()]
+        given = {name: getattr(grouped, name) for name in self._wanted}
+        given["vectors"] = self._item_vectors[grouped.items]
         [users] = self._session.run(None, given)
         return np.asarray(users, dtype=np.float32)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
@@ -15,21 +14,20 @@ from starlette.exceptions import HTTPException
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
-from crossfeed.serving.answers import Recommendations, blend
 from crossfeed.serving.availability import Availability, ItemFlag
+from crossfeed.serving.batching import BatchingThreads
 from crossfeed.serving.fallback import Fallbacks
 from crossfeed.serving.guarded_store import GuardedStore
 from crossfeed.serving.guards import add_guards, add_problem_handlers
 from crossfeed.serving.history import HistoryStore, NewEvent
+from crossfeed.serving.hot_route import HotRoute, json_body, query
 from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import Monitoring
 from crossfeed.serving.problems import problem
-from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.recommending import Asked, answer_all
 from crossfeed.serving.reload import ModelInService, Reloaded, check_answers
-from crossfeed.serving.rules import Rules
 from crossfeed.serving.schemas import (
-    Answer,
     AvailabilityBody,
     AvailabilityStored,
     DomainFacts,
@@ -52,6 +50,9 @@ from crossfeed.serving.security import ApiKey
 __all__ = ["Service", "create_app"]
 
 _DEFAULTS = Limits()
+
+_THREADS = 2
+"""Batches of recommendations in work at once: one computes while another waits for the store."""
 
 
 def create_app(
@@ -82,6 +83,7 @@ def create_app(
             service.monitoring.started(str(store), store.durability())
             yield
         finally:
+            service.threads.close()
             store.close()
 
     app = FastAPI(
@@ -91,6 +93,7 @@ def create_app(
         responses={422: {"model": Problem}, 503: {"model": Problem}},
     )
     app.state.service = service
+    app.router.routes[:0] = service.hot_routes()  # the first to be looked at
     app.include_router(service.routes())
     app.add_exception_handler(HistoryStoreError, service.store_problem)
     add_problem_handlers(app)
@@ -108,7 +111,7 @@ register_url_convertor("any", _AnyText())
 
 
 class Service:
-    """The handlers. They are plain functions, which FastAPI runs in threads off the event loop."""
+    """The handlers. Plain functions are run by FastAPI in threads off the event loop."""
 
     def __init__(
         self, bundle: Bundle, store: HistoryStore, *, fallbacks: Fallbacks | None = None
@@ -123,14 +126,21 @@ class Service:
             availability=Availability(self.store),
             fallbacks=fallbacks,
         )
+        self.threads = BatchingThreads(self.answer_all, threads=_THREADS)
         self.stopping = False
         """Whether no new work should be sent here."""
 
+    def hot_routes(self) -> list[HotRoute]:
+        """Return the routes that are asked most."""
+        user, ask = "/v1/users/{user_id:any}/recommendations", "/v1/recommend"
+        return [
+            HotRoute("POST", ask, self.recommend, read=json_body("body", RecommendBody)),
+            HotRoute("GET", user, self.recommend_to_user, read=query("wanted", WantedBody)),
+        ]
+
     def routes(self) -> APIRouter:
-        """Return the routes."""
+        """Return the other routes."""
         router = APIRouter()
-        router.post("/v1/recommend")(self.recommend)
-        router.get("/v1/users/{user_id:any}/recommendations")(self.recommend_to_user)
         router.get("/v1/users/{user_id:any}/history")(self.history)
         router.post("/v1/events")(self.store_events)
         router.delete("/v1/users/{user_id:any}")(self.forget)
@@ -143,35 +153,25 @@ class Service:
         router.get("/health/ready")(self.ready)
         return router
 
-    def recommend(self, body: RecommendBody) -> Answer:
+    def answer_all(self, asked: Sequence[Asked]) -> list[bytes | Exception]:
+        """Answer requests for recommendations together, off the event loop."""
+        return answer_all(asked, model=self.model, monitoring=self.monitoring)
+
+    async def recommend(self, body: RecommendBody) -> bytes:
         """Recommend items of a domain, or of several, to a known user or to a history.
 
         Where the history store does not answer, a known user gets what a new one would.
         """
-        began = time.perf_counter()
-        recommender = self.model.recommender  # one model for the whole answer
-        degraded = None
-        try:
-            parts = _recommend(recommender, body)
-        except HistoryStoreError:
-            degraded = "the history store does not answer"
-            unknown = body.model_copy(update={"user_id": None, "history": []})
-            parts = _recommend(recommender, unknown)
-        found = blend(list(parts.values()))
-        seconds = time.perf_counter() - began
-        for domain, part in parts.items():
-            held_back = domain in recommender.bundle.held_back
-            self.monitoring.recommended(
-                domain, part, degraded=degraded is not None, held_back=held_back
-            )
-        stage = "recommend" if body.domain else "feed"
-        self.monitoring.took(stage, seconds, domain=body.domain or "")
-        return Answer.of(found, took_ms=seconds * 1000, degraded=degraded)
+        return await self.threads.run(Asked(body))
 
-    def recommend_to_user(self, user_id: str, wanted: Annotated[WantedBody, Query()]) -> Answer:
+    async def recommend_to_user(
+        self, user_id: str, wanted: Annotated[WantedBody, Query()]
+    ) -> bytes:
         """Recommend items of a domain to a known user."""
         restored = self._user(user_id)
-        return self.recommend(RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k))
+        return await self.recommend(
+            RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k)
+        )
 
     def history(self, user_id: str) -> UserHistory:
         """Return what is stored of a user."""
@@ -281,19 +281,6 @@ class Service:
             return StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
         self.monitoring.store_durable(found)
         return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
-
-
-def _recommend(recommender: Recommender, body: RecommendBody) -> dict[str, Recommendations]:
-    """Return the answer of each domain; one domain is a feed of one."""
-    events = body.history
-    quotas = body.domains or {str(body.domain): body.k}
-    parts = recommender.feed_parts(
-        quotas,
-        user_id=body.user_id,
-        history=None if events is None else [event.model_dump() for event in events],
-        rules=Rules(body.exclude_seen, body.include, body.exclude, body.candidates, body.sources),
-    )
-    return dict(zip(quotas, parts, strict=True))
 
 
 def _check_domain(domain: str, name: str, bundle: Bundle) -> None:

@@ -5,7 +5,7 @@ Dims: B requests, I items, N items of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,10 +16,11 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import RequestError
+from crossfeed.errors import HistoryStoreError, RequestError
 from crossfeed.files import atomic_path, require_free
 from crossfeed.scorer import Floats, Histories, Ints
 from crossfeed.serving.answers import (
+    Feed,
     PastEvents,
     Recommendation,
     Recommendations,
@@ -28,7 +29,6 @@ from crossfeed.serving.answers import (
 )
 from crossfeed.serving.answers_table import answers_schema, answers_table
 from crossfeed.serving.availability import ALL_AVAILABLE, Availability, Stock, Unavailable
-from crossfeed.serving.batching import BatchingEncoder
 from crossfeed.serving.fallback import Fallback, Fallbacks
 from crossfeed.serving.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
@@ -132,17 +132,10 @@ class Recommender:
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Recommendations]:
         """Answer several requests with one pass of the network; the same answers as one by one."""
-        domains = [self._reader.domain(request) for request in requests]
-        events = [
-            self._reader.events(request.user_id, request.history, reader=self._history_reader)
-            for request in requests
-        ]
-        asked = [
-            _Asked(request.k, domain, self._rules(request.rules), did)
-            for request, domain, did in zip(requests, domains, events, strict=True)
-        ]
-        known = Histories.of([self._reader.known_items(one.events) for one in asked])
-        return self._answer_all(asked, known)
+        for one in requests:
+            self._reader.domain(one)
+        feeds = [Feed({one.domain: one.k}, one.user_id, one.history, one.rules) for one in requests]
+        return [answer for [answer] in _sound(self.answer_feeds(feeds))]
 
     def feed(
         self,
@@ -173,31 +166,24 @@ class Recommender:
             RequestError: another field is not valid.
         """
         rules = Rules(exclude_seen, include, exclude)
-        return blend(self.feed_parts(domains, user_id=user_id, history=history, rules=rules))
+        [parts] = _sound(self.answer_feeds([Feed(domains, user_id, history, rules)]))
+        return blend(parts)
 
-    def feed_parts(
-        self,
-        domains: Mapping[str, int],
-        *,
-        user_id: Id | None,
-        history: PastEvents | None,
-        rules: Rules,
-    ) -> list[Recommendations]:
-        """Return what `feed` blends: the answer of each domain, in their order."""
-        check_quotas(domains)
-        asked = [Request(name, user_id, history, k, rules) for name, k in domains.items()]
-        indices = [self._reader.domain(request) for request in asked]
-        # Read once: all domains see the same user.
-        events = self._reader.events(user_id, history, reader=self._history_reader)
-        same = self._rules(rules)
-        known = Histories.of([self._reader.known_items(events)] * len(asked))
-        return self._answer_all(
-            [
-                _Asked(request.k, index, same, events)
-                for request, index in zip(asked, indices, strict=True)
-            ],
-            known,
-        )
+    def answer_feeds(
+        self, feeds: Sequence[Feed]
+    ) -> list[list[Recommendations] | RequestError | HistoryStoreError]:
+        """Answer several feeds with one pass of the network, each as if it were alone.
+
+        Returns:
+            For each the answer of each of its domains, in their order; or what is wrong with it,
+            or with the store of its history.
+        """
+        read = [self._read(feed) for feed in feeds]
+        asked = [one for found in read if isinstance(found, list) for one in found]
+        answers = iter(self._answer_all(asked))
+        return [
+            [next(answers) for _ in found] if isinstance(found, list) else found for found in read
+        ]
 
     def recommend_all(
         self, out: Path | str, *, domain: str | None = None, k: int = 10, overwrite: bool = False
@@ -232,8 +218,8 @@ class Recommender:
         with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for user_ids, histories in self._bundle_histories.chunks(_USERS_AT_ONCE):
                 for index in domains:
-                    asked = [_Asked(k, index, Rules(), ())] * len(histories)
-                    answers = self._answer_all(asked, histories)
+                    rows = map(histories.row, range(len(histories)))
+                    answers = self._answer_all([_Asked(k, index, Rules(), (), row) for row in rows])
                     writer.write_table(answers_table(self.bundle, user_ids.to_pylist(), answers))
         return out
 
@@ -271,19 +257,14 @@ class Recommender:
     def _bundle_histories(self) -> BundleHistories:
         return BundleHistories(self.bundle)
 
-    @cached_property
-    def _encoder(self) -> BatchingEncoder:
-        return BatchingEncoder(self.bundle.encoder)
-
     @property
     def _history_reader(self) -> HistoryReader:
         return self._histories or self._bundle_histories
 
     @cached_property
-    def _held_back(self) -> Ints:
+    def _held_back(self) -> frozenset[int]:
         """Return the indices of the domains that popularity serves."""
-        names = self.bundle.held_back
-        return np.array([self.domains.index(name) for name in names], dtype=np.int64)
+        return frozenset(self.domains.index(name) for name in self.bundle.held_back)
 
     def _rules(self, rules: Rules) -> Rules:
         """Return rules in the terms of the bundle, after checking them."""
@@ -293,35 +274,55 @@ class Recommender:
     def _flags(self) -> Unavailable:
         return self._availability.now() if self._availability else ALL_AVAILABLE
 
-    def _answer_all(self, asked: Sequence[_Asked], histories: Histories) -> list[Recommendations]:
-        """Answer requests whose users' known items are `histories` (B rows)."""
-        domains = np.array([one.domain for one in asked], np.int64)
-        known = np.flatnonzero(np.diff(histories.offsets))
-        vectors = self._user_vectors(histories, domains, known)
+    def _read(self, feed: Feed) -> list[_Asked] | RequestError | HistoryStoreError:
+        """Return what is asked of each domain, or what is wrong with it."""
+        try:
+            check_quotas(feed.domains)
+            domains = [
+                self._reader.domain(Request(name, feed.user_id, feed.history, k))
+                for name, k in feed.domains.items()
+            ]
+            rules = self._rules(feed.rules)
+            # Read once: all domains see the same user.
+            events = self._reader.events(feed.user_id, feed.history, reader=self._history_reader)
+        except (RequestError, HistoryStoreError) as error:
+            return error
+        known = self._reader.known_items(events)
+        return [
+            _Asked(k, domain, rules, events, known)
+            for k, domain in zip(feed.domains.values(), domains, strict=True)
+        ]
+
+    def _answer_all(self, asked: Sequence[_Asked]) -> list[Recommendations]:
+        vectors = self._user_vectors(asked)
         flags = self._flags()
         missing = self._stock.missing(flags)
-        answers = []
-        for row, one in enumerate(asked):
-            choice = self._choose(one, histories.row(row), missing)
-            vector = vectors.get(row)
-            if vector is None:
-                answers.append(self._fall_back(one, choice, flags))
-            else:
-                answers.append(self._rank(one, choice, histories.row(row), vector))
-        return answers
+        return [
+            self._fall_back(one, self._choose(one, missing), flags)
+            if vector is None
+            else self._rank(one, self._choose(one, missing), vector)
+            for one, vector in zip(asked, vectors, strict=True)
+        ]
 
-    def _user_vectors(self, histories: Histories, domains: Ints, rows: Ints) -> dict[int, Floats]:
-        """Return the vectors of those of `rows` whose domain the model serves."""
-        rows = rows[~np.isin(domains[rows], self._held_back)]
-        if not len(rows):
-            return {}
-        given = Histories.of([histories.row(row) for row in rows])
-        vectors = self._encoder.user_vectors(given, domains[rows])
-        return dict(zip(rows.tolist(), vectors, strict=True))
+    def _user_vectors(self, asked: Sequence[_Asked]) -> list[Floats | None]:
+        """Return the vector of each whose history says something to a model that serves it."""
+        vectors: list[Floats | None] = [None] * len(asked)
+        rows = [
+            row
+            for row, one in enumerate(asked)
+            if len(one.known) and one.domain not in self._held_back
+        ]
+        if rows:
+            histories = Histories.of([asked[row].known for row in rows])
+            domains = np.array([asked[row].domain for row in rows], np.int64)
+            found = self.bundle.encoder.user_vectors(histories, domains)
+            for row, vector in zip(rows, found, strict=True):
+                vectors[row] = vector
+        return vectors
 
-    def _choose(self, asked: _Asked, history: Ints, missing: NDArray[np.bool_]) -> Choice:
-        pool, rules = self.bundle.catalogue.pool(asked.domain), asked.rules
-        seen = np.unique(history[(history >= pool.start) & (history < pool.stop)] - pool.start)
+    def _choose(self, asked: _Asked, missing: NDArray[np.bool_]) -> Choice:
+        pool, rules, known = self.bundle.catalogue.pool(asked.domain), asked.rules, asked.known
+        seen = np.unique(known[(known >= pool.start) & (known < pool.stop)] - pool.start)
         return choose(
             seen=seen if rules.exclude_seen else seen[:0],
             missing=missing[pool],
@@ -329,13 +330,11 @@ class Recommender:
             exclude=self._reader.positions(rules.exclude or (), asked.domain),
         )
 
-    def _rank(
-        self, asked: _Asked, choice: Choice, history: Ints, vector: Floats
-    ) -> Recommendations:
+    def _rank(self, asked: _Asked, choice: Choice, vector: Floats) -> Recommendations:
         wanted = Wanted(
             domain=asked.domain,
             user=vector,
-            history=history,
+            history=asked.known,
             allowed=choice.allowed,
             sources=asked.rules.drawn_from,
             listed=self._reader.positions(asked.rules.candidates or (), asked.domain),
@@ -391,3 +390,17 @@ class _Asked:
     domain: int
     rules: Rules
     events: Sequence[Event]
+    known: Ints
+    """The items of those events that the model knows."""
+
+
+def _sound(
+    answers: Iterable[list[Recommendations] | RequestError | HistoryStoreError],
+) -> list[list[Recommendations]]:
+    """Return the answers, or raise the first that is none."""
+    sound = []
+    for answer in answers:
+        if not isinstance(answer, list):
+            raise answer
+        sound.append(answer)
+    return sound

@@ -22,6 +22,11 @@ __all__ = ["Found", "Retrieval", "Wanted", "best_first", "cosine"]
 _DRAWS = 100
 """Different items that the generator draws, or as many as are asked for, if that is more."""
 
+_POOL_ALONE: Set[Source] = frozenset(["pool"])
+
+_BLOCK = 64
+"""Values of which only the largest is looked at first."""
+
 _FEW = 0.1
 """Share of a pool up to which scoring what is allowed is less work than searching the rest."""
 
@@ -78,11 +83,14 @@ class Retrieval:
 
     def best(self, wanted: Wanted) -> Found:
         """Return the k best allowed items of all wanted sources, fewer only where fewer are."""
-        listed, drawn = self._listed(wanted), self._drawn(wanted)
+        if wanted.sources == _POOL_ALONE:
+            positions, scores, source = self._best_of_pool(wanted)
+            return Found(positions, scores, [source] * len(positions))
+        listed, drawn, source = self._listed(wanted), self._drawn(wanted), "pool"
+        positions = np.union1d(listed, drawn)
         if "pool" in wanted.sources:
-            positions, source = self._of_pool(wanted)
-        else:
-            positions, source = np.union1d(listed, drawn), "pool"
+            of_pool, _, source = self._best_of_pool(wanted)
+            positions = np.union1d(positions, of_pool)
         positions, scores = self._ranked(wanted, positions)
         names = np.full(len(positions), source, dtype=object)
         names[np.isin(positions, drawn)] = "generator"
@@ -106,27 +114,33 @@ class Retrieval:
             return allowed
         return allowed[np.argpartition(-(logits + noise), count)[:count]]
 
-    def _of_pool(self, wanted: Wanted) -> tuple[Ints, str]:
-        """Return positions among which the k best of the pool are, and how they were found."""
-        index = self._bundle.indexes.get(self._bundle.catalogue.domains[wanted.domain])
+    def _best_of_pool(self, wanted: Wanted) -> tuple[Ints, Floats, str]:
+        """Return the k best of the pool, their scores, and how they were found."""
         allowed = int(np.count_nonzero(wanted.allowed))
-        if index is not None and allowed > _FEW * len(wanted.allowed):
+        if allowed <= _FEW * len(wanted.allowed):
+            return *self._ranked(wanted, np.flatnonzero(wanted.allowed)), "pool"
+        index = self._bundle.indexes.get(self._bundle.catalogue.domains[wanted.domain])
+        if index is not None:
             found = index.search(wanted.user, wanted.allowed, wanted.k)
             if len(found) == min(wanted.k, allowed):
-                return np.sort(found), "index"
-        return np.flatnonzero(wanted.allowed), "pool"
+                return *self._ranked(wanted, np.sort(found)), "index"
+        scores = self._scores(wanted, self._bundle.catalogue.pool(wanted.domain))
+        np.copyto(scores, -np.inf, where=~wanted.allowed)
+        best = best_first(scores, min(wanted.k, allowed))
+        return best, scores[best], "pool"
 
     def _ranked(self, wanted: Wanted, positions: Ints) -> tuple[Ints, Floats]:
         """Return the k best of some positions, which are sorted, and their scores."""
-        pool, scorer = self._bundle.catalogue.pool(wanted.domain), self._bundle.scorer
-        if len(positions) > _FEW * len(wanted.allowed):  # gathering them would cost more
-            scores = scorer.item_vectors[pool] @ wanted.user + scorer.item_biases[pool]
-            scores = scores[positions]
-        else:
-            items = positions + pool.start
-            scores = scorer.item_vectors[items] @ wanted.user + scorer.item_biases[items]
+        pool = self._bundle.catalogue.pool(wanted.domain)
+        scores = self._scores(wanted, positions + pool.start)
         best = best_first(scores, wanted.k)
         return positions[best], scores[best]
+
+    def _scores(self, wanted: Wanted, items: Ints | slice) -> Floats:
+        scorer = self._bundle.scorer
+        scores: Floats = scorer.item_vectors[items] @ wanted.user
+        scores += scorer.item_biases[items]
+        return scores
 
 
 def best_first(values: Floats, k: int) -> Ints:
@@ -134,11 +148,32 @@ def best_first(values: Floats, k: int) -> Ints:
 
     Of equal values the first comes first, so that an answer repeats.
     """
-    places = np.arange(len(values))
-    if len(values) > k:
-        # All that tie with the k-th best stay in, so that the order among them decides.
-        places = np.flatnonzero(values >= np.partition(values, len(values) - k)[len(values) - k])
+    places = _places_of_largest(values, k)
     return places[np.lexsort((places, -values[places]))[:k]]
+
+
+def _places_of_largest(values: Floats, k: int) -> Ints:
+    """Return the places of at least the k largest values, and of all that tie with the k-th.
+
+    The k-th best of the blocks' largest values is at most the k-th best of all, so that only blocks
+    which reach it are looked into.
+    """
+    if len(values) <= k:
+        return np.arange(len(values))
+    blocks = len(values) // _BLOCK
+    if blocks < 2 * k:
+        return np.flatnonzero(values >= _kth_largest(values, k))
+    whole = blocks * _BLOCK
+    # Block j is every so many-th value from j on: compared row by row, at the speed of the memory.
+    largest = values[:whole].reshape(_BLOCK, blocks).max(axis=0)
+    reaching = np.flatnonzero(largest >= _kth_largest(largest, k))
+    inside = (reaching + np.arange(0, whole, blocks)[:, None]).ravel()
+    places: Ints = np.concatenate([inside, np.arange(whole, len(values))])
+    return places[values[places] >= _kth_largest(values[places], k)]
+
+
+def _kth_largest(values: Floats, k: int) -> float:
+    return float(np.partition(values, len(values) - k)[len(values) - k])
 
 
 def cosine(vectors: Floats, vector: Floats) -> Floats:
