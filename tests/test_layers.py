@@ -16,6 +16,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "files": {"errors"},
     "config": {"errors", "files"},
     "scorer": {"errors", "files", "config"},
+    "item_ids": {*_BASE},
     "item_index": {*_BASE},
     "data": _BASE,
     "model": {*_BASE, "data"},
@@ -23,7 +24,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": {*_BASE, "data", "model", "evaluation"},
     "training": {*_BASE, "data", "model", "evaluation", "run"},
     "experiments": {*_BASE, "data", "model", "evaluation", "run", "training"},
-    "bundle": {*_BASE, "data", "model", "item_index"},
+    "bundle": {*_BASE, "data", "model", "item_ids", "item_index"},
     "export": {*_BASE, "data", "model", "evaluation", "run", "bundle", "item_index"},
     "serving": {*_BASE, "data", "model", "bundle"},  # and never what only training needs
     "cli": {

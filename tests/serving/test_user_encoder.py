@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -20,12 +22,17 @@ from crossfeed.export import export
 from crossfeed.model.onnx_encoder import TOLERANCE, OnnxEncoder, largest_difference, open_encoder
 from crossfeed.model.onnx_export import export_encoder
 from crossfeed.model.players import Players
+from crossfeed.model.probes import probes
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
-from crossfeed.scorer import Catalogue, Histories
+from crossfeed.scorer import Catalogue, Floats, Histories
 from crossfeed.serving.app import create_app
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
+
+
+def expected(scorer: NetworkScorer) -> Floats:
+    return scorer.user_vectors(*probes(scorer.catalogue))
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +53,7 @@ def test_the_exported_encoder_serves_and_gives_the_eager_vectors(
             encoder.user_vectors(histories, domains), eager, rtol=0, atol=TOLERANCE
         )
         assert np.ptp(eager) > 0.1  # there is something to be off by
-    assert largest_difference(encoder, scorer) < TOLERANCE
+    assert largest_difference(encoder, expected(scorer)) < TOLERANCE
 
 
 def test_a_batch_gives_the_scores_of_single_requests(bundle: Bundle, last_out: Dataset) -> None:
@@ -67,19 +74,25 @@ def test_a_history_of_nothing_has_a_vector(bundle: Bundle) -> None:
     np.testing.assert_allclose(*encoded, rtol=0, atol=TOLERANCE)
 
 
+def opened(bundle: Bundle, file: Path, scorer: NetworkScorer) -> OnnxEncoder | None:
+    return open_encoder(
+        file,
+        expected=expected(scorer),
+        catalogue=bundle.catalogue,
+        config=bundle.config,
+        item_vectors=bundle.item_vectors,
+    )
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_graph_of_another_model_is_not_used(
-    bundle: Bundle, graph: Path, caplog: pytest.LogCaptureFixture
+    factor: float, bundle: Bundle, graph: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = {name: value * 1.01 for name, value in bundle.scorer.state().items()}
+    assert isinstance(opened(bundle, graph, bundle.scorer), OnnxEncoder)
+    state = {name: value * factor for name, value in bundle.scorer.state().items()}
     other = NetworkScorer.from_state(bundle.catalogue, bundle.scorer.config, state)
-    assert open_encoder(graph, other) is other
+    assert opened(bundle, graph, other) is None
     assert "torch encodes users" in caplog.text and "is off by" in caplog.text
-
-
-def test_a_model_that_is_not_finite_is_no_match(bundle: Bundle, graph: Path) -> None:
-    state = {name: value * float("nan") for name, value in bundle.scorer.state().items()}
-    other = NetworkScorer.from_state(bundle.catalogue, bundle.scorer.config, state)
-    assert open_encoder(graph, other) is other
 
 
 def test_a_graph_that_cannot_be_read_is_not_used(
@@ -87,9 +100,20 @@ def test_a_graph_that_cannot_be_read_is_not_used(
 ) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph at all")
-    assert open_encoder(broken, bundle.scorer) is bundle.scorer
+    assert opened(bundle, broken, bundle.scorer) is None
     assert "ONNX Runtime cannot use" in caplog.text
-    assert open_encoder(tmp_path / "missing.onnx", bundle.scorer) is bundle.scorer
+
+
+def test_a_bundle_whose_graph_is_off_is_served_by_torch(
+    bundle_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the graph must give is in the bundle, so that serving by it needs no torch."""
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    check = np.load(copy / "encoder_check.npy")
+    np.save(copy / "encoder_check.npy", check + 2e-4)
+    off = dataclasses.replace(Bundle.load(bundle_path), path=copy)
+    assert off.encoder is off.scorer
+    assert "is off by 0.0002" in caplog.text
 
 
 @pytest.fixture
@@ -106,7 +130,8 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_without_the_runtime_torch_serves(
     bundle: Bundle, graph: Path, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert open_encoder(graph, bundle.scorer) is bundle.scorer
+    assert opened(bundle, graph, bundle.scorer) is None
+    assert "torch encodes users: onnxruntime is not installed" in caplog.text
     exported = Bundle.load(export(run, out=tmp_path / "bundle"))
     assert "the bundle has no ONNX encoder, so that torch serves it" in caplog.text
     assert not (tmp_path / "bundle" / "user_encoder.onnx").exists()
@@ -155,7 +180,7 @@ def test_every_network_can_be_exported(network: str, generator: str) -> None:
         config=config,
         item_vectors=scorer.item_vectors,
     )
-    assert largest_difference(encoder, scorer) < TOLERANCE
+    assert largest_difference(encoder, expected(scorer)) < TOLERANCE
 
 
 def test_requests_at_once_are_answered_as_one_by_one(bundle: Bundle, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from starlette.exceptions import HTTPException
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.model.onnx_encoder import OnnxEncoder
 from crossfeed.serving.availability import Availability, ItemFlag
 from crossfeed.serving.batching import BatchingThreads
 from crossfeed.serving.fallback import Fallbacks
@@ -219,7 +220,7 @@ class Service:
         return ModelFacts(
             model_version=bundle.version,
             crossfeed=bundle.about["crossfeed"],
-            encoder="torch" if bundle.encoder is bundle.scorer else "onnxruntime",
+            encoder="onnxruntime" if isinstance(bundle.encoder, OnnxEncoder) else "torch",
             card=bundle.card,
         )
 

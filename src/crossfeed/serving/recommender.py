@@ -11,7 +11,6 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
@@ -241,7 +240,7 @@ class Recommender:
                 allowed=f"an item of '{domain}' that training knew",
             )
         pool = self.bundle.catalogue.pool(index)
-        vectors = self.bundle.scorer.item_vectors[pool]
+        vectors = self.bundle.item_vectors[pool]
         missing = self._stock.missing(self._flags())[pool]
         choice = choose(seen=found[:0], missing=missing, only=(), exclude=found)
         allowed = np.flatnonzero(choice.allowed)
@@ -375,7 +374,7 @@ class Recommender:
         self, domain: int, positions: Ints, scores: Floats, sources: Sequence[str]
     ) -> tuple[Recommendation, ...]:
         first, name = self.bundle.catalogue.pool(domain).start, self.domains[domain]
-        ids = self.bundle.item_ids.take(pa.array(positions + first)).to_pylist()
+        ids = self.bundle.ids.ids(positions + first)
         return tuple(
             Recommendation(item_id, name, score, source)
             for item_id, score, source in zip(ids, scores.tolist(), sources, strict=True)

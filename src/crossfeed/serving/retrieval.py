@@ -76,7 +76,7 @@ class Retrieval:
             raise _refused(sorted(sources), f"some of {', '.join(SOURCES)}")
         if has_list != ("candidates" in sources):
             raise _refused(sorted(sources), "candidates if and only if the request lists them")
-        if "generator" in sources and not self._bundle.scorer.players.fused:
+        if "generator" in sources and not self._bundle.fused:
             raise _refused(
                 sorted(sources), "pool and candidates: this bundle's score holds no generator"
             )
@@ -106,7 +106,7 @@ class Retrieval:
         if "generator" not in wanted.sources:
             return allowed[:0]
         items = allowed + self._bundle.catalogue.pool(wanted.domain).start
-        logits = self._bundle.scorer.confidence_logits(wanted.user, items)
+        logits = self._bundle.confidence_logits(wanted.user, items)
         seed = zlib.crc32(wanted.history.tobytes())
         noise = np.random.default_rng([wanted.domain, seed]).gumbel(size=len(items))
         count = max(_DRAWS, wanted.k)
@@ -137,9 +137,8 @@ class Retrieval:
         return positions[best], scores[best]
 
     def _scores(self, wanted: Wanted, items: Ints | slice) -> Floats:
-        scorer = self._bundle.scorer
-        scores: Floats = scorer.item_vectors[items] @ wanted.user
-        scores += scorer.item_biases[items]
+        scores: Floats = self._bundle.item_vectors[items] @ wanted.user
+        scores += self._bundle.item_biases[items]
         return scores
 
 
