@@ -58,9 +58,9 @@ def write_test_bundle(out: Path, items: int) -> Path:
     config = ModelConfig()
     torch.manual_seed(0)
     players = Players(catalogue, config)
-    centres = torch.randn(1_000, config.width) * config.width**-0.5
+    clusters = torch.randint(1_000, (catalogue.items,))  # what an item is like, for both players
     for layer in (players.discriminator.scoring_layer, players.generator.output_layer):
-        near = centres[torch.randint(1_000, (catalogue.items,))]
+        near = torch.randn(1_000, config.width)[clusters] * config.width**-0.5
         layer.vectors.weight.data = near + 0.3 * torch.randn_like(near) * config.width**-0.5
     scorer = NetworkScorer(catalogue, players)
     draws = np.random.default_rng(0)

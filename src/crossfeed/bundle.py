@@ -186,17 +186,17 @@ class Bundle:
         """Return the domains that are served by popularity instead of the model."""
         return tuple(self.about["held_back"])
 
-    @property
+    @cached_property
     def user_id_type(self) -> pa.DataType:
         """Return the type of the log's user ids: string or int64."""
         return _id_type(self.about["user_id_type"])
 
-    @property
+    @cached_property
     def item_id_type(self) -> pa.DataType:
         """Return the type of the log's item ids: string or int64."""
         return self.item_ids.type
 
-    @property
+    @cached_property
     def config(self) -> ModelConfig:
         """Return the settings of the networks."""
         return ModelConfig.model_validate(self.about["model"])
@@ -414,7 +414,8 @@ def _tables(*, fused: bool) -> tuple[str, ...]:
 
 
 def _mapped(file: Path) -> Floats:
-    return np.load(file, mmap_mode="r")  # type: ignore[no-any-return]
+    # A plain view of the map: numpy's own class for maps costs time at every use.
+    return np.asarray(np.load(file, mmap_mode="r"))
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from bisect import bisect_left
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -56,6 +56,15 @@ class ItemIds:
                 if len(kept) >= _KEPT:
                     kept.clear()
                 kept[item_id] = found
+        return found
+
+    def indices(self, events: Iterable[tuple[str | int, str, object]]) -> list[int]:
+        """Return the index of each event's item, as `index` does: (item id, domain, anything)."""
+        found = []
+        for item_id, domain, _ in events:
+            kept = self._kept.get(domain)
+            item = None if kept is None else kept.get(item_id)
+            found.append(self.index(item_id, domain) if item is None else item)
         return found
 
     def ids(self, items: Ints) -> list[str | int]:

@@ -242,7 +242,7 @@ class Recommender:
         pool = self.bundle.catalogue.pool(index)
         vectors = self.bundle.item_vectors[pool]
         missing = self._stock.missing(self._flags())[pool]
-        choice = choose(seen=found[:0], missing=missing, only=(), exclude=found)
+        choice = choose(had=found[:0], missing=missing, only=(), exclude=found)
         allowed = np.flatnonzero(choice.allowed)
         scores = cosine(vectors, vectors[found[0]])[allowed]
         best = best_first(scores, k)
@@ -321,9 +321,9 @@ class Recommender:
 
     def _choose(self, asked: _Asked, missing: NDArray[np.bool_]) -> Choice:
         pool, rules, known = self.bundle.catalogue.pool(asked.domain), asked.rules, asked.known
-        seen = np.unique(known[(known >= pool.start) & (known < pool.stop)] - pool.start)
+        had = known[(known >= pool.start) & (known < pool.stop)] - pool.start
         return choose(
-            seen=seen if rules.exclude_seen else seen[:0],
+            had=had if rules.exclude_seen else had[:0],
             missing=missing[pool],
             only=[self._reader.positions(ids, asked.domain) for ids in rules.only],
             exclude=self._reader.positions(rules.exclude or (), asked.domain),
