@@ -1,6 +1,6 @@
 """What an answer over HTTP costs beside its floor, by the size of the catalogue.
 
-    python benchmarks/serving.py run --work WORK [--items 10000 100000] [--repeats 5] [--seconds 3]
+    python benchmarks/serving.py run --work WORK [--items 10000 100000 1000000] [--repeats 5] [--seconds 3]
     python benchmarks/serving.py table --write
 
 The service, as `crossfeed serve` starts it with a SQLite store and users of 50 events each, and the
@@ -14,11 +14,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import os
+import shutil
 import statistics
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +32,7 @@ import torch
 from serving_floor import bare_milliseconds
 from serving_load import DOMAIN, USERS
 
-from crossfeed.bundle import Bundle, BundleContents, write_bundle
+from crossfeed.bundle import Bundle, BundleContents, version_of, write_bundle
 from crossfeed.config import ModelConfig
 from crossfeed.export import INDEX_ABOVE
 from crossfeed.files import write_json
@@ -46,6 +50,7 @@ MARKS = ("<!-- serving -->", "<!-- /serving -->")
 _HISTORY = 50
 _OTHERS = {"news": 1_000, "videos": 1_000, "music": 1_000}
 _SATURATING = 16
+_WORKERS = (1, 2, 4)
 
 Json = dict[str, Any]
 
@@ -96,21 +101,39 @@ def _histories(catalogue: Catalogue, clicked: Any) -> list[pa.RecordBatch]:  # A
     return list(pa.table(columns).to_batches())
 
 
+@dataclass(frozen=True)
+class Running:
+    """A service that answers."""
+
+    url: str
+    process: int
+    start_seconds: float
+    """From the start of its process, with an empty store to fill, to its first answer."""
+
+    def pss_megabytes(self) -> float:
+        """Return the memory of all its processes; what several map counts once."""
+        processes = [self.process, *_children(self.process)]
+        return sum(map(_pss_kilobytes, processes)) / 1024
+
+
 @contextlib.contextmanager
-def serving(bundle: Path, work: Path) -> Iterator[str]:
-    """Run the service as a process; yield its URL."""
+def serving(bundle: Path, work: Path, *, workers: int = 1) -> Iterator[Running]:
+    """Run the service as a process."""
     log, store = work / "service.log", work / "store.sqlite"
     for file in work.glob("store.sqlite*"):
         file.unlink()
     command = ["serve", str(bundle), "--port", "0", "--history-store", f"sqlite:///{store}"]
+    command += ["--workers", str(workers)]
+    began = time.perf_counter()
     with log.open("w") as stderr:
         process = subprocess.Popen([sys.executable, "-m", "crossfeed", *command], stderr=stderr)
     try:
         while "serving on " not in (said := log.read_text()):
             if process.poll() is not None:
                 sys.exit(said)
-            time.sleep(0.1)
-        yield said.split("serving on ")[1].split(",")[0]
+            time.sleep(0.01)
+        url = said.split("serving on ")[1].split(",")[0]
+        yield Running(url, process.pid, time.perf_counter() - began)
     finally:
         process.terminate()
         process.wait()
@@ -135,6 +158,57 @@ def load(url: str, *more: str, seconds: float) -> Json:
     if found["failures"]:
         sys.exit(f"{found['failures']} requests were not answered: {command}")
     return found
+
+
+def _children(process: int) -> list[int]:
+    listed = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in listed.split()]
+
+
+def _pss_kilobytes(process: int) -> int:
+    rollup = Path(f"/proc/{process}/smaps_rollup").read_text()
+    return int(rollup.split("\nPss:")[1].split()[0])
+
+
+def reload_seconds(bundle: Path, work: Path) -> float:
+    """Return how long a reload takes: of the same files under another version."""
+    current, other = work / "current", work / f"{bundle.name}-again"
+    shutil.rmtree(other, ignore_errors=True)
+    shutil.copytree(bundle, other, copy_function=os.link)
+    about = json.loads((bundle / "bundle.json").read_text("utf-8"))
+    about["card"] = {"again": True}
+    del about["version"]
+    (other / "bundle.json").unlink()
+    write_json(other / "bundle.json", {**about, "version": version_of(about)})
+    current.unlink(missing_ok=True)
+    current.symlink_to(bundle)
+    with serving(current, work) as service:
+        (work / "next").symlink_to(other)
+        (work / "next").replace(current)
+        began = time.perf_counter()
+        asked = urllib.request.Request(f"{service.url}/v1/model/reload", method="POST")
+        answer = json.loads(urllib.request.urlopen(asked).read())
+        seconds = time.perf_counter() - began
+    if not answer["changed"]:
+        sys.exit(f"the reload changed nothing: {answer}")
+    return seconds
+
+
+def footprint(bundle: Path, work: Path) -> Json:
+    """Measure start, memory by the number of workers (after they answered), and a reload."""
+    starts, memory = {}, {}
+    for workers in _WORKERS:
+        with serving(bundle, work, workers=workers) as service:
+            starts[workers] = round(service.start_seconds, 2)
+            load(service.url, "--connections", str(8 * workers), seconds=2)
+            memory[workers] = round(service.pss_megabytes(), 1)
+    files = sum(file.stat().st_size for file in bundle.iterdir()) / 2**20
+    return {
+        "start_seconds": starts,
+        "pss_megabytes": memory,
+        "bundle_megabytes": round(files, 1),
+        "reload_seconds": round(reload_seconds(bundle, work), 2),
+    }
 
 
 def measure(url: str, echo: str, bundle: Bundle, seconds: float) -> Json:
@@ -170,18 +244,23 @@ def run(work: Path, items: int, *, repeats: int, seconds: float) -> None:
     if not path.exists():
         write_test_bundle(path, items)
     bundle = Bundle.load(path)
-    with serving(path, work) as url, echoing() as echo:
-        for warm in (url, echo):
+    with serving(path, work) as service, echoing() as echo:
+        for warm in (service.url, echo):
             load(warm, seconds=1)
         runs = []
         for _ in range(repeats):
-            runs.append(measure(url, echo, bundle, seconds))
+            runs.append(measure(service.url, echo, bundle, seconds))
             print(items, runs[-1]["ratios"], flush=True)
     medians = {
         name: round(statistics.median(one["ratios"][name] for one in runs), 2)
         for name in runs[0]["ratios"]
     }
-    facts = {"items": items, "seconds": seconds, "indexes": bundle.about["indexes"]}
+    facts = {
+        "items": items,
+        "seconds": seconds,
+        "indexes": bundle.about["indexes"],
+        "footprint": footprint(path, work),
+    }
     write_json(RESULTS / f"{items}.json", {**facts, "medians": medians, "runs": runs})
 
 
@@ -213,7 +292,7 @@ def main() -> None:
     commands = parser.add_subparsers(dest="command", required=True)
     running = commands.add_parser("run", help="measure and keep the results")
     running.add_argument("--work", type=Path, required=True)
-    running.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000])
+    running.add_argument("--items", type=int, nargs="+", default=[10_000, 100_000, 1_000_000])
     running.add_argument("--repeats", type=int, default=5)
     running.add_argument("--seconds", type=float, default=3.0)
     shown = commands.add_parser("table", help="print the results")

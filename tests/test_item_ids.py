@@ -1,4 +1,4 @@
-"""Ids are found by bisection in mapped memory; what is asked for often is kept, and not without end."""
+"""Ids are found by bisection in mapped memory; what is asked for often is kept, up to a bound."""
 
 from __future__ import annotations
 

@@ -47,7 +47,7 @@ if TYPE_CHECKING:  # torch is loaded with the scorer, not before
     from crossfeed.model.onnx_encoder import OnnxEncoder
     from crossfeed.model.scorer import NetworkScorer
 
-__all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "write_bundle"]
+__all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "version_of", "write_bundle"]
 
 FORMAT_VERSION = 3
 
@@ -121,7 +121,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
             "indexes": indexes,
             "files": files,
         }
-        write_json(folder / "bundle.json", {**about, "version": _version(about)})
+        write_json(folder / "bundle.json", {**about, "version": version_of(about)})
     return out
 
 
@@ -380,7 +380,7 @@ def _read_about(path: Path) -> dict[str, Any]:  # Any: JSON
     missing = [name for name in _REQUIRED if name not in files]
     if missing:
         raise _damaged(path, f"bundle.json does not list {missing[0]}")
-    if stated != _version({key: value for key, value in about.items() if key != "version"}):
+    if stated != version_of({key: value for key, value in about.items() if key != "version"}):
         raise _damaged(path, "bundle.json was changed after it was written")
     return dict(about)
 
@@ -398,7 +398,7 @@ def _verify(path: Path, about: Mapping[str, Any]) -> None:  # Any: JSON
             raise _damaged(path, f"{name} was changed after it was written")
 
 
-def _version(about: Mapping[str, object]) -> str:
+def version_of(about: Mapping[str, object]) -> str:
     """Return a short hash of what bundle.json says, the files' hashes included."""
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]

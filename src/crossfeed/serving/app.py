@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -24,6 +24,7 @@ from crossfeed.serving.history import HistoryStore, NewEvent
 from crossfeed.serving.hot_route import HotRoute, json_body, query
 from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.limits import Limits
+from crossfeed.serving.metric_pages import merged
 from crossfeed.serving.monitoring import Monitoring
 from crossfeed.serving.problems import problem
 from crossfeed.serving.recommending import Asked, answer_all
@@ -102,6 +103,16 @@ def create_app(
     return app
 
 
+class Colleagues(Protocol):
+    """All workers of one port."""
+
+    def reload(self) -> Reloaded:
+        """Put another model into service in all of them, or raise BundleError and in none."""
+
+    def pages(self) -> Mapping[str, str]:
+        """Return the metrics of each of them."""
+
+
 class _AnyText(StringConvertor):
     """Any id in a URL, also one with slashes or line breaks."""
 
@@ -128,6 +139,8 @@ class Service:
             fallbacks=fallbacks,
         )
         self.threads = BatchingThreads(self.answer_all, threads=_THREADS)
+        self.colleagues: Colleagues | None = None
+        """All workers of this port together, where there are several."""
         self.stopping = False
         """Whether no new work should be sent here."""
 
@@ -235,15 +248,20 @@ class Service:
     def reload_model(self) -> Reloaded | None:
         """Do what `reload` does, and log it; return None where the model in service stays."""
         try:
+            if self.colleagues:
+                return self.colleagues.reload()  # each logs for itself
             reloaded = self.model.reload()
         except BundleError as error:
-            self.monitoring.reload_failed(error)
+            if not self.colleagues:
+                self.monitoring.reload_failed(error)
             return None
         self.monitoring.reloaded(reloaded)
         return reloaded
 
-    async def metrics(self) -> Response:
-        """Return the metrics in Prometheus' text format."""
+    def metrics(self) -> Response:
+        """Return the metrics in Prometheus' text format, of all workers of this port."""
+        if self.colleagues:
+            return PlainTextResponse(merged(self.colleagues.pages()))
         return PlainTextResponse(self.monitoring.page())
 
     async def live(self) -> dict[str, str]:
