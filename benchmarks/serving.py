@@ -1,6 +1,6 @@
 """What an answer over HTTP costs beside its floor, by the size of the catalogue.
 
-    python benchmarks/serving.py run --work WORK [--items 10000 100000 1000000] [--repeats 5] [--seconds 3]
+    python benchmarks/serving.py run --work WORK [--items 10000 100000 1000000] [--repeats 5]
     python benchmarks/serving.py table --write
 
 The service, as `crossfeed serve` starts it with a SQLite store and users of 50 events each, and the

@@ -166,12 +166,12 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
 
 
 def test_a_file_outside_the_folder_is_never_read(copied: Path) -> None:
-    from crossfeed.bundle import _version
+    from crossfeed.bundle import version_of
 
     file = copied / "bundle.json"
     about = json.loads(file.read_text())
     about["files"]["../secret"] = {"bytes": 0, "sha256": ""}
-    about["version"] = _version({key: about[key] for key in about if key != "version"})
+    about["version"] = version_of({key: about[key] for key in about if key != "version"})
     file.write_text(json.dumps(about))
     with pytest.raises(BundleError, match=r"\.\./secret is missing"):
         Bundle.load(copied)

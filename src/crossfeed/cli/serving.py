@@ -95,6 +95,9 @@ def serve(
     timeout_seconds: Annotated[
         float, typer.Option(min=0.1, help="For a request to come, and for its answer.")
     ] = 10.0,
+    otel: Annotated[
+        bool, typer.Option("--otel", help="Send traces; the variables OTEL_* say where.")
+    ] = False,
     fallbacks: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML: what users without history get, by domain."),
@@ -126,6 +129,7 @@ def serve(
         limits=limits,
         fallbacks=fallbacks,
         workers=workers,
+        otel=otel,
         announce=_announce,
     )
 

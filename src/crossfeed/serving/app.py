@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal, Protocol
@@ -48,6 +49,7 @@ from crossfeed.serving.schemas import (
     WantedBody,
 )
 from crossfeed.serving.security import ApiKey
+from crossfeed.serving.tracing import Tracing
 
 __all__ = ["Service", "create_app"]
 
@@ -64,6 +66,7 @@ def create_app(
     keys: Sequence[ApiKey] = (),
     limits: Limits = _DEFAULTS,
     fallbacks: Fallbacks | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Make the service; its `state.service` can reload the model.
 
@@ -74,8 +77,9 @@ def create_app(
         keys: API keys of which a request must bring one; none means that everybody may ask.
         limits: what the process takes on.
         fallbacks: what domains fall back on where nothing is known of a user.
+        tracing: records requests and their stages; closed with the application.
     """
-    service = Service(bundle, store, fallbacks=fallbacks)
+    service = Service(bundle, store, fallbacks=fallbacks, tracing=tracing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,6 +91,8 @@ def create_app(
         finally:
             service.threads.close()
             store.close()
+            if tracing is not None:
+                tracing.close()
 
     app = FastAPI(
         title="crossfeed",
@@ -99,7 +105,7 @@ def create_app(
     app.include_router(service.routes())
     app.add_exception_handler(HistoryStoreError, service.store_problem)
     add_problem_handlers(app)
-    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits)
+    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits, tracing=tracing)
     return app
 
 
@@ -126,8 +132,14 @@ class Service:
     """The handlers. Plain functions are run by FastAPI in threads off the event loop."""
 
     def __init__(
-        self, bundle: Bundle, store: HistoryStore, *, fallbacks: Fallbacks | None = None
+        self,
+        bundle: Bundle,
+        store: HistoryStore,
+        *,
+        fallbacks: Fallbacks | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.tracing = tracing
         self.monitoring = Monitoring(model_version=bundle.version)
         self.store = GuardedStore(
             store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
@@ -169,14 +181,15 @@ class Service:
 
     def answer_all(self, asked: Sequence[Asked]) -> list[bytes | Exception]:
         """Answer requests for recommendations together, off the event loop."""
-        return answer_all(asked, model=self.model, monitoring=self.monitoring)
+        return answer_all(asked, model=self.model, monitoring=self.monitoring, tracing=self.tracing)
 
     async def recommend(self, body: RecommendBody) -> bytes:
         """Recommend items of a domain, or of several, to a known user or to a history.
 
         Where the history store does not answer, a known user gets what a new one would.
         """
-        return await self.threads.run(Asked(body))
+        trace = self.tracing.current() if self.tracing else None
+        return await self.threads.run(Asked(body, trace=trace))
 
     async def recommend_to_user(
         self, user_id: str, wanted: Annotated[WantedBody, Query()]
@@ -202,7 +215,10 @@ class Service:
         new = [
             _new_event(event, f"events[{place}]", bundle) for place, event in enumerate(body.events)
         ]
+        began = time.perf_counter()
         accepted, duplicates = self.store.append(new)
+        if self.tracing:
+            self.tracing.took("write", self.tracing.current(), began)
         self.monitoring.stored(accepted=accepted, duplicates=duplicates)
         return EventsStored(accepted=accepted, duplicates=duplicates)
 

@@ -5,6 +5,7 @@ Dims: B requests, I items, N items of a pool.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -34,6 +35,7 @@ from crossfeed.serving.ids import Id
 from crossfeed.serving.requests import RequestReader, check_quotas
 from crossfeed.serving.retrieval import Retrieval, Wanted, best_first, cosine
 from crossfeed.serving.rules import Choice, Rules, Source, choose, listed_in, shortage
+from crossfeed.serving.stages import Note, unnoted
 
 __all__ = ["Recommender"]
 
@@ -169,17 +171,21 @@ class Recommender:
         return blend(parts)
 
     def answer_feeds(
-        self, feeds: Sequence[Feed]
+        self, feeds: Sequence[Feed], *, note: Note = unnoted
     ) -> list[list[Recommendations] | RequestError | HistoryStoreError]:
         """Answer several feeds with one pass of the network, each as if it were alone.
+
+        Args:
+            feeds: who wants what.
+            note: is told of every stage of the work when it is done.
 
         Returns:
             For each the answer of each of its domains, in their order; or what is wrong with it,
             or with the store of its history.
         """
-        read = [self._read(feed) for feed in feeds]
+        read = [self._read(feed, place, note) for place, feed in enumerate(feeds)]
         asked = [one for found in read if isinstance(found, list) for one in found]
-        answers = iter(self._answer_all(asked))
+        answers = iter(self._answer_all(asked, note))
         return [
             [next(answers) for _ in found] if isinstance(found, list) else found for found in read
         ]
@@ -273,7 +279,9 @@ class Recommender:
     def _flags(self) -> Unavailable:
         return self._availability.now() if self._availability else ALL_AVAILABLE
 
-    def _read(self, feed: Feed) -> list[_Asked] | RequestError | HistoryStoreError:
+    def _read(
+        self, feed: Feed, place: int, note: Note
+    ) -> list[_Asked] | RequestError | HistoryStoreError:
         """Return what is asked of each domain, or what is wrong with it."""
         try:
             check_quotas(feed.domains)
@@ -282,26 +290,65 @@ class Recommender:
                 for name, k in feed.domains.items()
             ]
             rules = self._rules(feed.rules)
+            began = time.perf_counter()
             # Read once: all domains see the same user.
             events = self._reader.events(feed.user_id, feed.history, reader=self._history_reader)
         except (RequestError, HistoryStoreError) as error:
             return error
+        note("store", [place], began)
         known = self._reader.known_items(events)
         return [
-            _Asked(k, domain, rules, events, known)
+            _Asked(k, domain, rules, events, known, place)
             for k, domain in zip(feed.domains.values(), domains, strict=True)
         ]
 
-    def _answer_all(self, asked: Sequence[_Asked]) -> list[Recommendations]:
+    def _answer_all(self, asked: Sequence[_Asked], note: Note = unnoted) -> list[Recommendations]:
+        began = time.perf_counter()
         vectors = self._user_vectors(asked)
+        note("encode", [one.place for one in asked], began)
         flags = self._flags()
         missing = self._stock.missing(flags)
         return [
-            self._fall_back(one, self._choose(one, missing), flags)
-            if vector is None
-            else self._rank(one, self._choose(one, missing), vector)
+            self._answer(one, vector, flags, missing, note)
             for one, vector in zip(asked, vectors, strict=True)
         ]
+
+    def _answer(
+        self,
+        asked: _Asked,
+        vector: Floats | None,
+        flags: Unavailable,
+        missing: NDArray[np.bool_],
+        note: Note,
+    ) -> Recommendations:
+        began = time.perf_counter()
+        choice = self._choose(asked, missing)
+        if vector is None:
+            answer = self._fall_back(asked, choice, flags)
+            note("rank", [asked.place], began)
+            return answer
+        wanted = Wanted(
+            domain=asked.domain,
+            user=vector,
+            history=asked.known,
+            allowed=choice.allowed,
+            sources=asked.rules.drawn_from,
+            listed=self._reader.positions(asked.rules.candidates or (), asked.domain),
+            k=asked.k,
+        )
+        candidates = self._retrieval.find(wanted)
+        note("retrieve", [asked.place], began)
+        began = time.perf_counter()
+        found = self._retrieval.rank(wanted, candidates)
+        answer = Recommendations(
+            self._named(asked.domain, found.positions, found.scores, found.sources),
+            self.bundle.version,
+            reason=shortage(
+                choice, found=len(found.positions), k=asked.k, domain=self.domains[asked.domain]
+            ),
+        )
+        note("rank", [asked.place], began)
+        return answer
 
     def _user_vectors(self, asked: Sequence[_Asked]) -> list[Floats | None]:
         """Return the vector of each whose history says something to a model that serves it."""
@@ -327,24 +374,6 @@ class Recommender:
             missing=missing[pool],
             only=[self._reader.positions(ids, asked.domain) for ids in rules.only],
             exclude=self._reader.positions(rules.exclude or (), asked.domain),
-        )
-
-    def _rank(self, asked: _Asked, choice: Choice, vector: Floats) -> Recommendations:
-        wanted = Wanted(
-            domain=asked.domain,
-            user=vector,
-            history=asked.known,
-            allowed=choice.allowed,
-            sources=asked.rules.drawn_from,
-            listed=self._reader.positions(asked.rules.candidates or (), asked.domain),
-            k=asked.k,
-        )
-        found = self._retrieval.best(wanted)
-        domain = self.domains[asked.domain]
-        return Recommendations(
-            self._named(asked.domain, found.positions, found.scores, found.sources),
-            self.bundle.version,
-            reason=shortage(choice, found=len(found.positions), k=asked.k, domain=domain),
         )
 
     def _fall_back(self, asked: _Asked, choice: Choice, flags: Unavailable) -> Recommendations:
@@ -391,6 +420,8 @@ class _Asked:
     events: Sequence[Event]
     known: Ints
     """The items of those events that the model knows."""
+    place: int = 0
+    """Which of the feeds that are answered together it belongs to."""
 
 
 def _sound(

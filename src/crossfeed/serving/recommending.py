@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from crossfeed.errors import HistoryStoreError, RequestError
 from crossfeed.serving.answers import Feed, Recommendations, blend
@@ -13,6 +14,11 @@ from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.reload import ModelInService
 from crossfeed.serving.rules import Rules
 from crossfeed.serving.schemas import Answer, RecommendBody
+from crossfeed.serving.stages import Note
+from crossfeed.serving.tracing import Tracing
+
+if TYPE_CHECKING:
+    from opentelemetry.context import Context
 
 __all__ = ["Asked", "answer_all"]
 
@@ -25,10 +31,16 @@ class Asked:
 
     body: RecommendBody
     since: float = field(default_factory=time.perf_counter)
+    trace: Context | None = None
+    """What the spans of its stages belong to."""
 
 
 def answer_all(
-    asked: Sequence[Asked], *, model: ModelInService, monitoring: Monitoring
+    asked: Sequence[Asked],
+    *,
+    model: ModelInService,
+    monitoring: Monitoring,
+    tracing: Tracing | None = None,
 ) -> list[bytes | Exception]:
     """Answer requests together; of each the JSON, or what is wrong with it.
 
@@ -36,7 +48,8 @@ def answer_all(
     """
     recommender = model.recommender  # one model for the whole batch
     feeds = [_feed(one.body) for one in asked]
-    found = recommender.answer_feeds(feeds)
+    note = _note(asked, monitoring, tracing)
+    found = recommender.answer_feeds(feeds, note=note)
     unread = [place for place, one in enumerate(found) if isinstance(one, HistoryStoreError)]
     if unread:
         unknown = [Feed(feeds[at].domains, history=[], rules=feeds[at].rules) for at in unread]
@@ -48,6 +61,22 @@ def answer_all(
         else _answer(one, parts, place in unread, recommender=recommender, monitoring=monitoring)
         for place, (one, parts) in enumerate(zip(asked, found, strict=True))
     ]
+
+
+def _note(asked: Sequence[Asked], monitoring: Monitoring, tracing: Tracing | None) -> Note:
+    """Return what tells monitoring and tracing of each stage; the store times itself."""
+
+    def note(stage: str, places: Sequence[int], began: float) -> None:
+        if stage != "store":
+            seconds, bodies = time.perf_counter() - began, [asked[place].body for place in places]
+            domain = (bodies[0].domain or "") if len(bodies) == 1 else ""
+            monitoring.took(stage, seconds, domain=domain)
+        if tracing is not None:
+            for trace in {id(asked[place]): asked[place].trace for place in places}.values():
+                if trace is not None:
+                    tracing.took(stage, trace, began)
+
+    return note
 
 
 def _feed(body: RecommendBody) -> Feed:

@@ -17,12 +17,13 @@ from crossfeed.errors import RequestError
 from crossfeed.scorer import Floats, Ints
 from crossfeed.serving.rules import SOURCES, Source
 
-__all__ = ["Found", "Retrieval", "Wanted", "best_first", "cosine"]
+__all__ = ["Candidates", "Found", "Retrieval", "Wanted", "best_first", "cosine"]
 
 _DRAWS = 100
 """Different items that the generator draws, or as many as are asked for, if that is more."""
 
 _POOL_ALONE: Set[Source] = frozenset(["pool"])
+_NONE: Ints = np.zeros(0, np.int64)
 
 _BLOCK = 64
 """Values of which only the largest is looked at first."""
@@ -46,6 +47,18 @@ class Wanted:
     listed: Ints
     """Positions of the request's candidates."""
     k: int
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Items that are to be ranked."""
+
+    positions: Ints | None
+    """Sorted; None is all that the rules allow of the pool."""
+    source: str
+    """How those of the pool were found."""
+    listed: Ints
+    drawn: Ints
 
 
 @dataclass(frozen=True)
@@ -83,28 +96,41 @@ class Retrieval:
 
     def best(self, wanted: Wanted) -> Found:
         """Return the k best allowed items of all wanted sources, fewer only where fewer are."""
+        return self.rank(wanted, self.find(wanted))
+
+    def find(self, wanted: Wanted) -> Candidates:
+        """Return the allowed items of all wanted sources, or the best of them."""
+        listed, drawn = self._listed(wanted), self._drawn(wanted)
+        if "pool" not in wanted.sources:
+            return Candidates(np.union1d(listed, drawn), "pool", listed, drawn)
+        positions, source = self._of_pool(wanted)
+        if positions is not None and len(wanted.sources) > 1:
+            positions = np.union1d(positions, np.union1d(listed, drawn))
+        return Candidates(positions, source, listed, drawn)
+
+    def rank(self, wanted: Wanted, candidates: Candidates) -> Found:
+        """Return the k best of what was found."""
+        if candidates.positions is None:
+            positions, scores = self._best_of_pool(wanted)
+        else:
+            positions, scores = self._best_of(wanted, candidates.positions)
         if wanted.sources == _POOL_ALONE:
-            positions, scores, source = self._best_of_pool(wanted)
-            return Found(positions, scores, [source] * len(positions))
-        listed, drawn, source = self._listed(wanted), self._drawn(wanted), "pool"
-        positions = np.union1d(listed, drawn)
-        if "pool" in wanted.sources:
-            of_pool, _, source = self._best_of_pool(wanted)
-            positions = np.union1d(positions, of_pool)
-        positions, scores = self._ranked(wanted, positions)
-        names = np.full(len(positions), source, dtype=object)
-        names[np.isin(positions, drawn)] = "generator"
-        names[np.isin(positions, listed)] = "candidates"
+            return Found(positions, scores, [candidates.source] * len(positions))
+        names = np.full(len(positions), candidates.source, dtype=object)
+        names[np.isin(positions, candidates.drawn)] = "generator"
+        names[np.isin(positions, candidates.listed)] = "candidates"
         return Found(positions, scores, names.tolist())
 
     def _listed(self, wanted: Wanted) -> Ints:
+        if not len(wanted.listed):
+            return _NONE
         return wanted.listed[wanted.allowed[wanted.listed]]
 
     def _drawn(self, wanted: Wanted) -> Ints:
         """Draw different allowed items by the generator's confidence (Gumbel top-k)."""
-        allowed = np.flatnonzero(wanted.allowed)
         if "generator" not in wanted.sources:
-            return allowed[:0]
+            return _NONE
+        allowed = np.flatnonzero(wanted.allowed)
         items = allowed + self._bundle.catalogue.pool(wanted.domain).start
         logits = self._bundle.confidence_logits(wanted.user, items)
         seed = zlib.crc32(wanted.history.tobytes())
@@ -114,22 +140,26 @@ class Retrieval:
             return allowed
         return allowed[np.argpartition(-(logits + noise), count)[:count]]
 
-    def _best_of_pool(self, wanted: Wanted) -> tuple[Ints, Floats, str]:
-        """Return the k best of the pool, their scores, and how they were found."""
+    def _of_pool(self, wanted: Wanted) -> tuple[Ints | None, str]:
+        """Return positions among which the k best of the pool are, and how they were found."""
         allowed = int(np.count_nonzero(wanted.allowed))
         if allowed <= _FEW * len(wanted.allowed):
-            return *self._ranked(wanted, np.flatnonzero(wanted.allowed)), "pool"
+            return np.flatnonzero(wanted.allowed), "pool"
         index = self._bundle.indexes.get(self._bundle.catalogue.domains[wanted.domain])
         if index is not None:
             found = index.search(wanted.user, wanted.allowed, wanted.k)
             if len(found) == min(wanted.k, allowed):
-                return *self._ranked(wanted, np.sort(found)), "index"
+                return np.sort(found), "index"
+        return None, "pool"
+
+    def _best_of_pool(self, wanted: Wanted) -> tuple[Ints, Floats]:
+        """Return the k best allowed items of a pool and their scores."""
         scores = self._scores(wanted, self._bundle.catalogue.pool(wanted.domain))
         np.copyto(scores, -np.inf, where=~wanted.allowed)
-        best = best_first(scores, min(wanted.k, allowed))
-        return best, scores[best], "pool"
+        best = best_first(scores, min(wanted.k, int(np.count_nonzero(wanted.allowed))))
+        return best, scores[best]
 
-    def _ranked(self, wanted: Wanted, positions: Ints) -> tuple[Ints, Floats]:
+    def _best_of(self, wanted: Wanted, positions: Ints) -> tuple[Ints, Floats]:
         """Return the k best of some positions, which are sorted, and their scores."""
         pool = self._bundle.catalogue.pool(wanted.domain)
         scores = self._scores(wanted, positions + pool.start)

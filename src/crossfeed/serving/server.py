@@ -39,6 +39,7 @@ def serve(
     limits: Limits = _DEFAULTS,
     fallbacks: Path | str | None = None,
     workers: int = 1,
+    otel: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
@@ -52,6 +53,7 @@ def serve(
         limits: what the process takes on; see `Limits`.
         fallbacks: a TOML file of what domains fall back on where nothing is known of a user.
         workers: how many processes answer; they share the port, the model's memory and the store.
+        otel: send traces by OpenTelemetry, set up by the variables OTEL_*; those ask for it, too.
         announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
@@ -69,7 +71,8 @@ def serve(
 
     require_keys_beyond(host, keys_from_environment())
     url = history_store or default_store_url(Path(bundle))
-    serving = Serving(Path(bundle), url, limits, None if fallbacks is None else Path(fallbacks))
+    chains = None if fallbacks is None else Path(fallbacks)
+    serving = Serving(Path(bundle), url, limits, chains, traced=otel)
     log_requests()
     with _bind(host, port) as listening, contextlib.ExitStack() as stack:
         at = _url(listening)
@@ -89,6 +92,8 @@ class Serving:
     """URL of the store."""
     limits: Limits
     fallbacks: Path | None
+    traced: bool = False
+    """Whether traces are asked for, also where no variable OTEL_* does."""
 
 
 def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
@@ -102,6 +107,7 @@ def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
     from crossfeed.serving.reload import check_answers
     from crossfeed.serving.security import keys_from_environment
     from crossfeed.serving.store_url import open_store
+    from crossfeed.serving.tracing import tracing_from_environment
 
     bundle = Bundle.load(serving.bundle)
     chains = None if serving.fallbacks is None else read_fallbacks(serving.fallbacks, bundle)
@@ -115,6 +121,7 @@ def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
         keys=keys_from_environment(),
         limits=serving.limits,
         fallbacks=chains,
+        tracing=tracing_from_environment(asked=serving.traced),
     )
 
 
@@ -183,6 +190,7 @@ def _supervise(
         "history_store": serving.history_store,
         "limits": dataclasses.asdict(serving.limits),
         "fallbacks": None if serving.fallbacks is None else str(serving.fallbacks),
+        "traced": serving.traced,
     }
     seconds = _stop_seconds(serving.limits) + 5.0
     Supervisor(settings, listening, workers=workers, stop_seconds=seconds).run(ready)

@@ -62,6 +62,7 @@ def main() -> None:
         settings["history_store"],
         Limits(**settings["limits"]),
         None if settings["fallbacks"] is None else Path(settings["fallbacks"]),
+        traced=settings["traced"],
     )
     log_requests()
     service: Service | None = None
