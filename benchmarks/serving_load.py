@@ -37,8 +37,8 @@ class Connection:
     """One connection that waits for one answer at a time."""
 
     def __init__(self, address: tuple[str, int]) -> None:
-        self.socket = socket.create_connection(address, timeout=30)
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._address = address
+        self._connect()
         self.since = 0.0
         self.is_write = False
         self._received = b""
@@ -47,9 +47,17 @@ class Connection:
         """Let `select` wait for it."""
         return self.socket.fileno()
 
+    def _connect(self) -> None:
+        self.socket = socket.create_connection(self._address, timeout=30)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._is_closed = False
+
     def send(self, request: bytes, *, since: float, is_write: bool) -> None:
-        """Ask; the latency counts from `since`."""
+        """Ask; the latency counts from `since`, a new connection included where one is needed."""
         self.since, self.is_write, self._received = since, is_write, b""
+        if self._is_closed:
+            self.socket.close()
+            self._connect()
         self.socket.sendall(request)
 
     def receive(self) -> tuple[int, bytes] | None:
@@ -61,7 +69,9 @@ class Connection:
         head, end, body = self._received.partition(b"\r\n\r\n")
         if not end:
             return None
-        length = head.lower().partition(b"content-length:")[2].split(b"\r\n")[0]
+        told = head.lower()
+        self._is_closed = b"\r\nconnection: close" in told
+        length = told.partition(b"content-length:")[2].split(b"\r\n")[0]
         if len(body) < int(length):
             return None
         return int(head[9:12]), body
@@ -70,12 +80,14 @@ class Connection:
 class Load:
     """Connections that ask until it is time to stop, and what they measured."""
 
-    def __init__(self, url: str, *, connections: int, read: Make, write: Make | None) -> None:
+    def __init__(
+        self, url: str, *, connections: int, read: Make, write: Make | None, items: str
+    ) -> None:
         parts = urlsplit(url)
         assert parts.hostname is not None and parts.port is not None
         self._idle = deque(Connection((parts.hostname, parts.port)) for _ in range(connections))
         self._busy: set[Connection] = set()
-        self._read, self._write = read, write
+        self._read, self._write, self._items = read, write, items
         self._numbers = itertools.count()
         self.seconds: list[float] = []
         self.write_seconds: list[float] = []
@@ -127,8 +139,11 @@ class Load:
             self._busy.discard(connection)
             self._idle.append(connection)
             status, body = answer
-            good = connection.is_write or body.count(b'"item_id"') == 10
-            self.failures += status != 200 or not good
+            good = status == 200 and (connection.is_write or self._is_answer(body))
+            self.failures += not good
+
+    def _is_answer(self, body: bytes) -> bool:
+        return len(json.loads(body).get(self._items, ())) == 10
 
 
 def _post(path: str, body: object) -> bytes:
@@ -140,6 +155,12 @@ def _post(path: str, body: object) -> bytes:
 def _recommend(number: int) -> bytes:
     body = {"user_id": f"u{number * 7919 % USERS}", "domain": DOMAIN, "k": 10}
     return _post("/v1/recommend", body)
+
+
+def _get(path: str) -> Make:
+    """Return what asks for a path with a user's number in the place of USER."""
+    request = f"GET {path} HTTP/1.1\r\nhost: service\r\n\r\n"
+    return lambda number: request.replace("USER", str(number * 7919 % USERS)).encode()
 
 
 def _event(number: int) -> bytes:
@@ -161,12 +182,15 @@ def main() -> None:
     parser.add_argument("--rate", type=float, help="requests a second")
     parser.add_argument("--writes", action="store_true", help="an event with every tenth request")
     parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--get", metavar="PATH", help="instead of crossfeed's own; with USER in it")
+    parser.add_argument("--items", default="items", help="field of the answer with its ten items")
     given = parser.parse_args()
     load = Load(
         given.url,
         connections=given.connections if given.rate is None else _CONNECTIONS_OF_A_RATE,
-        read=_recommend,
+        read=_get(given.get) if given.get else _recommend,
         write=_event if given.writes else None,
+        items=given.items,
     )
     began = time.perf_counter()
     if given.rate is None:
