@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.util
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -25,7 +26,7 @@ from crossfeed.model.players import Players
 from crossfeed.model.probes import probes
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
-from crossfeed.scorer import Catalogue, Floats, Histories
+from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 from crossfeed.serving.app import create_app
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
@@ -194,3 +195,28 @@ def test_requests_at_once_are_answered_as_one_by_one(bundle: Bundle, tmp_path: P
         assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
         scores = [one["score"] for one in expected]
         assert [one["score"] for one in found] == pytest.approx(scores, abs=1e-5)
+
+
+def test_the_event_loop_is_free_while_users_are_encoded(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another route answers on the same loop while a forward pass is held up."""
+    entered, gate, threads = threading.Event(), threading.Event(), []
+    encode = OnnxEncoder.user_vectors
+
+    def held(self: OnnxEncoder, histories: Histories, domains: Ints) -> Floats:
+        threads.append(threading.current_thread().name)
+        entered.set()
+        assert gate.wait(30)
+        return encode(self, histories, domains)
+
+    app = create_app(bundle, store=SqliteHistoryStore(tmp_path / "store.sqlite"))
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(OnnxEncoder, "user_vectors", held)
+        asked = pool.submit(client.get, "/v1/users/u001/recommendations?domain=videos")
+        assert entered.wait(30)
+        assert client.get("/health/live").json() == {"status": "live"}
+        assert not asked.done()
+        gate.set()
+        assert asked.result(30).status_code == 200
+    assert threads and all(name.startswith("answers-") for name in threads)
