@@ -4,9 +4,9 @@
     python benchmarks/serving.py table --write
 
 The service, as `crossfeed serve` starts it with a SQLite store and users of 50 events each, and the
-floor (serving_floor.py) are measured in turn; the load comes from a third process (serving_load.py)
-over loopback. Only ratios of one repetition are compared, and their medians kept. Results go to
-benchmarks/results/serving, one file per size.
+floor (serving_floor.py), a process of its own, are measured in turn; the load comes from a third
+process (serving_load.py) over loopback. Only ratios of one repetition are compared, and their
+medians kept. Results go to benchmarks/results/serving, one file per size.
 """
 
 from __future__ import annotations
@@ -29,7 +29,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import torch
-from serving_floor import bare_milliseconds
 from serving_load import DOMAIN, USERS
 
 from crossfeed.bundle import Bundle, BundleContents, version_of, write_bundle
@@ -140,13 +139,13 @@ def serving(bundle: Path, work: Path, *, workers: int = 1) -> Iterator[Running]:
 
 
 @contextlib.contextmanager
-def echoing() -> Iterator[str]:
-    """Run the echo as a process; yield its URL."""
-    command = [sys.executable, str(HERE / "serving_floor.py")]
+def bare(*bundle: str) -> Iterator[Running]:
+    """Run the floor as a process; without a bundle the echo alone."""
+    command = [sys.executable, str(HERE / "serving_floor.py"), *bundle]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
-            yield process.stdout.readline().strip()
+            yield Running(process.stdout.readline().strip(), process.pid, 0.0)
         finally:
             process.terminate()
 
@@ -211,28 +210,46 @@ def footprint(bundle: Path, work: Path) -> Json:
     }
 
 
-def measure(url: str, echo: str, bundle: Bundle, seconds: float) -> Json:
+def worked(url: str, process: int, *, seconds: float) -> Json:
+    """Ask over one connection; return what was measured, and the server's CPU time per request."""
+    before = _cpu_seconds(process)
+    found = load(url, seconds=seconds)
+    used = _cpu_seconds(process) - before
+    return {**found, "cpu_ms": round(1000 * used / (found["per_second"] * seconds), 4)}
+
+
+def _cpu_seconds(process: int) -> float:
+    fields = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def measure(service: Running, echo: Running, floor: Running, seconds: float) -> Json:
     """Measure the floor and the service once, in turn."""
-    echoed, bare = load(echo, seconds=seconds), bare_milliseconds(bundle)
-    alone = load(url, seconds=seconds)
+    url = service.url
+    echoed, least, alone = (
+        worked(one.url, one.process, seconds=seconds) for one in (echo, floor, service)
+    )
     writing = load(url, "--writes", seconds=seconds)
     saturated = load(url, "--connections", str(_SATURATING), seconds=seconds)
     half = str(saturated["per_second"] / 2)
-    floor = echoed["p50_ms"] + bare["encoder"] + bare["search"]
     at_half = load(url, "--rate", half, seconds=seconds)
     at_half_writing = load(url, "--rate", half, "--writes", seconds=seconds)
     return {
-        "floor": {"echo": echoed, **bare, "p50_ms": round(floor, 3)},
+        "echo": echoed,
+        "floor": least,
         "alone": alone,
         "alone, writing": writing,
         "saturated": saturated,
         "half": at_half,
         "half, writing": at_half_writing,
         "ratios": {
-            "p50 to floor": alone["p50_ms"] / floor,
-            "p50 to floor, writing": writing["p50_ms"] / floor,
+            "p50 to floor": alone["p50_ms"] / least["p50_ms"],
+            "p50 to floor, writing": writing["p50_ms"] / least["p50_ms"],
+            "CPU to floor": alone["cpu_ms"] / least["cpu_ms"],
             "p99 to p50 at half": at_half["p99_ms"] / at_half["p50_ms"],
             "p99 to p50 at half, writing": at_half_writing["p99_ms"] / at_half_writing["p50_ms"],
+            "requests/s to floor": saturated["per_second"] / least["per_second"],
+            "share of echo in the floor": echoed["p50_ms"] / least["p50_ms"],
         },
     }
 
@@ -244,12 +261,12 @@ def run(work: Path, items: int, *, repeats: int, seconds: float) -> None:
     if not path.exists():
         write_test_bundle(path, items)
     bundle = Bundle.load(path)
-    with serving(path, work) as service, echoing() as echo:
-        for warm in (service.url, echo):
-            load(warm, seconds=1)
+    with serving(path, work) as service, bare() as echo, bare(str(path)) as floor:
+        for warm in (service, echo, floor):
+            load(warm.url, seconds=1)
         runs = []
         for _ in range(repeats):
-            runs.append(measure(service.url, echo, bundle, seconds))
+            runs.append(measure(service, echo, floor, seconds))
             print(items, runs[-1]["ratios"], flush=True)
     medians = {
         name: round(statistics.median(one["ratios"][name] for one in runs), 2)
@@ -265,16 +282,22 @@ def run(work: Path, items: int, *, repeats: int, seconds: float) -> None:
 
 
 def table() -> str:
-    """Return the committed results as a table."""
+    """Return the committed results as two tables: latency, then memory and start."""
     files = sorted(RESULTS.glob("*.json"), key=lambda file: int(file.stem))
     results = [json.loads(file.read_text("utf-8")) for file in files]
-    heads = [*results[0]["medians"], "share of echo in the floor", "requests/s to the echo's p50"]
-    lines = [f"| items | {' | '.join(heads[:-1])} |", "|--:" * len(heads) + "|"]
+    heads = list(results[0]["medians"])
+    lines = [f"| items | {' | '.join(heads)} |", "|--:" * (len(heads) + 1) + "|"]
     for one in results:
-        echo = statistics.median(
-            run["floor"]["echo"]["p50_ms"] / run["floor"]["p50_ms"] for run in one["runs"]
-        )
-        cells = [f"{value:.2f}" for value in [*one["medians"].values(), echo]]
+        cells = [f"{value:.2f}" for value in one["medians"].values()]
+        lines.append(f"| {one['items']:,} | {' | '.join(cells)} |")
+    heads = ["bundle", "one worker", "each further one", "start", "reload"]
+    lines += ["", f"| items | {' | '.join(heads)} |", "|--:" * (len(heads) + 1) + "|"]
+    for one in results:
+        found = one["footprint"]
+        memory = {int(workers): size for workers, size in found["pss_megabytes"].items()}
+        further = (memory[4] - memory[2]) / 2
+        cells = [f"{size:,.0f} MiB" for size in (found["bundle_megabytes"], memory[1], further)]
+        cells += [f"{found['start_seconds']['1']:.1f} s", f"{found['reload_seconds']:.2f} s"]
         lines.append(f"| {one['items']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -1,16 +1,19 @@
 """The floor of the serving benchmark: what no service of this kind can leave out.
 
-    python benchmarks/serving_floor.py         # serves an echo; its URL is printed
+    python benchmarks/serving_floor.py             # serves an echo; its URL is printed
+    python benchmarks/serving_floor.py BUNDLE      # serves echo + bare encoder + bare search
 
-An echo over the same server, router and models, which reads the same request and writes an answer
-of the same form; then, for one user after another, the bare encoder on a history of 50 events and
-the bare top 10 of the product with all items.
+Both read the same requests by the same server, router and models, and write answers of the same
+form. The second one also runs, on the event loop and with nothing around it, the encoder on the
+user's 50 events and the best 10 of the product with all items. Not in it: the store of histories,
+rules, names of items, keys and limits, threads, metrics and logs.
 """
 
 from __future__ import annotations
 
 import socket
-import time
+import sys
+from collections.abc import Callable
 
 import numpy as np
 import uvicorn
@@ -23,37 +26,36 @@ from crossfeed.serving.hot_route import HotRoute, json_body
 from crossfeed.serving.retrieval import best_first
 from crossfeed.serving.schemas import Answer, RecommendBody
 
-__all__ = ["bare_milliseconds"]
+Work = Callable[[RecommendBody], object]
 
-_HISTORY = 50
+_USERS, _HISTORY = 1_000, 50
 
 
-def bare_milliseconds(bundle: Bundle, *, users: int = 300) -> dict[str, float]:
-    """Return the medians of one pass of the encoder and of one search, taken in turn."""
+def bare(bundle: Bundle) -> Work:
+    """Return what encodes a user and searches the pool, without all else."""
     draws, domain = np.random.default_rng(0), np.zeros(1, np.int64)
+    rows = draws.integers(bundle.catalogue.items, size=(_USERS, _HISTORY))
+    histories = {f"u{user}": Histories.of([row]) for user, row in enumerate(rows)}
     pool = bundle.catalogue.pool(0)
     vectors, biases = bundle.item_vectors[pool], bundle.item_biases[pool]
     index = bundle.indexes.get(bundle.catalogue.domains[0])
     everything = np.ones(len(vectors), np.bool_)
-    taken = []
-    for _ in range(users):
-        history = Histories.of([draws.integers(bundle.catalogue.items, size=_HISTORY)])
-        began = time.perf_counter()
-        [user] = bundle.encoder.user_vectors(history, domain)
-        encoded = time.perf_counter()
+
+    def work(body: RecommendBody) -> object:
+        [user] = bundle.encoder.user_vectors(histories[str(body.user_id)], domain)
         if index is not None:
-            index.search(user, everything, 10)
-        else:
-            best_first(vectors @ user + biases, 10)
-        taken.append((encoded - began, time.perf_counter() - encoded))
-    encoder, search = np.median(taken, axis=0) * 1000
-    return {"encoder": round(float(encoder), 4), "search": round(float(search), 4)}
+            return index.search(user, everything, 10)
+        return best_first(vectors @ user + biases, 10)
+
+    return work
 
 
-def _serve_echo() -> None:
+def serve(work: Work) -> None:
+    """Serve on a free port of this machine; print the URL."""
     items = tuple(Recommendation(item, "shop", 0.5, "pool") for item in range(10))
 
     async def echo(body: RecommendBody) -> bytes:
+        work(body)
         return Answer.of(Recommendations(items, "echo"), took_ms=0.0).to_json()
 
     app = FastAPI()
@@ -66,4 +68,4 @@ def _serve_echo() -> None:
 
 
 if __name__ == "__main__":
-    _serve_echo()
+    serve(bare(Bundle.load(sys.argv[1])) if sys.argv[1:] else lambda body: None)

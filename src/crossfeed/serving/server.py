@@ -161,6 +161,7 @@ def run_app(
         app,
         log_level="warning",
         access_log=False,
+        proxy_headers=False,  # nothing here asks where a request came from
         timeout_graceful_shutdown=_stop_seconds(limits),
     )
     Server(config).run(sockets=[listening])
