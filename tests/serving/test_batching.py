@@ -39,7 +39,7 @@ def answers(work: Gated, numbers: Sequence[int], *, threads: int = 1) -> list[ob
         await asyncio.sleep(0)  # all of them are queued
         work.gate.set()
         found = await asyncio.gather(*asked, return_exceptions=True)
-        batching.close()
+        await batching.close()
         return list(found)
 
     return asyncio.run(run())
@@ -80,7 +80,7 @@ def test_a_task_whose_client_has_gone_is_let_go() -> None:
         with pytest.raises(asyncio.CancelledError):
             await gone
         found = await batching.run(4)
-        batching.close()
+        await batching.close()
         return found
 
     assert asyncio.run(run()) == 40
@@ -94,7 +94,7 @@ def test_closing_finishes_what_waits() -> None:
         asked = [asyncio.ensure_future(batching.run(number)) for number in (2, 4, 6)]
         await asyncio.sleep(0)
         work.gate.set()
-        await asyncio.to_thread(batching.close)
+        await batching.close()
         return list(await asyncio.gather(*asked))
 
     assert asyncio.run(run()) == [20, 40, 60]

@@ -89,7 +89,7 @@ def create_app(
             service.monitoring.started(str(store), store.durability())
             yield
         finally:
-            service.threads.close()
+            await service.threads.close()
             store.close()
             if tracing is not None:
                 tracing.close()

@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import queue
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 __all__ = ["BatchingThreads"]
 
@@ -27,8 +29,8 @@ _LARGEST_BATCH = 64
 @dataclass(frozen=True, slots=True)
 class _Waiting(Generic[Task, Result]):
     task: Task
-    loop: asyncio.AbstractEventLoop
     future: asyncio.Future[Result]
+    mailbox: _Mailbox
 
 
 class BatchingThreads(Generic[Task, Result]):
@@ -53,33 +55,44 @@ class BatchingThreads(Generic[Task, Result]):
             threading.Thread(target=self._serve, name=f"answers-{number}", daemon=True)
             for number in range(threads)
         ]
+        self._mailboxes: dict[asyncio.AbstractEventLoop, _Mailbox] = {}
         self._started = False
 
     async def run(self, task: Task) -> Result:
         """Have a task carried out; return its result, or raise what is wrong with it."""
+        loop = asyncio.get_running_loop()
+        mailbox = self._mailboxes.get(loop) or self._begin(loop)
+        future: asyncio.Future[Result] = loop.create_future()
+        self._queue.put(_Waiting(task, future, mailbox))
+        return await future
+
+    async def close(self) -> None:
+        """Let the threads end after what waits already."""
+        if not self._started:
+            return
+        for _ in self._threads:
+            self._queue.put(None)
+        for thread in self._threads:
+            await asyncio.to_thread(thread.join)
+        mailbox = self._mailboxes.pop(asyncio.get_running_loop(), None)
+        if mailbox is not None:
+            mailbox.close()
+
+    def _begin(self, loop: asyncio.AbstractEventLoop) -> _Mailbox:
+        mailbox = self._mailboxes[loop] = _Mailbox(loop)
         if not self._started:
             self._started = True
             for thread in self._threads:
                 thread.start()
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
-        self._queue.put(_Waiting(task, loop, future))
-        return await future
-
-    def close(self) -> None:
-        """Let the threads end after what waits already."""
-        if self._started:
-            for _ in self._threads:
-                self._queue.put(None)
-            for thread in self._threads:
-                thread.join()
+        return mailbox
 
     def _serve(self) -> None:
         while batch := self._next_batch():
             results = self._carry_out([waiting.task for waiting in batch])
             for waiting, result in zip(batch, results, strict=True):
-                with contextlib.suppress(RuntimeError):  # the loop has ended: nobody waits
-                    waiting.loop.call_soon_threadsafe(_settle, waiting.future, result)
+                waiting.mailbox.put(waiting.future, result)
+            for mailbox in {waiting.mailbox for waiting in batch}:
+                mailbox.ring()
 
     def _next_batch(self) -> list[_Waiting[Task, Result]]:
         """Wait for a task; return it with those that wait behind it, nothing at the end."""
@@ -105,7 +118,45 @@ class BatchingThreads(Generic[Task, Result]):
             return [result for task in tasks for result in self._carry_out([task])]
 
 
-def _settle(future: asyncio.Future[Result], result: Result | Exception) -> None:
+class _Mailbox:
+    """Results on their way back to an event loop.
+
+    `loop.call_soon_threadsafe` wakes the loop while it holds the interpreter's lock, so that the
+    loop wakes up to wait for it. Writing to a pipe lets go of it first.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._results: deque[tuple[asyncio.Future[Any], object]] = deque()  # Any: of many tasks
+        self._heard, self._bell = os.pipe()
+        os.set_blocking(self._heard, False)
+        os.set_blocking(self._bell, False)
+        loop.add_reader(self._heard, self._deliver)
+
+    def put(self, future: asyncio.Future[Any], result: object) -> None:
+        """Put a result in; who rings has all of them delivered."""
+        self._results.append((future, result))
+
+    def ring(self) -> None:
+        """Wake the loop."""
+        with contextlib.suppress(OSError):  # the pipe is full of calls to wake up, or closed
+            os.write(self._bell, b"!")
+
+    def close(self) -> None:
+        """Deliver what is there and let go of the loop."""
+        self._deliver()
+        self._loop.remove_reader(self._heard)
+        os.close(self._heard)
+        os.close(self._bell)
+
+    def _deliver(self) -> None:
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._heard, 4096)
+        while self._results:
+            _settle(*self._results.popleft())
+
+
+def _settle(future: asyncio.Future[Any], result: object) -> None:
     if future.done():  # its client has gone
         return
     if isinstance(result, Exception):
