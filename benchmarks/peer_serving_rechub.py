@@ -2,9 +2,9 @@
 
     python benchmarks/peer_serving_rechub.py --items 10000      # its URL is printed
 
-Runs in an environment with torch-rechub, faiss-cpu, onnx, onnxruntime, onnxscript, fastapi and
-uvicorn. The documented steps: the user tower is exported to ONNX, the items' vectors go into a
-(flat, exact) faiss index made by its builder, and a request is one pass of the tower and one
+Runs in an environment with torch-rechub, faiss-cpu, annoy, pymilvus, onnx, onnxruntime, onnxscript,
+fastapi and uvicorn. The documented steps: the user tower is exported to ONNX, the items' vectors go
+into a (flat, exact) faiss index made by its builder, and a request is one pass of the tower and one
 search. torch-rechub has no HTTP server and no store of histories: the app is the smallest that can
 ask them, histories lie in memory, and what the user has seen is asked for on top and filtered.
 """

@@ -72,7 +72,9 @@ def rechub(python: str) -> Iterator[list[str]]:
     )
     try:
         assert process.stdout is not None
-        url = next(line.strip() for line in process.stdout if line.startswith("http://"))
+        url = next((line.strip() for line in process.stdout if line.startswith("http://")), None)
+        if url is None:
+            sys.exit(f"{python} does not serve torch-rechub; run {command[1]} to see why")
         yield [url, "--get", "/recommend?user=USER&k=10"]
     finally:
         process.terminate()
