@@ -1,15 +1,18 @@
 """The floor of the serving benchmark: what no service of this kind can leave out.
 
-    python benchmarks/serving_floor.py echo         # serves an echo; its URL is printed
+    python benchmarks/serving_floor.py             # serves an echo; its URL is printed
+    python benchmarks/serving_floor.py BUNDLE      # serves echo + bare encoder + bare search
 
-An echo over the same framework, which reads the same request and writes an answer of the same form;
-the bare encoder on timelines of 50 events; and the bare top 10 of the product with all items.
+Both read the same requests by the same server, router and models, and write answers of the same
+form. The second one also runs, on the event loop and with nothing around it, the encoder on the
+user's 50 events and the best 10 of the product with all items. Not in it: the store of histories,
+rules, names of items, keys and limits, threads, metrics and logs.
 """
 
 from __future__ import annotations
 
 import socket
-import time
+import sys
 from collections.abc import Callable
 
 import numpy as np
@@ -17,56 +20,47 @@ import uvicorn
 from fastapi import FastAPI
 
 from crossfeed.bundle import Bundle
-from crossfeed.model.timelines import build_timelines
 from crossfeed.scorer import Histories
 from crossfeed.serving.answers import Recommendation, Recommendations
+from crossfeed.serving.hot_route import HotRoute, json_body
+from crossfeed.serving.retrieval import best_first
 from crossfeed.serving.schemas import Answer, RecommendBody
 
-__all__ = ["bare_milliseconds"]
+Work = Callable[[RecommendBody], object]
+
+_USERS, _HISTORY = 1_000, 50
 
 
-def bare_milliseconds(bundle: Bundle, *, repeats: int = 200) -> dict[str, float]:
-    """Return the medians of one pass of the encoder and of one search, without all else."""
-    scorer, encoder = bundle.scorer, bundle.encoder
-    history = np.random.default_rng(0).integers(bundle.catalogue.items, size=50)
-    histories, domains = Histories.of([history]), np.zeros(1, np.int64)
-    # Grouping the timeline is a part of encoding: no encoder reads a bare list of events.
-    build_timelines(histories, domains, catalogue=bundle.catalogue, config=scorer.config)
-    [user] = encoder.user_vectors(histories, domains)
+def bare(bundle: Bundle) -> Work:
+    """Return what encodes a user and searches the pool, without all else."""
+    draws, domain = np.random.default_rng(0), np.zeros(1, np.int64)
+    rows = draws.integers(bundle.catalogue.items, size=(_USERS, _HISTORY))
+    histories = {f"u{user}": Histories.of([row]) for user, row in enumerate(rows)}
     pool = bundle.catalogue.pool(0)
-    vectors, biases = scorer.item_vectors[pool], scorer.item_biases[pool]
+    vectors, biases = bundle.item_vectors[pool], bundle.item_biases[pool]
     index = bundle.indexes.get(bundle.catalogue.domains[0])
     everything = np.ones(len(vectors), np.bool_)
 
-    def search() -> object:
+    def work(body: RecommendBody) -> object:
+        [user] = bundle.encoder.user_vectors(histories[str(body.user_id)], domain)
         if index is not None:
             return index.search(user, everything, 10)
-        scores = vectors @ user + biases
-        return np.argpartition(scores, len(scores) - 10)[-10:]
+        return best_first(vectors @ user + biases, 10)
 
-    return {
-        "encoder": _median(lambda: encoder.user_vectors(histories, domains), repeats),
-        "search": _median(search, repeats),
-    }
+    return work
 
 
-def _median(action: Callable[[], object], repeats: int) -> float:
-    taken = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        action()
-        taken.append(time.perf_counter() - began)
-    return round(float(np.median(taken)) * 1000, 4)
-
-
-def _serve_echo() -> None:
-    app = FastAPI()
+def serve(work: Work) -> None:
+    """Serve on a free port of this machine; print the URL."""
     items = tuple(Recommendation(item, "shop", 0.5, "pool") for item in range(10))
 
-    @app.post("/v1/recommend")
-    def echo(body: RecommendBody) -> Answer:
-        return Answer.of(Recommendations(items, "echo"), took_ms=0.0)
+    async def echo(body: RecommendBody) -> bytes:
+        work(body)
+        return Answer.of(Recommendations(items, "echo"), took_ms=0.0).to_json()
 
+    app = FastAPI()
+    route = HotRoute("POST", "/v1/recommend", echo, read=json_body("body", RecommendBody))
+    app.router.routes[:0] = [route]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)
         config = uvicorn.Config(app, log_level="warning", access_log=False)
@@ -74,4 +68,4 @@ def _serve_echo() -> None:
 
 
 if __name__ == "__main__":
-    _serve_echo()
+    serve(bare(Bundle.load(sys.argv[1])) if sys.argv[1:] else lambda body: None)

@@ -16,17 +16,25 @@ _SERVE = """
 import sys
 from crossfeed.serving.server import serve
 
-serve(sys.argv[1], port=0, history_store=sys.argv[2], announce=lambda url: print(url, flush=True))
+serve(
+    sys.argv[1],
+    port=0,
+    history_store=sys.argv[2],
+    workers=int(sys.argv[3]),
+    announce=lambda url: print(url, flush=True),
+)
 """
 
 
 class Service:
     """A service on a free port; at the end of its block it is killed if it still runs."""
 
-    def __init__(self, bundle: Path, store_url: str, *, log: Path, keys: str = "") -> None:
+    def __init__(
+        self, bundle: Path, store_url: str, *, log: Path, keys: str = "", workers: int = 1
+    ) -> None:
         self._log = log.open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(bundle), store_url],
+            [sys.executable, "-c", _SERVE, str(bundle), store_url, str(workers)],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,

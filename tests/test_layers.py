@@ -18,6 +18,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "scorer": {"errors", "files", "config"},
     "settings": {"config"},
     "checkpoints": {*_BASE},
+    "item_ids": {*_BASE},
     "item_index": {*_BASE},
     "data": _BASE,
     "model": {*_BASE, "data"},
@@ -25,7 +26,7 @@ MAY_IMPORT: dict[str, set[str]] = {
     "run": {*_BASE, "data", "model", "evaluation", "checkpoints"},
     "training": {*_BASE, "data", "model", "evaluation", "run"},
     "experiments": {*_BASE, "data", "model", "evaluation", "run", "training"},
-    "bundle": {*_BASE, "data", "model", "item_index"},
+    "bundle": {*_BASE, "data", "model", "item_ids", "item_index"},
     "export": {*_BASE, "data", "model", "evaluation", "run", "bundle", "item_index"},
     "serving": {*_BASE, "data", "model", "bundle"},  # and never what only training needs
     "cli": {

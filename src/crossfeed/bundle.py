@@ -1,23 +1,27 @@
 """The bundle: one folder that serves on a laptop and on a server.
 
     bundle.json                format version, model, metrics card, size and hash of every file
-    weights.safetensors        all tensors of the players: encoders, item vectors and biases
+    item_vectors.npy           (I, E) float32, the item side of the score
+    item_biases.npy            (I,) float32
+    weights.safetensors        all other tensors of the players
     user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
+    encoder_check.npy          (P, E) what that graph must give for made-up histories
     index-D.faiss              an approximate index of the large domain with index D
-    items.parquet              item_id, domain, clicks, recent_clicks; the row is the item's index
+    items.arrow                item_id, domain, clicks, recent_clicks, by_id (the domain's items in
+                               the order of their ids); the row is the item's index
     domains.parquet            domain, items, known; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
 
-Nothing in it is pickled, and every file is checked against its hash before it is used.
+Nothing in it is pickled, and every file is checked against its hash before it is used. What grows
+with the catalogue is mapped into memory, not read: all processes of a machine share one copy.
 
-Dims: I items, D domains.
+Dims: I items, D domains, E width of the score's vectors, P probes.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.util
-import itertools
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,20 +38,31 @@ from crossfeed import __version__
 from crossfeed.config import ModelConfig
 from crossfeed.errors import BundleError
 from crossfeed.files import atomic_folder, file_hash, write_json
+from crossfeed.item_ids import ItemIds, sorted_places
 from crossfeed.item_index import RECALL_AT, BuiltIndex, ItemIndex
-from crossfeed.scorer import Catalogue, Ints
+from crossfeed.model.probes import probes
+from crossfeed.scorer import Catalogue, Floats, Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
     from crossfeed.model.onnx_encoder import OnnxEncoder
     from crossfeed.model.scorer import NetworkScorer
 
-__all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "write_bundle"]
+__all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "version_of", "write_bundle"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
-_REQUIRED = ("weights.safetensors", "items.parquet", "domains.parquet")
+_VECTORS, _BIASES = "item_vectors.npy", "item_biases.npy"
+_WEIGHTS = "weights.safetensors"
+_ITEMS, _DOMAINS = "items.arrow", "domains.parquet"
+_REQUIRED = (_VECTORS, _BIASES, _WEIGHTS, _ITEMS, _DOMAINS)
 _HISTORIES = "histories.parquet"
-_ENCODER = "user_encoder.onnx"
+_ENCODER, _ENCODER_CHECK = "user_encoder.onnx", "encoder_check.npy"
+
+_PLAYERS_TABLES = (
+    "discriminator.scoring_layer.vectors.weight",
+    "generator.output_layer.vectors.weight",
+)
+_CONFIDENCE_BIASES = "generator.output_layer.biases"
 
 
 @dataclass(frozen=True)
@@ -81,17 +96,13 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
     Raises:
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
-    from safetensors.torch import save_file
-
     scorer = contents.scorer
     with atomic_folder(out, overwrite=overwrite) as folder:
-        save_file(
-            {name: value.contiguous() for name, value in scorer.state().items()},
-            folder / "weights.safetensors",
-        )
+        _write_scorer(folder, scorer)
         _write_tables(folder, contents)
         if contents.encoder is not None:
             (folder / _ENCODER).write_bytes(contents.encoder)
+            np.save(folder / _ENCODER_CHECK, scorer.user_vectors(*probes(scorer.catalogue)))
         indexes = _write_indexes(folder, contents)
         if contents.histories is not None:
             _write_histories(folder / _HISTORIES, contents)
@@ -110,7 +121,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
             "indexes": indexes,
             "files": files,
         }
-        write_json(folder / "bundle.json", {**about, "version": _version(about)})
+        write_json(folder / "bundle.json", {**about, "version": version_of(about)})
     return out
 
 
@@ -128,6 +139,8 @@ class Bundle:
     """(I,) clicks of each item."""
     recent_clicks: Ints
     """(I,) those among the newest tenth of its domain's clicks."""
+    by_id: Ints
+    """(I,) item indices, those of each domain in the order of its ids."""
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -140,8 +153,8 @@ class Bundle:
         path = Path(path)
         about = _read_about(path)
         _verify(path, about)
-        items = pq.read_table(path / "items.parquet")
-        domains = pq.read_table(path / "domains.parquet")
+        items = pa.ipc.open_file(pa.memory_map(str(path / _ITEMS))).read_all()
+        domains = pq.read_table(path / _DOMAINS)
         sizes = domains["items"].to_numpy()
         catalogue = Catalogue(
             domains=tuple(domains["domain"].to_pylist()),
@@ -152,9 +165,10 @@ class Bundle:
             path=path,
             about=about,
             catalogue=catalogue,
-            item_ids=items["item_id"].combine_chunks(),
-            clicks=items["clicks"].to_numpy().astype(np.int64),
-            recent_clicks=items["recent_clicks"].to_numpy().astype(np.int64),
+            item_ids=_column(items, "item_id"),
+            clicks=_column(items, "clicks").to_numpy(),
+            recent_clicks=_column(items, "recent_clicks").to_numpy(),
+            by_id=_column(items, "by_id").to_numpy(),
         )
 
     @property
@@ -172,33 +186,83 @@ class Bundle:
         """Return the domains that are served by popularity instead of the model."""
         return tuple(self.about["held_back"])
 
-    @property
+    @cached_property
     def user_id_type(self) -> pa.DataType:
         """Return the type of the log's user ids: string or int64."""
         return _id_type(self.about["user_id_type"])
 
-    @property
+    @cached_property
     def item_id_type(self) -> pa.DataType:
         """Return the type of the log's item ids: string or int64."""
         return self.item_ids.type
 
     @cached_property
+    def config(self) -> ModelConfig:
+        """Return the settings of the networks."""
+        return ModelConfig.model_validate(self.about["model"])
+
+    @cached_property
+    def item_vectors(self) -> Floats:
+        """Return (I, E) one vector per item; a read-only map of its file."""
+        return _mapped(self.path / _VECTORS)
+
+    @cached_property
+    def item_biases(self) -> Floats:
+        """Return (I,) one bias per item; a read-only map of its file."""
+        return _mapped(self.path / _BIASES)
+
+    @property
+    def fused(self) -> bool:
+        """Return whether the generator's output is a part of the score."""
+        return self.config.fuse != "none"
+
+    def confidence_logits(self, user: Floats, items: Ints) -> Floats:
+        """Return (N,) the generator's output for items; its softmax is the confidence in them.
+
+        Args:
+            user: (E,) a user's vector, fused.
+            items: (N,) item indices of the user's target domain.
+        """
+        width = self.config.width
+        return self.item_vectors[items, width:] @ user[width:] + self._confidence_biases[items]
+
+    @cached_property
+    def _confidence_biases(self) -> Floats:
+        from safetensors import safe_open
+
+        with safe_open(self.path / _WEIGHTS, framework="numpy") as weights:
+            return np.asarray(weights.get_tensor(_CONFIDENCE_BIASES), dtype=np.float32)
+
+    @cached_property
     def scorer(self) -> NetworkScorer:
-        """Return the score that the bundle was made from."""
+        """Return the score that the bundle was made from, in torch."""
+        import torch
         from safetensors.torch import load_file
 
         from crossfeed.model.scorer import NetworkScorer
 
-        weights = load_file(self.path / "weights.safetensors")
-        config = ModelConfig.model_validate(self.about["model"])
-        return NetworkScorer.from_state(self.catalogue, config, weights)
+        weights, width = load_file(self.path / _WEIGHTS), self.config.width
+        # A private map: torch wants memory that may be written, and nothing is.
+        vectors = torch.from_numpy(np.load(self.path / _VECTORS, mmap_mode="c"))
+        for place, name in enumerate(_tables(fused=self.fused)):
+            weights[name] = vectors[:, place * width : (place + 1) * width]
+        return NetworkScorer.from_state(self.catalogue, self.config, weights)
 
     @cached_property
     def encoder(self) -> OnnxEncoder | NetworkScorer:
-        """Return what encodes users: the exported graph, if it does what the scorer does."""
+        """Return what encodes users: the exported graph if it does what it should, else torch."""
         from crossfeed.model.onnx_encoder import open_encoder
 
-        return open_encoder(self.path / _ENCODER, self.scorer)
+        if not (self.path / _ENCODER).exists():
+            return self.scorer
+        found = open_encoder(
+            self.path / _ENCODER,
+            expected=np.load(self.path / _ENCODER_CHECK),
+            catalogue=self.catalogue,
+            config=self.config,
+            item_vectors=self.item_vectors,
+        )
+        return found or self.scorer
 
     @cached_property
     def indexes(self) -> dict[str, ItemIndex]:
@@ -206,30 +270,21 @@ class Bundle:
         if importlib.util.find_spec("faiss") is None:
             return {}
         return {
-            name: ItemIndex((self.path / facts["file"]).read_bytes(), probes=facts["probes"])
+            name: ItemIndex(self.path / facts["file"], probes=facts["probes"])
             for name, facts in self.about["indexes"].items()
             if facts["file"] is not None
         }
+
+    @cached_property
+    def ids(self) -> ItemIds:
+        """Return what finds items by their ids, one by one, and their ids."""
+        return ItemIds(self.item_ids, self.by_id, self.catalogue)
 
     def item_indices(self, ids: pa.Array, domain: int) -> Ints:
         """Return the item index of each id in a domain; -1 where the domain has no such item."""
         first, last = self.catalogue.offsets[domain : domain + 2]
         found = pc.index_in(ids, value_set=self.item_ids.slice(first, last - first))
         return np.asarray(pc.add(found.cast(pa.int64()), int(first)).fill_null(-1))
-
-    def item_index(self, item_id: str | int, domain: str) -> int:
-        """Return the index of one item; -1 where there is no such domain or item in it."""
-        return self._items_by_id.get(domain, {}).get(item_id, -1)
-
-    @cached_property
-    def _items_by_id(self) -> dict[str, dict[str | int, int]]:
-        """Return by domain where each id is; built once, for look-ups one by one."""
-        ids = self.item_ids.to_pylist()
-        bounds = itertools.pairwise(self.catalogue.offsets.tolist())
-        return {
-            name: dict(zip(ids[first:last], range(first, last), strict=True))
-            for name, (first, last) in zip(self.catalogue.domains, bounds, strict=True)
-        }
 
     @property
     def has_histories(self) -> bool:
@@ -259,21 +314,35 @@ def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str
     return measured
 
 
+def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
+    """Write the item side as it is served, and what is not in it as it was trained."""
+    from safetensors.torch import save_file
+
+    np.save(folder / _VECTORS, np.ascontiguousarray(scorer.item_vectors))
+    np.save(folder / _BIASES, scorer.item_biases)
+    written = _tables(fused=scorer.players.fused)
+    rest = {name: value for name, value in scorer.state().items() if name not in written}
+    save_file({name: value.contiguous() for name, value in rest.items()}, folder / _WEIGHTS)
+
+
 def _write_tables(folder: Path, contents: BundleContents) -> None:
     catalogue = contents.scorer.catalogue
     sizes = np.diff(catalogue.offsets)
     names = pa.array(catalogue.domains, pa.string())
-    items = pa.table(
+    ids, domains = contents.item_ids.combine_chunks(), np.repeat(np.arange(len(sizes)), sizes)
+    items = pa.record_batch(
         {
-            "item_id": contents.item_ids,
-            "domain": names.take(pa.array(np.repeat(np.arange(len(sizes)), sizes))),
-            "clicks": contents.clicks,
-            "recent_clicks": contents.recent_clicks,
+            "item_id": ids,
+            "domain": pa.DictionaryArray.from_arrays(domains, names),
+            "clicks": pa.array(contents.clicks, pa.int64()),
+            "recent_clicks": pa.array(contents.recent_clicks, pa.int64()),
+            "by_id": sorted_places(ids, catalogue),
         }
     )
-    pq.write_table(items, folder / "items.parquet")
-    domains = pa.table({"domain": names, "items": sizes, "known": catalogue.known})
-    pq.write_table(domains, folder / "domains.parquet")
+    with pa.ipc.new_file(folder / _ITEMS, items.schema) as writer:
+        writer.write_batch(items)  # one batch, so that each column is one piece of memory
+    about = pa.table({"domain": names, "items": sizes, "known": catalogue.known})
+    pq.write_table(about, folder / _DOMAINS)
 
 
 def _write_histories(file: Path, contents: BundleContents) -> None:
@@ -311,7 +380,7 @@ def _read_about(path: Path) -> dict[str, Any]:  # Any: JSON
     missing = [name for name in _REQUIRED if name not in files]
     if missing:
         raise _damaged(path, f"bundle.json does not list {missing[0]}")
-    if stated != _version({key: value for key, value in about.items() if key != "version"}):
+    if stated != version_of({key: value for key, value in about.items() if key != "version"}):
         raise _damaged(path, "bundle.json was changed after it was written")
     return dict(about)
 
@@ -329,7 +398,7 @@ def _verify(path: Path, about: Mapping[str, Any]) -> None:  # Any: JSON
             raise _damaged(path, f"{name} was changed after it was written")
 
 
-def _version(about: Mapping[str, object]) -> str:
+def version_of(about: Mapping[str, object]) -> str:
     """Return a short hash of what bundle.json says, the files' hashes included."""
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
@@ -337,6 +406,22 @@ def _version(about: Mapping[str, object]) -> str:
 
 def _id_type(name: str) -> pa.DataType:
     return pa.int64() if name == "int64" else pa.string()
+
+
+def _tables(*, fused: bool) -> tuple[str, ...]:
+    """Return the players' tables of which the item vectors are made, side by side."""
+    return _PLAYERS_TABLES if fused else _PLAYERS_TABLES[:1]
+
+
+def _mapped(file: Path) -> Floats:
+    # A plain view of the map: numpy's own class for maps costs time at every use.
+    return np.asarray(np.load(file, mmap_mode="r"))
+
+
+def _column(table: pa.Table, name: str) -> pa.Array:
+    """Return a column that lies in the map in one piece; a table without rows has no piece."""
+    chunks = table[name].chunks
+    return chunks[0] if len(chunks) == 1 else table[name].combine_chunks()
 
 
 def _damaged(path: Path, what: str) -> BundleError:

@@ -16,6 +16,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError
 from crossfeed.files import require_free
 from crossfeed.item_index import BuiltIndex, build_index
+from crossfeed.model.probes import probes
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
 from crossfeed.scorer import Ints
@@ -99,7 +100,8 @@ def _encoder(scorer: NetworkScorer) -> bytes | None:
         config=scorer.config,
         item_vectors=scorer.item_vectors,
     )
-    difference = largest_difference(encoder, scorer)
+    expected = scorer.user_vectors(*probes(scorer.catalogue))
+    difference = largest_difference(encoder, expected)
     if not difference <= TOLERANCE:
         _log.warning("the bundle has no ONNX encoder: it would be off by %g", difference)
         return None

@@ -11,6 +11,7 @@ Dims: B users, N items of a pool, E width of the score's vectors.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -74,13 +75,13 @@ def build_index(vectors: Floats, biases: Floats, users: Floats) -> BuiltIndex:
 class ItemIndex:
     """An index of one domain, ready to be searched by many threads."""
 
-    def __init__(self, data: bytes, *, probes: int) -> None:
-        """Read an index that `build_index` made."""
+    def __init__(self, file: Path, *, probes: int) -> None:
+        """Map an index that `build_index` made, so that all processes share it."""
         import faiss
 
         faiss.omp_set_num_threads(1)  # one search is short, and several are at work at once
         self._faiss = faiss
-        self._index = faiss.deserialize_index(np.frombuffer(data, np.uint8))
+        self._index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         self._probes = probes
 
     def search(self, user: Floats, allowed: NDArray[np.bool_], k: int) -> Ints:

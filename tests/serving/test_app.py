@@ -17,6 +17,7 @@ from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import HistoryStoreError
+from crossfeed.item_ids import sorted_places
 from crossfeed.serving.app import create_app
 from crossfeed.serving.history import Event
 from crossfeed.serving.limits import Limits
@@ -159,7 +160,8 @@ def test_domains_model_health_and_metrics(client: TestClient, bundle: Bundle) ->
 def test_the_log_names_no_user(client: TestClient, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
         response = client.get("/v1/users/u001/recommendations?domain=videos")
-    [line] = [record.getMessage() for record in caplog.records if record.name == REQUEST_LOG]
+        client.get("/health/live")  # a request is logged once its answer is on its way
+    [line, *_] = [record.getMessage() for record in caplog.records if record.name == REQUEST_LOG]
     logged = json.loads(line)
     assert logged["route"] == "/v1/users/{user_id}/recommendations"
     assert logged["status"] == 200
@@ -350,7 +352,8 @@ def test_any_id_can_be_in_a_url(user_id: str, client: TestClient) -> None:
 def test_ids_are_restored_to_a_log_of_integers(bundle: Bundle) -> None:
     facts = {**bundle.about, "user_id_type": "int64", "files": {}}
     item_ids = pa.array(range(len(bundle.item_ids)), pa.int64())
-    integers = dataclasses.replace(bundle, about=facts, item_ids=item_ids)
+    by_id = sorted_places(item_ids, bundle.catalogue)
+    integers = dataclasses.replace(bundle, about=facts, item_ids=item_ids, by_id=by_id)
     with TestClient(create_app(integers, store=open_store("sqlite://"))) as client:
         events = [event(event_id=f"e{id_}", user_id=id_, item_id=id_) for id_ in ("3", 4)]
         assert client.post("/v1/events", json={"events": events}).status_code == 200
@@ -384,7 +387,7 @@ def test_what_fails_inside_is_told_to_the_log_and_not_outside(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("u001")
 
-    monkeypatch.setattr(Recommender, "feed_parts", fail)
+    monkeypatch.setattr(Recommender, "answer_feeds", fail)
     with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
         response = client.get("/v1/users/u001/recommendations?domain=videos")
     assert response.status_code == 500

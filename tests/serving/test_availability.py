@@ -106,7 +106,7 @@ def test_the_mask_is_that_of_the_bundle_and_made_once_per_change(bundle: Bundle)
     stock = Stock(bundle)
     flags = Unavailable(1, frozenset({("videos", "v03"), ("videos", "new"), ("gone", "v04")}))
     mask = stock.missing(flags)
-    assert np.flatnonzero(mask).tolist() == [bundle.item_index("v03", "videos")]
+    assert np.flatnonzero(mask).tolist() == [bundle.ids.index("v03", "videos")]
     assert stock.missing(flags) is mask
     assert not stock.missing(Unavailable(2, frozenset())).any()
 

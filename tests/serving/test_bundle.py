@@ -33,10 +33,10 @@ def test_ids_and_clicks_come_back(bundle: Bundle, last_out: Dataset) -> None:
     for index in (0, 7, last_out.catalogue.items - 1):
         domain = int(last_out.catalogue.domain_of(np.array([index]))[0])
         item_id = bundle.item_ids[index].as_py()
-        assert bundle.item_index(item_id, bundle.catalogue.domains[domain]) == index
+        assert bundle.ids.index(item_id, bundle.catalogue.domains[domain]) == index
         assert bundle.item_indices(pa.array([item_id, "none"]), domain).tolist() == [index, -1]
-    assert bundle.item_index("none", "articles") == -1
-    assert bundle.item_index("a00", "films") == -1
+    assert bundle.ids.index("none", "articles") == -1
+    assert bundle.ids.index("a00", "films") == -1
 
 
 def test_histories_are_all_that_users_did(bundle: Bundle, last_out: Dataset) -> None:
@@ -127,7 +127,14 @@ def test_a_folder_without_bundle_json_is_no_bundle(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["weights.safetensors", "items.parquet", "domains.parquet", "histories.parquet"]
+    "name",
+    [
+        "weights.safetensors",
+        "items.arrow",
+        "item_vectors.npy",
+        "domains.parquet",
+        "histories.parquet",
+    ],
 )
 def test_a_missing_truncated_or_changed_file_is_named(name: str, copied: Path) -> None:
     file = copied / name
@@ -151,7 +158,7 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json was changed after it was written"):
         Bundle.load(copied)
     file.write_text(json.dumps({**about, "format_version": 9}))
-    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 2"):
+    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 3"):
         Bundle.load(copied)
     file.write_text("{")
     with pytest.raises(BundleError, match=r"bundle\.json cannot be read"):
@@ -159,12 +166,12 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
 
 
 def test_a_file_outside_the_folder_is_never_read(copied: Path) -> None:
-    from crossfeed.bundle import _version
+    from crossfeed.bundle import version_of
 
     file = copied / "bundle.json"
     about = json.loads(file.read_text())
     about["files"]["../secret"] = {"bytes": 0, "sha256": ""}
-    about["version"] = _version({key: about[key] for key in about if key != "version"})
+    about["version"] = version_of({key: about[key] for key in about if key != "version"})
     file.write_text(json.dumps(about))
     with pytest.raises(BundleError, match=r"\.\./secret is missing"):
         Bundle.load(copied)

@@ -31,7 +31,7 @@ def counted(bundle: Bundle, clicks: dict[str, int], recent: dict[str, int]) -> B
     for counts in (clicks, recent):
         column = np.zeros_like(bundle.clicks)
         for item_id, count in counts.items():
-            column[bundle.item_index(item_id, "videos")] = count
+            column[bundle.ids.index(item_id, "videos")] = count
         columns.append(column)
     return dataclasses.replace(bundle, clicks=columns[0], recent_clicks=columns[1])
 

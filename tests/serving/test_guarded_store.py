@@ -1,8 +1,10 @@
-"""A store that fails is left alone for a moment, and then tried by one caller at a time."""
+"""A store that fails is left alone for a moment, and then tried once at a time."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+import time
+from collections.abc import Callable, Sequence
 
 import pytest
 from stores import click
@@ -20,12 +22,23 @@ class Failing(SqliteHistoryStore):
     def __init__(self) -> None:
         super().__init__(None)
         self.fails, self.reads = True, 0
+        self.hangs: threading.Event | None = None
 
     def read(self, user_id: Id) -> Sequence[Event]:
         self.reads += 1
+        if self.hangs is not None:
+            assert self.hangs.wait(30)
         if self.fails:
             raise HistoryStoreError("planted")
         return super().read(user_id)
+
+
+def until(holds: Callable[[], bool]) -> None:
+    for _ in range(2_000):
+        if holds():
+            return
+        time.sleep(0.005)
+    raise AssertionError("it does not come to hold")
 
 
 class Watched:
@@ -54,10 +67,14 @@ def test_after_a_failure_callers_are_told_at_once_until_it_is_tried_again() -> N
     assert watched.inner.reads == 1
     assert watched.failed == [("read", "planted")]
     watched.now = 0.6
-    with pytest.raises(HistoryStoreError, match="planted"):
-        watched.store.read("ann")
+    for _ in range(3):  # one trial goes on beside them
+        with pytest.raises(HistoryStoreError, match="failed to read a moment ago"):
+            watched.store.read("ann")
+    until(lambda: watched.failed == [("read", "planted")] * 2)
     watched.now, watched.inner.fails = 1.2, False
-    assert watched.store.read("ann") == []
+    with pytest.raises(HistoryStoreError, match="failed to read a moment ago"):
+        watched.store.read("ann")
+    until(lambda: watched.took == ["read"])
     assert watched.store.read("ann") == []
     assert watched.inner.reads == 4
     assert watched.took == ["read", "read"]
@@ -74,12 +91,32 @@ def test_one_operation_that_fails_leaves_the_others_alone() -> None:
     watched.inner.close()
 
 
-def test_while_one_caller_tries_again_the_others_are_still_told_at_once() -> None:
+def test_a_trial_of_a_store_that_hangs_holds_up_nobody() -> None:
     watched = Watched()
     with pytest.raises(HistoryStoreError, match="planted"):
         watched.store.read("ann")
-    watched.now = 0.6
-    watched.store._enter("read")  # the caller that tries, and is not back yet
-    with pytest.raises(HistoryStoreError, match="a moment ago"):
-        watched.store.read("ann")
+    watched.now, watched.inner.hangs = 0.6, threading.Event()
+    for _ in range(10):
+        with pytest.raises(HistoryStoreError, match="a moment ago"):
+            watched.store.read("ann")
+    until(lambda: watched.inner.reads == 2)
+    watched.inner.fails = False
+    watched.inner.hangs.set()
+    until(lambda: watched.took == ["read"])
+    assert watched.store.read("ann") == []
     watched.inner.close()
+
+
+def test_a_write_is_tried_by_one_caller_whose_events_it_is() -> None:
+    watched = Watched()
+    inner, error = watched.inner, HistoryStoreError("full")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(inner, "append", lambda events: (_ for _ in ()).throw(error))
+        with pytest.raises(HistoryStoreError, match="full"):
+            watched.store.append([click("e1")])
+    with pytest.raises(HistoryStoreError, match="failed to append a moment ago"):
+        watched.store.append([click("e1")])
+    watched.now = 0.6
+    assert watched.store.append([click("e1")]) == (1, 0)
+    assert watched.took == ["append"]
+    inner.close()

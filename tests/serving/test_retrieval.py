@@ -137,7 +137,7 @@ class Index:
 
 def with_index(bundle: Bundle, index: Index) -> Retrieval:
     copy = dataclasses.replace(bundle)
-    copy.__dict__.update(scorer=bundle.scorer, indexes={"articles": index})
+    copy.__dict__.update(indexes={"articles": index})
     return Retrieval(copy)
 
 

@@ -131,8 +131,9 @@ def test_hanging_up_reloads_or_keeps_the_model(bundle_path: Path, tmp_path: Path
         assert "in memory and end with the process" in (tmp_path / "log").read_text()
         os.kill(service.process.pid, signal.SIGHUP)
         assert logged(tmp_path, "reload")["changed"] is False
-        (copy / "items.parquet").write_bytes(b"damaged")
+        (tmp_path / "damaged").write_bytes(b"damaged")
+        os.replace(tmp_path / "damaged", copy / "items.arrow")  # the old one stays mapped
         os.kill(service.process.pid, signal.SIGHUP)
-        assert "items.parquet has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
+        assert "items.arrow has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
         answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
         assert answer.status_code == 200

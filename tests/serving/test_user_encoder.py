@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,13 +23,17 @@ from crossfeed.export import export
 from crossfeed.model.onnx_encoder import TOLERANCE, OnnxEncoder, largest_difference, open_encoder
 from crossfeed.model.onnx_export import export_encoder
 from crossfeed.model.players import Players
+from crossfeed.model.probes import probes
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 from crossfeed.serving.app import create_app
-from crossfeed.serving.batching import BatchingEncoder
 from crossfeed.serving.recommender import Recommender
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
+
+
+def expected(scorer: NetworkScorer) -> Floats:
+    return scorer.user_vectors(*probes(scorer.catalogue))
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +54,7 @@ def test_the_exported_encoder_serves_and_gives_the_eager_vectors(
             encoder.user_vectors(histories, domains), eager, rtol=0, atol=TOLERANCE
         )
         assert np.ptp(eager) > 0.1  # there is something to be off by
-    assert largest_difference(encoder, scorer) < TOLERANCE
+    assert largest_difference(encoder, expected(scorer)) < TOLERANCE
 
 
 def test_a_batch_gives_the_scores_of_single_requests(bundle: Bundle, last_out: Dataset) -> None:
@@ -69,19 +75,25 @@ def test_a_history_of_nothing_has_a_vector(bundle: Bundle) -> None:
     np.testing.assert_allclose(*encoded, rtol=0, atol=TOLERANCE)
 
 
+def opened(bundle: Bundle, file: Path, scorer: NetworkScorer) -> OnnxEncoder | None:
+    return open_encoder(
+        file,
+        expected=expected(scorer),
+        catalogue=bundle.catalogue,
+        config=bundle.config,
+        item_vectors=bundle.item_vectors,
+    )
+
+
+@pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_graph_of_another_model_is_not_used(
-    bundle: Bundle, graph: Path, caplog: pytest.LogCaptureFixture
+    factor: float, bundle: Bundle, graph: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    state = {name: value * 1.01 for name, value in bundle.scorer.state().items()}
+    assert isinstance(opened(bundle, graph, bundle.scorer), OnnxEncoder)
+    state = {name: value * factor for name, value in bundle.scorer.state().items()}
     other = NetworkScorer.from_state(bundle.catalogue, bundle.scorer.config, state)
-    assert open_encoder(graph, other) is other
+    assert opened(bundle, graph, other) is None
     assert "torch encodes users" in caplog.text and "is off by" in caplog.text
-
-
-def test_a_model_that_is_not_finite_is_no_match(bundle: Bundle, graph: Path) -> None:
-    state = {name: value * float("nan") for name, value in bundle.scorer.state().items()}
-    other = NetworkScorer.from_state(bundle.catalogue, bundle.scorer.config, state)
-    assert open_encoder(graph, other) is other
 
 
 def test_a_graph_that_cannot_be_read_is_not_used(
@@ -89,9 +101,20 @@ def test_a_graph_that_cannot_be_read_is_not_used(
 ) -> None:
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"no graph at all")
-    assert open_encoder(broken, bundle.scorer) is bundle.scorer
+    assert opened(bundle, broken, bundle.scorer) is None
     assert "ONNX Runtime cannot use" in caplog.text
-    assert open_encoder(tmp_path / "missing.onnx", bundle.scorer) is bundle.scorer
+
+
+def test_a_bundle_whose_graph_is_off_is_served_by_torch(
+    bundle_path: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What the graph must give is in the bundle, so that serving by it needs no torch."""
+    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    check = np.load(copy / "encoder_check.npy")
+    np.save(copy / "encoder_check.npy", check + 2e-4)
+    off = dataclasses.replace(Bundle.load(bundle_path), path=copy)
+    assert off.encoder is off.scorer
+    assert "is off by 0.0002" in caplog.text
 
 
 @pytest.fixture
@@ -108,7 +131,8 @@ def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 def test_without_the_runtime_torch_serves(
     bundle: Bundle, graph: Path, run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    assert open_encoder(graph, bundle.scorer) is bundle.scorer
+    assert opened(bundle, graph, bundle.scorer) is None
+    assert "torch encodes users: onnxruntime is not installed" in caplog.text
     exported = Bundle.load(export(run, out=tmp_path / "bundle"))
     assert "the bundle has no ONNX encoder, so that torch serves it" in caplog.text
     assert not (tmp_path / "bundle" / "user_encoder.onnx").exists()
@@ -157,66 +181,7 @@ def test_every_network_can_be_exported(network: str, generator: str) -> None:
         config=config,
         item_vectors=scorer.item_vectors,
     )
-    assert largest_difference(encoder, scorer) < TOLERANCE
-
-
-class Gated:
-    """An encoder that waits to be let go on, and notes what it was asked for."""
-
-    def __init__(self) -> None:
-        self.entered, self.gate = threading.Event(), threading.Event()
-        self.rows: list[int] = []
-
-    def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
-        self.rows.append(len(histories))
-        self.entered.set()
-        assert self.gate.wait(30)
-        if 99 in domains:
-            raise ValueError("planted")
-        first = [row.sum() for row in map(histories.row, range(len(histories)))]
-        return np.array([first, domains], np.float32).T
-
-
-def ask(encoder: BatchingEncoder, number: int, domain: int = 1) -> Floats:
-    return encoder.user_vectors(Histories.of([[number, number]]), np.array([domain]))
-
-
-def waiting(encoder: BatchingEncoder, count: int) -> None:
-    for _ in range(10_000):
-        if len(encoder._waiting) == count:
-            return
-        threading.Event().wait(0.001)
-    raise AssertionError(f"{len(encoder._waiting)} wait, not {count}")
-
-
-def test_who_waits_shares_the_next_pass() -> None:
-    inner = Gated()
-    encoder = BatchingEncoder(inner)  # type: ignore[arg-type]
-    with ThreadPoolExecutor(101) as pool:
-        first = pool.submit(ask, encoder, 0)
-        assert inner.entered.wait(30)
-        others = [pool.submit(ask, encoder, number) for number in range(1, 101)]
-        waiting(encoder, 100)
-        inner.gate.set()
-        answers = [one.result(30) for one in (first, *others)]
-    assert [answer.tolist() for answer in answers] == [[[2.0 * n, 1.0]] for n in range(101)]
-    assert inner.rows == [1, 64, 36]
-
-
-def test_a_pass_that_fails_tells_all_who_shared_it_and_no_others() -> None:
-    inner = Gated()
-    encoder = BatchingEncoder(inner)  # type: ignore[arg-type]
-    with ThreadPoolExecutor(4) as pool:
-        first = pool.submit(ask, encoder, 0)
-        assert inner.entered.wait(30)
-        others = [pool.submit(ask, encoder, number, 99) for number in range(3)]
-        waiting(encoder, 3)
-        inner.gate.set()
-        assert first.result(30).tolist() == [[0.0, 1.0]]
-        for one in others:
-            with pytest.raises(ValueError, match="planted"):
-                one.result(30)
-    assert ask(encoder, 3).tolist() == [[6.0, 1.0]]
+    assert largest_difference(encoder, expected(scorer)) < TOLERANCE
 
 
 def test_requests_at_once_are_answered_as_one_by_one(bundle: Bundle, tmp_path: Path) -> None:
@@ -230,3 +195,28 @@ def test_requests_at_once_are_answered_as_one_by_one(bundle: Bundle, tmp_path: P
         assert [one["item_id"] for one in found] == [one["item_id"] for one in expected]
         scores = [one["score"] for one in expected]
         assert [one["score"] for one in found] == pytest.approx(scores, abs=1e-5)
+
+
+def test_the_event_loop_is_free_while_users_are_encoded(
+    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another route answers on the same loop while a forward pass is held up."""
+    entered, gate, threads = threading.Event(), threading.Event(), []
+    encode = OnnxEncoder.user_vectors
+
+    def held(self: OnnxEncoder, histories: Histories, domains: Ints) -> Floats:
+        threads.append(threading.current_thread().name)
+        entered.set()
+        assert gate.wait(30)
+        return encode(self, histories, domains)
+
+    app = create_app(bundle, store=SqliteHistoryStore(tmp_path / "store.sqlite"))
+    with TestClient(app) as client, ThreadPoolExecutor(1) as pool:
+        monkeypatch.setattr(OnnxEncoder, "user_vectors", held)
+        asked = pool.submit(client.get, "/v1/users/u001/recommendations?domain=videos")
+        assert entered.wait(30)
+        assert client.get("/health/live").json() == {"status": "live"}
+        assert not asked.done()
+        gate.set()
+        assert asked.result(30).status_code == 200
+    assert threads and all(name.startswith("answers-") for name in threads)

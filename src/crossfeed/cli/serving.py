@@ -83,6 +83,9 @@ def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
     history_store: StoreUrl = None,
+    workers: Annotated[
+        int, typer.Option(min=1, max=256, help="Processes that answer; they share the model.")
+    ] = 1,
     requests_per_second: Annotated[
         float | None, typer.Option(min=0.01, help="For each API key; by default no limit.")
     ] = None,
@@ -92,6 +95,9 @@ def serve(
     timeout_seconds: Annotated[
         float, typer.Option(min=0.1, help="For a request to come, and for its answer.")
     ] = 10.0,
+    otel: Annotated[
+        bool, typer.Option("--otel", help="Send traces; the variables OTEL_* say where.")
+    ] = False,
     fallbacks: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="TOML: what users without history get, by domain."),
@@ -104,7 +110,7 @@ def serve(
 
     \b
     crossfeed serve BUNDLE
-    crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite
+    crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite --workers 4
     crossfeed serve BUNDLE --history-store redis://localhost:6379/0
     """
     from crossfeed.serving.limits import Limits
@@ -122,6 +128,8 @@ def serve(
         history_store=history_store,
         limits=limits,
         fallbacks=fallbacks,
+        workers=workers,
+        otel=otel,
         announce=_announce,
     )
 

@@ -19,8 +19,9 @@ import torch
 from torch import Tensor, nn
 
 from crossfeed.errors import MissingExtraError
-from crossfeed.model.onnx_encoder import GRAPH_INPUTS, probes
+from crossfeed.model.onnx_encoder import GRAPH_INPUTS
 from crossfeed.model.players import Players
+from crossfeed.model.probes import probes
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.model.timelines import Timelines, build_timelines
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from crossfeed.config import ModelConfig
@@ -34,8 +35,9 @@ class NetworkScorer:
         cls, catalogue: Catalogue, config: ModelConfig, state: Mapping[str, Tensor]
     ) -> NetworkScorer:
         """Rebuild a scorer from the tensors that `state` returned."""
-        players = Players(catalogue, config)
-        players.load_state_dict(dict(state))
+        with torch.device("meta"):  # nothing is drawn at random only to be overwritten
+            players = Players(catalogue, config)
+        players.load_state_dict(dict(state), assign=True)
         return cls(catalogue, players)
 
     @property
@@ -61,20 +63,6 @@ class NetworkScorer:
     def item_biases(self) -> Floats:
         """Return (I,) one bias per item."""
         return _array(self.players.item_biases())
-
-    def confidence_logits(self, user: Floats, items: Ints) -> Floats:
-        """Return (N,) the generator's output for items; its softmax is the confidence in them.
-
-        Args:
-            user: (E,) a user's vector as `user_vectors` gives it, fused.
-            items: (N,) item indices of the user's target domain.
-        """
-        width = self.config.width
-        return self.item_vectors[items, width:] @ user[width:] + self._confidence_biases[items]
-
-    @cached_property
-    def _confidence_biases(self) -> Floats:
-        return _array(self.players.generator.output_layer.biases)
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.grouping import group
 from crossfeed.scorer import Catalogue, Histories, Ints
 
 __all__ = ["Timelines", "build_timelines"]
@@ -67,41 +68,8 @@ def build_timelines(
         config: its `history_per_domain` newest items of each domain stay, and of those the
             `history_total` newest.
     """
-    width = len(catalogue.domains)
-    rows = histories.rows()
-    keys = rows * width + catalogue.domain_of(histories.items)  # (T,) one key per (row, domain)
-    kept = _newest(keys, config.history_per_domain)
-    kept = kept[_newest(rows[kept], config.history_total)]
-    kept = kept[np.argsort(keys[kept], kind="stable")]
-    target_keys = np.arange(len(histories)) * width + domains
-    group_keys, group_of = np.unique(np.concatenate([target_keys, keys[kept]]), return_inverse=True)
-    groups = group_of[len(target_keys) :]
-    group_rows = group_keys // width
-    first_of_row = np.searchsorted(group_rows, np.arange(len(histories)))
-    slots = np.arange(len(group_keys)) - first_of_row[group_rows]
-    return Timelines(
-        items=_tensor(histories.items[kept]),
-        groups=_tensor(groups),
-        recency=_tensor(_recency(groups)),
-        group_rows=_tensor(group_rows),
-        group_slots=_tensor(slots),
-        group_domains=_tensor(group_keys % width),
-        target_groups=_tensor(group_of[: len(target_keys)]),
-        target_domains=_tensor(domains),
-        slots=_tensor(np.arange(slots.max(initial=-1) + 1)),
-    )
-
-
-def _newest(keys: Ints, limit: int) -> Ints:
-    """Return the positions of the `limit` last entries of each key, in their original order."""
-    order = np.argsort(keys, kind="stable")
-    return np.sort(order[_recency(keys[order]) < limit])
-
-
-def _recency(sorted_keys: Ints) -> Ints:
-    """Return how many entries of the same key follow each entry."""
-    ends = np.searchsorted(sorted_keys, sorted_keys, side="right")
-    return ends - np.arange(len(sorted_keys)) - 1
+    grouped = group(histories, domains, catalogue=catalogue, config=config)
+    return Timelines(*(_tensor(values) for values in grouped))
 
 
 def _tensor(values: Ints) -> Tensor:

@@ -14,6 +14,7 @@ __all__ = [
     "DEFAULT_K",
     "FALLBACK_STEPS",
     "MAX_K",
+    "Feed",
     "PastEvents",
     "Recommendation",
     "Recommendations",
@@ -74,6 +75,17 @@ class Request:
     rules: Rules = field(default_factory=Rules)
 
 
+@dataclass(frozen=True)
+class Feed:
+    """Who wants how many items of which domains: exactly one of `user_id` and `history`."""
+
+    domains: Mapping[str, int]
+    """Target domain -> how many of its items; one domain is a feed of one."""
+    user_id: Id | None = None
+    history: PastEvents | None = None
+    rules: Rules = field(default_factory=Rules)
+
+
 def blend(answers: Sequence[Recommendations]) -> Recommendations:
     """Return one feed of several domains' answers, each domain spread evenly over it.
 
@@ -86,6 +98,8 @@ def blend(answers: Sequence[Recommendations]) -> Recommendations:
     Args:
         answers: one per domain, at least one, by the same model.
     """
+    if len(answers) == 1:
+        return answers[0]
     placed = [
         ((position + 0.5) / len(answer.items), number, item)
         for number, answer in enumerate(answers)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Protocol
 
 from fastapi import APIRouter, FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
@@ -15,21 +15,22 @@ from starlette.exceptions import HTTPException
 from crossfeed import __version__
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
-from crossfeed.serving.answers import Recommendations, blend
+from crossfeed.model.onnx_encoder import OnnxEncoder
 from crossfeed.serving.availability import Availability, ItemFlag
+from crossfeed.serving.batching import BatchingThreads
 from crossfeed.serving.fallback import Fallbacks
 from crossfeed.serving.guarded_store import GuardedStore
 from crossfeed.serving.guards import add_guards, add_problem_handlers
 from crossfeed.serving.history import HistoryStore, NewEvent
+from crossfeed.serving.hot_route import HotRoute, json_body, query
 from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.limits import Limits
+from crossfeed.serving.metric_pages import merged
 from crossfeed.serving.monitoring import Monitoring
 from crossfeed.serving.problems import problem
-from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.recommending import Asked, answer_all
 from crossfeed.serving.reload import ModelInService, Reloaded, check_answers
-from crossfeed.serving.rules import Rules
 from crossfeed.serving.schemas import (
-    Answer,
     AvailabilityBody,
     AvailabilityStored,
     DomainFacts,
@@ -48,10 +49,14 @@ from crossfeed.serving.schemas import (
     WantedBody,
 )
 from crossfeed.serving.security import ApiKey
+from crossfeed.serving.tracing import Tracing
 
 __all__ = ["Service", "create_app"]
 
 _DEFAULTS = Limits()
+
+_THREADS = 2
+"""Batches of recommendations in work at once: one computes while another waits for the store."""
 
 
 def create_app(
@@ -61,6 +66,7 @@ def create_app(
     keys: Sequence[ApiKey] = (),
     limits: Limits = _DEFAULTS,
     fallbacks: Fallbacks | None = None,
+    tracing: Tracing | None = None,
 ) -> FastAPI:
     """Make the service; its `state.service` can reload the model.
 
@@ -71,8 +77,9 @@ def create_app(
         keys: API keys of which a request must bring one; none means that everybody may ask.
         limits: what the process takes on.
         fallbacks: what domains fall back on where nothing is known of a user.
+        tracing: records requests and their stages; closed with the application.
     """
-    service = Service(bundle, store, fallbacks=fallbacks)
+    service = Service(bundle, store, fallbacks=fallbacks, tracing=tracing)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -82,7 +89,10 @@ def create_app(
             service.monitoring.started(str(store), store.durability())
             yield
         finally:
+            await service.threads.close()
             store.close()
+            if tracing is not None:
+                tracing.close()
 
     app = FastAPI(
         title="crossfeed",
@@ -91,11 +101,22 @@ def create_app(
         responses={422: {"model": Problem}, 503: {"model": Problem}},
     )
     app.state.service = service
+    app.router.routes[:0] = service.hot_routes()  # the first to be looked at
     app.include_router(service.routes())
     app.add_exception_handler(HistoryStoreError, service.store_problem)
     add_problem_handlers(app)
-    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits)
+    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits, tracing=tracing)
     return app
+
+
+class Colleagues(Protocol):
+    """All workers of one port."""
+
+    def reload(self) -> Reloaded:
+        """Put another model into service in all of them, or raise BundleError and in none."""
+
+    def pages(self) -> Mapping[str, str]:
+        """Return the metrics of each of them."""
 
 
 class _AnyText(StringConvertor):
@@ -108,11 +129,17 @@ register_url_convertor("any", _AnyText())
 
 
 class Service:
-    """The handlers. They are plain functions, which FastAPI runs in threads off the event loop."""
+    """The handlers. Plain functions are run by FastAPI in threads off the event loop."""
 
     def __init__(
-        self, bundle: Bundle, store: HistoryStore, *, fallbacks: Fallbacks | None = None
+        self,
+        bundle: Bundle,
+        store: HistoryStore,
+        *,
+        fallbacks: Fallbacks | None = None,
+        tracing: Tracing | None = None,
     ) -> None:
+        self.tracing = tracing
         self.monitoring = Monitoring(model_version=bundle.version)
         self.store = GuardedStore(
             store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
@@ -123,14 +150,23 @@ class Service:
             availability=Availability(self.store),
             fallbacks=fallbacks,
         )
+        self.threads = BatchingThreads(self.answer_all, threads=_THREADS)
+        self.colleagues: Colleagues | None = None
+        """All workers of this port together, where there are several."""
         self.stopping = False
         """Whether no new work should be sent here."""
 
+    def hot_routes(self) -> list[HotRoute]:
+        """Return the routes that are asked most."""
+        user, ask = "/v1/users/{user_id:any}/recommendations", "/v1/recommend"
+        return [
+            HotRoute("POST", ask, self.recommend, read=json_body("body", RecommendBody)),
+            HotRoute("GET", user, self.recommend_to_user, read=query("wanted", WantedBody)),
+        ]
+
     def routes(self) -> APIRouter:
-        """Return the routes."""
+        """Return the other routes."""
         router = APIRouter()
-        router.post("/v1/recommend")(self.recommend)
-        router.get("/v1/users/{user_id:any}/recommendations")(self.recommend_to_user)
         router.get("/v1/users/{user_id:any}/history")(self.history)
         router.post("/v1/events")(self.store_events)
         router.delete("/v1/users/{user_id:any}")(self.forget)
@@ -143,35 +179,26 @@ class Service:
         router.get("/health/ready")(self.ready)
         return router
 
-    def recommend(self, body: RecommendBody) -> Answer:
+    def answer_all(self, asked: Sequence[Asked]) -> list[bytes | Exception]:
+        """Answer requests for recommendations together, off the event loop."""
+        return answer_all(asked, model=self.model, monitoring=self.monitoring, tracing=self.tracing)
+
+    async def recommend(self, body: RecommendBody) -> bytes:
         """Recommend items of a domain, or of several, to a known user or to a history.
 
         Where the history store does not answer, a known user gets what a new one would.
         """
-        began = time.perf_counter()
-        recommender = self.model.recommender  # one model for the whole answer
-        degraded = None
-        try:
-            parts = _recommend(recommender, body)
-        except HistoryStoreError:
-            degraded = "the history store does not answer"
-            unknown = body.model_copy(update={"user_id": None, "history": []})
-            parts = _recommend(recommender, unknown)
-        found = blend(list(parts.values()))
-        seconds = time.perf_counter() - began
-        for domain, part in parts.items():
-            held_back = domain in recommender.bundle.held_back
-            self.monitoring.recommended(
-                domain, part, degraded=degraded is not None, held_back=held_back
-            )
-        stage = "recommend" if body.domain else "feed"
-        self.monitoring.took(stage, seconds, domain=body.domain or "")
-        return Answer.of(found, took_ms=seconds * 1000, degraded=degraded)
+        trace = self.tracing.current() if self.tracing else None
+        return await self.threads.run(Asked(body, trace=trace))
 
-    def recommend_to_user(self, user_id: str, wanted: Annotated[WantedBody, Query()]) -> Answer:
+    async def recommend_to_user(
+        self, user_id: str, wanted: Annotated[WantedBody, Query()]
+    ) -> bytes:
         """Recommend items of a domain to a known user."""
         restored = self._user(user_id)
-        return self.recommend(RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k))
+        return await self.recommend(
+            RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k)
+        )
 
     def history(self, user_id: str) -> UserHistory:
         """Return what is stored of a user."""
@@ -188,7 +215,10 @@ class Service:
         new = [
             _new_event(event, f"events[{place}]", bundle) for place, event in enumerate(body.events)
         ]
+        began = time.perf_counter()
         accepted, duplicates = self.store.append(new)
+        if self.tracing:
+            self.tracing.took("write", self.tracing.current(), began)
         self.monitoring.stored(accepted=accepted, duplicates=duplicates)
         return EventsStored(accepted=accepted, duplicates=duplicates)
 
@@ -219,7 +249,7 @@ class Service:
         return ModelFacts(
             model_version=bundle.version,
             crossfeed=bundle.about["crossfeed"],
-            encoder="torch" if bundle.encoder is bundle.scorer else "onnxruntime",
+            encoder="onnxruntime" if isinstance(bundle.encoder, OnnxEncoder) else "torch",
             card=bundle.card,
         )
 
@@ -234,15 +264,20 @@ class Service:
     def reload_model(self) -> Reloaded | None:
         """Do what `reload` does, and log it; return None where the model in service stays."""
         try:
+            if self.colleagues:
+                return self.colleagues.reload()  # each logs for itself
             reloaded = self.model.reload()
         except BundleError as error:
-            self.monitoring.reload_failed(error)
+            if not self.colleagues:
+                self.monitoring.reload_failed(error)
             return None
         self.monitoring.reloaded(reloaded)
         return reloaded
 
-    async def metrics(self) -> Response:
-        """Return the metrics in Prometheus' text format."""
+    def metrics(self) -> Response:
+        """Return the metrics in Prometheus' text format, of all workers of this port."""
+        if self.colleagues:
+            return PlainTextResponse(merged(self.colleagues.pages()))
         return PlainTextResponse(self.monitoring.page())
 
     async def live(self) -> dict[str, str]:
@@ -281,19 +316,6 @@ class Service:
             return StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
         self.monitoring.store_durable(found)
         return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
-
-
-def _recommend(recommender: Recommender, body: RecommendBody) -> dict[str, Recommendations]:
-    """Return the answer of each domain; one domain is a feed of one."""
-    events = body.history
-    quotas = body.domains or {str(body.domain): body.k}
-    parts = recommender.feed_parts(
-        quotas,
-        user_id=body.user_id,
-        history=None if events is None else [event.model_dump() for event in events],
-        rules=Rules(body.exclude_seen, body.include, body.exclude, body.candidates, body.sources),
-    )
-    return dict(zip(quotas, parts, strict=True))
 
 
 def _check_domain(domain: str, name: str, bundle: Bundle) -> None:

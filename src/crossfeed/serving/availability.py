@@ -83,7 +83,7 @@ class Stock:
         """Return (I,) true where an item is not available."""
         made_from, mask = self._mask
         if made_from is not flags:
-            index = self._bundle.item_index
+            index = self._bundle.ids.index
             found = np.array([index(item_id, domain) for domain, item_id in flags.items], np.int64)
             mask = np.zeros_like(mask)
             mask[found[found >= 0]] = True

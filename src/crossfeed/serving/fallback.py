@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
@@ -102,7 +101,7 @@ class Fallback:
         positions = np.flatnonzero(left & (counted > 0) if step == "recent" else left)
         best = positions[np.lexsort((positions, -clicks[positions], -counted[positions]))[:k]]
         left[best] = False
-        ids = self.bundle.item_ids.take(pa.array(best + pool.start)).to_pylist()
+        ids = self.bundle.ids.ids(best + pool.start)
         name = self.bundle.catalogue.domains[domain]
         scores = counted[best].astype(float).tolist()
         return [
@@ -121,7 +120,7 @@ class Fallback:
         name, first = self.bundle.catalogue.domains[domain], self.bundle.catalogue.offsets[domain]
         chosen: list[Recommendation] = []
         for item_id in items:
-            position = self.bundle.item_index(item_id, name) - int(first)
+            position = self.bundle.ids.index(item_id, name) - int(first)
             known = 0 <= position < len(left)
             if left[position] if known else may_recommend(item_id):
                 chosen.append(Recommendation(item_id, name, 0.0, "listed"))

@@ -6,11 +6,14 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.availability import ItemFlag, Unavailable
 from crossfeed.serving.history import Durability, Event, HistoryStore, NewEvent
 from crossfeed.serving.ids import Id
+
+T = TypeVar("T")
 
 __all__ = ["GuardedStore"]
 
@@ -21,7 +24,7 @@ class GuardedStore:
     """Passes calls on to a store; after a failure it waits a moment before it tries again.
 
     A server that does not answer costs each caller its timeout. During the pause callers are told
-    at once; after it one of them tries while the others are still told at once.
+    at once; after it there is one trial while they are still told at once, until it succeeds.
     """
 
     def __init__(
@@ -44,31 +47,27 @@ class GuardedStore:
         self._took, self._failed, self._clock = took, failed, clock
         self._gate = threading.Lock()
         self._closed_until: dict[str, float] = {}
+        self._trying: set[str] = set()
 
     def read(self, user_id: Id) -> Sequence[Event]:
         """Return all events of a user, oldest first."""
-        with self._watched("read"):
-            return self._store.read(user_id)
+        return self._reading("read", lambda: self._store.read(user_id))
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
         """Store events durably; return how many were new and how many known by their id."""
-        with self._watched("append"):
-            return self._store.append(events)
+        return self._writing("append", lambda: self._store.append(events))
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user; return how many."""
-        with self._watched("forget"):
-            return self._store.forget(user_id)
+        return self._writing("forget", lambda: self._store.forget(user_id))
 
     def set_available(self, flags: Sequence[ItemFlag]) -> int:
         """Set which items may be recommended, durably; return how many flags changed."""
-        with self._watched("set_available"):
-            return self._store.set_available(flags)
+        return self._writing("set_available", lambda: self._store.set_available(flags))
 
     def unavailable(self, *, since: int | None) -> Unavailable | None:
         """Return the items that are not available; None where nothing changed since a version."""
-        with self._watched("unavailable"):
-            return self._store.unavailable(since=since)
+        return self._reading("unavailable", lambda: self._store.unavailable(since=since))
 
     def check(self) -> Durability:
         """Return what the store promises now that it answers; asked also during a pause.
@@ -83,26 +82,58 @@ class GuardedStore:
             self._failed("ping", error)
             raise
 
+    def _reading(self, operation: str, read: Callable[[], T]) -> T:
+        """Read; in a pause tell the caller at once, and after it try without letting them wait.
+
+        Requests that wait together are answered by few threads: none of them may hang on a trial.
+        """
+        if self._is_closed(operation):
+            if self._may_try(operation):
+                threading.Thread(target=self._try, args=(operation, read), daemon=True).start()
+            raise _failed_before(operation)
+        with self._watched(operation):
+            return read()
+
+    def _try(self, operation: str, read: Callable[[], object]) -> None:
+        with contextlib.suppress(HistoryStoreError), self._watched(operation):
+            read()
+
+    def _writing(self, operation: str, write: Callable[[], T]) -> T:
+        """Write; in a pause tell the caller at once, and let the first after it try."""
+        if self._is_closed(operation) and not self._may_try(operation):
+            raise _failed_before(operation)
+        with self._watched(operation):
+            return write()
+
     @contextlib.contextmanager
     def _watched(self, operation: str) -> Iterator[None]:
-        self._enter(operation)
         began = self._clock()
         try:
             yield
         except HistoryStoreError as error:
             with self._gate:
                 self._closed_until[operation] = self._clock() + _PAUSE_SECONDS
+                self._trying.discard(operation)
             self._failed(operation, error)
             raise
-        self._closed_until.pop(operation, None)
+        if operation in self._closed_until:
+            with self._gate:
+                self._closed_until.pop(operation, None)
+                self._trying.discard(operation)
         self._took(operation, self._clock() - began)
 
-    def _enter(self, operation: str) -> None:
-        """Let a caller through, or tell it at once that the store failed a moment ago."""
-        now = self._clock()
+    def _is_closed(self, operation: str) -> bool:
+        return operation in self._closed_until
+
+    def _may_try(self, operation: str) -> bool:
+        """Return whether the caller is the one that tries: the pause is over and nobody does."""
         with self._gate:
-            until = self._closed_until.get(operation)
-            if until is not None and now < until:
-                raise HistoryStoreError(f"the history store failed to {operation} a moment ago")
-            if until is not None:  # this caller tries; the others are told at once until it is back
-                self._closed_until[operation] = now + _PAUSE_SECONDS
+            until = self._closed_until.get(operation, 0.0)
+            if operation in self._trying or self._clock() < until:
+                return False
+            self._trying.add(operation)
+            return True
+
+
+def _failed_before(operation: str) -> HistoryStoreError:
+    return HistoryStoreError(f"the history store failed to {operation} a moment ago")

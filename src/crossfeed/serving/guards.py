@@ -15,6 +15,7 @@ from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import Monitoring, RequestLog
 from crossfeed.serving.problems import http_problem, problem, request_problem, validation_problem
 from crossfeed.serving.security import ApiKey, RequireKey, Right
+from crossfeed.serving.tracing import TraceRequests, Tracing
 
 __all__ = ["OPEN_PATHS", "add_guards", "add_problem_handlers", "right_for"]
 
@@ -23,7 +24,12 @@ OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
 
 
 def add_guards(
-    app: FastAPI, *, monitoring: Monitoring, keys: Sequence[ApiKey], limits: Limits
+    app: FastAPI,
+    *,
+    monitoring: Monitoring,
+    keys: Sequence[ApiKey],
+    limits: Limits,
+    tracing: Tracing | None = None,
 ) -> None:
     """Put around the routes what every request passes; the last one added is the outermost."""
     app.add_middleware(
@@ -65,6 +71,8 @@ def add_guards(
         )
     failure = problem(500, "Something went wrong", "the service's log tells more")
     app.add_middleware(RequestLog, monitoring=monitoring, failure=failure)
+    if tracing is not None:
+        app.add_middleware(TraceRequests, tracing=tracing)
 
 
 def add_problem_handlers(app: FastAPI) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -27,8 +27,7 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class Event:
+class Event(NamedTuple):
     """One thing that a user did with an item."""
 
     item_id: Id
@@ -140,7 +139,7 @@ class BundleHistories:
             return ()
         first, last = self._offsets[row : row + 2]
         columns = self._events.slice(first, last - first).select(["item_id", "domain", "timestamp"])
-        return [Event(*values) for values in zip(*columns.to_pydict().values(), strict=True)]
+        return list(map(Event._make, zip(*columns.to_pydict().values(), strict=True)))
 
     def chunks(self, users: int) -> Iterator[tuple[pa.Array, Histories]]:
         """Yield all users' ids and known items, so many users at a time."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import secrets
@@ -9,6 +10,7 @@ import time
 import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
+from functools import partial
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from starlette.responses import Response
@@ -176,7 +178,7 @@ class Monitoring:
 
 
 class RequestLog:
-    """Times every request, names it, and tells the monitoring."""
+    """Times every request, names it, and tells the monitoring once the answer is on its way."""
 
     def __init__(self, app: ASGIApp, *, monitoring: Monitoring, failure: Response) -> None:
         self.app, self.monitoring, self.failure = app, monitoring, failure
@@ -208,14 +210,16 @@ class RequestLog:
                 raise  # too late to answer anything else
             await self.failure(scope, receive, note)
         finally:
-            route = getattr(scope.get("route"), "path_format", "unknown")
-            self.monitoring.answered(
+            answered = partial(
+                self.monitoring.answered,
                 request_id=request_id,
                 method=scope["method"],
-                route=route,
+                route=getattr(scope.get("route"), "path_format", "unknown"),
                 status=status,
                 seconds=time.perf_counter() - began,
             )
+            # What was sent leaves when the loop is free: counting and logging come after it.
+            asyncio.get_running_loop().call_soon(answered)
 
 
 def _write(level: int, event: str, facts: Mapping[str, object]) -> None:

@@ -5,21 +5,22 @@ Dims: B requests, I items, N items of a pool.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import RequestError
+from crossfeed.errors import HistoryStoreError, RequestError
 from crossfeed.files import atomic_path, require_free
 from crossfeed.scorer import Floats, Histories, Ints
 from crossfeed.serving.answers import (
+    Feed,
     PastEvents,
     Recommendation,
     Recommendations,
@@ -28,13 +29,13 @@ from crossfeed.serving.answers import (
 )
 from crossfeed.serving.answers_table import answers_schema, answers_table
 from crossfeed.serving.availability import ALL_AVAILABLE, Availability, Stock, Unavailable
-from crossfeed.serving.batching import BatchingEncoder
 from crossfeed.serving.fallback import Fallback, Fallbacks
 from crossfeed.serving.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
 from crossfeed.serving.requests import RequestReader, check_quotas
 from crossfeed.serving.retrieval import Retrieval, Wanted, best_first, cosine
 from crossfeed.serving.rules import Choice, Rules, Source, choose, listed_in, shortage
+from crossfeed.serving.stages import Note, unnoted
 
 __all__ = ["Recommender"]
 
@@ -132,17 +133,10 @@ class Recommender:
 
     def recommend_many(self, requests: Sequence[Request]) -> list[Recommendations]:
         """Answer several requests with one pass of the network; the same answers as one by one."""
-        domains = [self._reader.domain(request) for request in requests]
-        events = [
-            self._reader.events(request.user_id, request.history, reader=self._history_reader)
-            for request in requests
-        ]
-        asked = [
-            _Asked(request.k, domain, self._rules(request.rules), did)
-            for request, domain, did in zip(requests, domains, events, strict=True)
-        ]
-        known = Histories.of([self._reader.known_items(one.events) for one in asked])
-        return self._answer_all(asked, known)
+        for one in requests:
+            self._reader.domain(one)
+        feeds = [Feed({one.domain: one.k}, one.user_id, one.history, one.rules) for one in requests]
+        return [answer for [answer] in _sound(self.answer_feeds(feeds))]
 
     def feed(
         self,
@@ -173,31 +167,28 @@ class Recommender:
             RequestError: another field is not valid.
         """
         rules = Rules(exclude_seen, include, exclude)
-        return blend(self.feed_parts(domains, user_id=user_id, history=history, rules=rules))
+        [parts] = _sound(self.answer_feeds([Feed(domains, user_id, history, rules)]))
+        return blend(parts)
 
-    def feed_parts(
-        self,
-        domains: Mapping[str, int],
-        *,
-        user_id: Id | None,
-        history: PastEvents | None,
-        rules: Rules,
-    ) -> list[Recommendations]:
-        """Return what `feed` blends: the answer of each domain, in their order."""
-        check_quotas(domains)
-        asked = [Request(name, user_id, history, k, rules) for name, k in domains.items()]
-        indices = [self._reader.domain(request) for request in asked]
-        # Read once: all domains see the same user.
-        events = self._reader.events(user_id, history, reader=self._history_reader)
-        same = self._rules(rules)
-        known = Histories.of([self._reader.known_items(events)] * len(asked))
-        return self._answer_all(
-            [
-                _Asked(request.k, index, same, events)
-                for request, index in zip(asked, indices, strict=True)
-            ],
-            known,
-        )
+    def answer_feeds(
+        self, feeds: Sequence[Feed], *, note: Note = unnoted
+    ) -> list[list[Recommendations] | RequestError | HistoryStoreError]:
+        """Answer several feeds with one pass of the network, each as if it were alone.
+
+        Args:
+            feeds: who wants what.
+            note: is told of every stage of the work when it is done.
+
+        Returns:
+            For each the answer of each of its domains, in their order; or what is wrong with it,
+            or with the store of its history.
+        """
+        read = [self._read(feed, place, note) for place, feed in enumerate(feeds)]
+        asked = [one for found in read if isinstance(found, list) for one in found]
+        answers = iter(self._answer_all(asked, note))
+        return [
+            [next(answers) for _ in found] if isinstance(found, list) else found for found in read
+        ]
 
     def recommend_all(
         self, out: Path | str, *, domain: str | None = None, k: int = 10, overwrite: bool = False
@@ -232,8 +223,8 @@ class Recommender:
         with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
             for user_ids, histories in self._bundle_histories.chunks(_USERS_AT_ONCE):
                 for index in domains:
-                    asked = [_Asked(k, index, Rules(), ())] * len(histories)
-                    answers = self._answer_all(asked, histories)
+                    rows = map(histories.row, range(len(histories)))
+                    answers = self._answer_all([_Asked(k, index, Rules(), (), row) for row in rows])
                     writer.write_table(answers_table(self.bundle, user_ids.to_pylist(), answers))
         return out
 
@@ -255,9 +246,9 @@ class Recommender:
                 allowed=f"an item of '{domain}' that training knew",
             )
         pool = self.bundle.catalogue.pool(index)
-        vectors = self.bundle.scorer.item_vectors[pool]
+        vectors = self.bundle.item_vectors[pool]
         missing = self._stock.missing(self._flags())[pool]
-        choice = choose(seen=found[:0], missing=missing, only=(), exclude=found)
+        choice = choose(had=found[:0], missing=missing, only=(), exclude=found)
         allowed = np.flatnonzero(choice.allowed)
         scores = cosine(vectors, vectors[found[0]])[allowed]
         best = best_first(scores, k)
@@ -271,19 +262,14 @@ class Recommender:
     def _bundle_histories(self) -> BundleHistories:
         return BundleHistories(self.bundle)
 
-    @cached_property
-    def _encoder(self) -> BatchingEncoder:
-        return BatchingEncoder(self.bundle.encoder)
-
     @property
     def _history_reader(self) -> HistoryReader:
         return self._histories or self._bundle_histories
 
     @cached_property
-    def _held_back(self) -> Ints:
+    def _held_back(self) -> frozenset[int]:
         """Return the indices of the domains that popularity serves."""
-        names = self.bundle.held_back
-        return np.array([self.domains.index(name) for name in names], dtype=np.int64)
+        return frozenset(self.domains.index(name) for name in self.bundle.held_back)
 
     def _rules(self, rules: Rules) -> Rules:
         """Return rules in the terms of the bundle, after checking them."""
@@ -293,60 +279,101 @@ class Recommender:
     def _flags(self) -> Unavailable:
         return self._availability.now() if self._availability else ALL_AVAILABLE
 
-    def _answer_all(self, asked: Sequence[_Asked], histories: Histories) -> list[Recommendations]:
-        """Answer requests whose users' known items are `histories` (B rows)."""
-        domains = np.array([one.domain for one in asked], np.int64)
-        known = np.flatnonzero(np.diff(histories.offsets))
-        vectors = self._user_vectors(histories, domains, known)
+    def _read(
+        self, feed: Feed, place: int, note: Note
+    ) -> list[_Asked] | RequestError | HistoryStoreError:
+        """Return what is asked of each domain, or what is wrong with it."""
+        try:
+            check_quotas(feed.domains)
+            domains = [
+                self._reader.domain(Request(name, feed.user_id, feed.history, k))
+                for name, k in feed.domains.items()
+            ]
+            rules = self._rules(feed.rules)
+            began = time.perf_counter()
+            # Read once: all domains see the same user.
+            events = self._reader.events(feed.user_id, feed.history, reader=self._history_reader)
+        except (RequestError, HistoryStoreError) as error:
+            return error
+        note("store", [place], began)
+        known = self._reader.known_items(events)
+        return [
+            _Asked(k, domain, rules, events, known, place)
+            for k, domain in zip(feed.domains.values(), domains, strict=True)
+        ]
+
+    def _answer_all(self, asked: Sequence[_Asked], note: Note = unnoted) -> list[Recommendations]:
+        began = time.perf_counter()
+        vectors = self._user_vectors(asked)
+        note("encode", [one.place for one in asked], began)
         flags = self._flags()
         missing = self._stock.missing(flags)
-        answers = []
-        for row, one in enumerate(asked):
-            choice = self._choose(one, histories.row(row), missing)
-            vector = vectors.get(row)
-            if vector is None:
-                answers.append(self._fall_back(one, choice, flags))
-            else:
-                answers.append(self._rank(one, choice, histories.row(row), vector))
-        return answers
+        return [
+            self._answer(one, vector, flags, missing, note)
+            for one, vector in zip(asked, vectors, strict=True)
+        ]
 
-    def _user_vectors(self, histories: Histories, domains: Ints, rows: Ints) -> dict[int, Floats]:
-        """Return the vectors of those of `rows` whose domain the model serves."""
-        rows = rows[~np.isin(domains[rows], self._held_back)]
-        if not len(rows):
-            return {}
-        given = Histories.of([histories.row(row) for row in rows])
-        vectors = self._encoder.user_vectors(given, domains[rows])
-        return dict(zip(rows.tolist(), vectors, strict=True))
-
-    def _choose(self, asked: _Asked, history: Ints, missing: NDArray[np.bool_]) -> Choice:
-        pool, rules = self.bundle.catalogue.pool(asked.domain), asked.rules
-        seen = np.unique(history[(history >= pool.start) & (history < pool.stop)] - pool.start)
-        return choose(
-            seen=seen if rules.exclude_seen else seen[:0],
-            missing=missing[pool],
-            only=[self._reader.positions(ids, asked.domain) for ids in rules.only],
-            exclude=self._reader.positions(rules.exclude or (), asked.domain),
-        )
-
-    def _rank(
-        self, asked: _Asked, choice: Choice, history: Ints, vector: Floats
+    def _answer(
+        self,
+        asked: _Asked,
+        vector: Floats | None,
+        flags: Unavailable,
+        missing: NDArray[np.bool_],
+        note: Note,
     ) -> Recommendations:
+        began = time.perf_counter()
+        choice = self._choose(asked, missing)
+        if vector is None:
+            answer = self._fall_back(asked, choice, flags)
+            note("rank", [asked.place], began)
+            return answer
         wanted = Wanted(
             domain=asked.domain,
             user=vector,
-            history=history,
+            history=asked.known,
             allowed=choice.allowed,
             sources=asked.rules.drawn_from,
             listed=self._reader.positions(asked.rules.candidates or (), asked.domain),
             k=asked.k,
         )
-        found = self._retrieval.best(wanted)
-        domain = self.domains[asked.domain]
-        return Recommendations(
+        candidates = self._retrieval.find(wanted)
+        note("retrieve", [asked.place], began)
+        began = time.perf_counter()
+        found = self._retrieval.rank(wanted, candidates)
+        answer = Recommendations(
             self._named(asked.domain, found.positions, found.scores, found.sources),
             self.bundle.version,
-            reason=shortage(choice, found=len(found.positions), k=asked.k, domain=domain),
+            reason=shortage(
+                choice, found=len(found.positions), k=asked.k, domain=self.domains[asked.domain]
+            ),
+        )
+        note("rank", [asked.place], began)
+        return answer
+
+    def _user_vectors(self, asked: Sequence[_Asked]) -> list[Floats | None]:
+        """Return the vector of each whose history says something to a model that serves it."""
+        vectors: list[Floats | None] = [None] * len(asked)
+        rows = [
+            row
+            for row, one in enumerate(asked)
+            if len(one.known) and one.domain not in self._held_back
+        ]
+        if rows:
+            histories = Histories.of([asked[row].known for row in rows])
+            domains = np.array([asked[row].domain for row in rows], np.int64)
+            found = self.bundle.encoder.user_vectors(histories, domains)
+            for row, vector in zip(rows, found, strict=True):
+                vectors[row] = vector
+        return vectors
+
+    def _choose(self, asked: _Asked, missing: NDArray[np.bool_]) -> Choice:
+        pool, rules, known = self.bundle.catalogue.pool(asked.domain), asked.rules, asked.known
+        had = known[(known >= pool.start) & (known < pool.stop)] - pool.start
+        return choose(
+            had=had if rules.exclude_seen else had[:0],
+            missing=missing[pool],
+            only=[self._reader.positions(ids, asked.domain) for ids in rules.only],
+            exclude=self._reader.positions(rules.exclude or (), asked.domain),
         )
 
     def _fall_back(self, asked: _Asked, choice: Choice, flags: Unavailable) -> Recommendations:
@@ -376,7 +403,7 @@ class Recommender:
         self, domain: int, positions: Ints, scores: Floats, sources: Sequence[str]
     ) -> tuple[Recommendation, ...]:
         first, name = self.bundle.catalogue.pool(domain).start, self.domains[domain]
-        ids = self.bundle.item_ids.take(pa.array(positions + first)).to_pylist()
+        ids = self.bundle.ids.ids(positions + first)
         return tuple(
             Recommendation(item_id, name, score, source)
             for item_id, score, source in zip(ids, scores.tolist(), sources, strict=True)
@@ -391,3 +418,19 @@ class _Asked:
     domain: int
     rules: Rules
     events: Sequence[Event]
+    known: Ints
+    """The items of those events that the model knows."""
+    place: int = 0
+    """Which of the feeds that are answered together it belongs to."""
+
+
+def _sound(
+    answers: Iterable[list[Recommendations] | RequestError | HistoryStoreError],
+) -> list[list[Recommendations]]:
+    """Return the answers, or raise the first that is none."""
+    sound = []
+    for answer in answers:
+        if not isinstance(answer, list):
+            raise answer
+        sound.append(answer)
+    return sound

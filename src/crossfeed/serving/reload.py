@@ -58,6 +58,7 @@ class ModelInService:
         self.recommender = self._make(bundle)
         self._folder = bundle.path
         self._gate = threading.Lock()
+        self._prepared: Recommender | None = None
 
     @property
     def bundle(self) -> Bundle:
@@ -72,17 +73,34 @@ class ModelInService:
                 meanwhile; the model in service stays.
         """
         with self._gate:
-            before = self.bundle
-            try:
-                recommender = self._load(before)
-            except CrossfeedError:
-                raise
-            except Exception as error:  # whatever a new bundle breaks, the model in service stays
-                raise _unsound(
-                    self._folder, f"{type(error).__name__} while it was loaded"
-                ) from error
-            self.recommender = recommender
-            return Reloaded(self.bundle.version, changed=self.bundle.version != before.version)
+            self.prepare()
+            return self.commit()
+
+    def prepare(self) -> str:
+        """Do the work of `reload` up to the switch; return the version that waits for it.
+
+        Raises:
+            BundleError: as `reload`; nothing waits then.
+        """
+        self._prepared = None
+        try:
+            self._prepared = self._load(self.bundle)
+        except CrossfeedError:
+            raise
+        except Exception as error:  # whatever a new bundle breaks, the model in service stays
+            raise _unsound(self._folder, f"{type(error).__name__} while it was loaded") from error
+        return self._prepared.bundle.version
+
+    def commit(self) -> Reloaded:
+        """Put what was prepared into service."""
+        assert self._prepared is not None
+        before, self.recommender, self._prepared = self.recommender, self._prepared, None
+        version = self.bundle.version
+        return Reloaded(version, changed=version != before.bundle.version)
+
+    def drop(self) -> None:
+        """Let go of what was prepared."""
+        self._prepared = None
 
     def _load(self, before: Bundle) -> Recommender:
         """Return what answers by the bundle in the folder, checked; the present one if it is it."""

@@ -57,8 +57,7 @@ class RequestReader:
 
     def known_items(self, events: Sequence[Event]) -> Ints:
         """Return the item indices of those events whose item the model knows."""
-        index = self._bundle.item_index
-        found = [index(event.item_id, event.domain) for event in events]
+        found = self._bundle.ids.indices(events)
         return np.array([item for item in found if item >= 0], dtype=np.int64)
 
     def rules(self, rules: Rules) -> Rules:
@@ -77,8 +76,10 @@ class RequestReader:
 
     def positions(self, ids: Sequence[Id], domain: int) -> Ints:
         """Return the positions in a domain's pool of the ids that the model knows there."""
+        if not ids:
+            return np.zeros(0, np.int64)
         pool, name = self._bundle.catalogue.pool(domain), self._bundle.catalogue.domains[domain]
-        found = np.array([self._bundle.item_index(item_id, name) for item_id in ids], np.int64)
+        found = np.array([self._bundle.ids.index(item_id, name) for item_id in ids], np.int64)
         positions: Ints = found[(found >= pool.start) & (found < pool.stop)] - pool.start
         return positions
 

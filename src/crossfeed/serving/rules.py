@@ -59,10 +59,21 @@ class Choice:
 
     allowed: NDArray[np.bool_]
     """(N,)"""
-    seen: int
-    """Left out because the user had them before."""
-    unavailable: int
-    """Left out of the others because they are not available."""
+    had: Ints
+    """Positions that the user had before, each as often as they had it."""
+    missing: NDArray[np.bool_]
+    """(N,) true where an item is not available."""
+
+    @property
+    def seen(self) -> int:
+        """Return how many are left out because the user had them before."""
+        return len(np.unique(self.had))
+
+    @property
+    def unavailable(self) -> int:
+        """Return how many of the others are left out because they are not available."""
+        missing = np.count_nonzero(self.missing)
+        return int(missing - np.count_nonzero(self.missing[np.unique(self.had)]))
 
     @property
     def filtered(self) -> int:
@@ -73,7 +84,7 @@ class Choice:
 
 def choose(
     *,
-    seen: Ints,
+    had: Ints,
     missing: NDArray[np.bool_],
     only: Sequence[Ints],
     exclude: Ints,
@@ -81,20 +92,19 @@ def choose(
     """Choose the positions of a pool that may be recommended.
 
     Args:
-        seen: different positions that the user had before; empty where repeats are welcome.
+        had: positions that the user had before; empty where repeats are welcome.
         missing: (N,) true where an item is not available.
         only: positions of each list outside of which nothing is recommended.
         exclude: positions never to recommend.
     """
     allowed = ~missing
-    unavailable = np.count_nonzero(missing) - np.count_nonzero(missing[seen])
-    allowed[seen] = False
+    allowed[had] = False
     for positions in only:
         listed = np.zeros(len(allowed), dtype=np.bool_)
         listed[positions] = True
         allowed &= listed
     allowed[exclude] = False
-    return Choice(allowed, seen=len(seen), unavailable=int(unavailable))
+    return Choice(allowed, had, missing)
 
 
 def listed_in(rules: Rules, item_id: Id) -> bool:

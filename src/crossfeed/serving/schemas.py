@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
 
@@ -15,11 +16,12 @@ from pydantic import (
     StrictBool,
     StrictInt,
     StrictStr,
+    TypeAdapter,
     WithJsonSchema,
     model_validator,
 )
 
-from crossfeed.serving.answers import MAX_K, Recommendations
+from crossfeed.serving.answers import MAX_K, Recommendation, Recommendations, Step
 from crossfeed.serving.ids import ANY_ID, Id, is_id
 from crossfeed.serving.rules import SOURCES, Source
 
@@ -32,7 +34,6 @@ __all__ = [
     "EventsBody",
     "EventsStored",
     "Forgotten",
-    "ItemAnswer",
     "ItemFlagBody",
     "ModelFacts",
     "PastEvent",
@@ -183,44 +184,37 @@ class EventsStored(BaseModel):
     duplicates: int
 
 
-class ItemAnswer(BaseModel):
-    """One recommended item."""
-
-    item_id: str | int
-    domain: str
-    score: float
-    source: str
-
-
-class Answer(BaseModel):
+@dataclass(frozen=True, slots=True)
+class Answer:
     """Recommended items, best first."""
 
-    model_config = ConfigDict(protected_namespaces=())
-
-    items: list[ItemAnswer]
+    items: tuple[Recommendation, ...]
     model_version: str
-    fallback: str | None
+    fallback: Step | None
     reason: str | None
-    degraded: str | None = Field(description="What failed, so that less of the user was known.")
+    degraded: Annotated[
+        str | None, Field(description="What failed, so that less of the user was known.")
+    ]
     took_ms: float
 
     @classmethod
     def of(cls, found: Recommendations, *, took_ms: float, degraded: str | None = None) -> Answer:
         """Return recommendations as an answer."""
-        items = [
-            ItemAnswer(
-                item_id=item.item_id, domain=item.domain, score=item.score, source=item.source
-            )
-            for item in found.items
-        ]
         return cls(
-            items=items,
-            model_version=found.model_version,
-            fallback=found.fallback,
-            reason=found.reason,
-            degraded=degraded,
-            took_ms=round(took_ms, 3),
+            found.items,
+            found.model_version,
+            found.fallback,
+            found.reason,
+            degraded,
+            round(took_ms, 3),
         )
+
+    def to_json(self) -> bytes:
+        """Return it as it is sent."""
+        return _ANSWER.dump_json(self)
+
+
+_ANSWER = TypeAdapter(Answer)
 
 
 class UserHistory(BaseModel):

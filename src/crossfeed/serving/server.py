@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import importlib.util
 import logging
 import math
@@ -11,6 +12,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING
@@ -22,9 +24,10 @@ from crossfeed.serving.limits import Limits
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["serve"]
+__all__ = ["Serving", "log_requests", "make_app", "run_app", "serve"]
 
 _DEFAULTS = Limits()
+_BACKLOG = 2048
 
 
 def serve(
@@ -35,6 +38,8 @@ def serve(
     history_store: str | None = None,
     limits: Limits = _DEFAULTS,
     fallbacks: Path | str | None = None,
+    workers: int = 1,
+    otel: bool = False,
     announce: Callable[[str], None] | None = None,
 ) -> None:
     """Serve a bundle over HTTP until the process is told to stop.
@@ -47,6 +52,8 @@ def serve(
         history_store: URL of the store of what users do; by default a file beside the bundle.
         limits: what the process takes on; see `Limits`.
         fallbacks: a TOML file of what domains fall back on where nothing is known of a user.
+        workers: how many processes answer; they share the port, the model's memory and the store.
+        otel: send traces by OpenTelemetry, set up by the variables OTEL_*; those ask for it, too.
         announce: is told the service's URL when everything is in order and it begins to answer.
 
     Raises:
@@ -59,33 +66,76 @@ def serve(
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
+    from crossfeed.serving.security import keys_from_environment, require_keys_beyond
+    from crossfeed.serving.store_url import default_store_url
+
+    require_keys_beyond(host, keys_from_environment())
+    url = history_store or default_store_url(Path(bundle))
+    chains = None if fallbacks is None else Path(fallbacks)
+    serving = Serving(Path(bundle), url, limits, chains, traced=otel)
+    log_requests()
+    with _bind(host, port) as listening, contextlib.ExitStack() as stack:
+        at = _url(listening)
+        ready = (lambda: None) if announce is None else (lambda: announce(at))
+        if workers == 1:
+            run_app(make_app(serving, stack), listening, ready, limits)
+        else:
+            _supervise(serving, listening, ready, workers)
+
+
+@dataclass(frozen=True)
+class Serving:
+    """What one process serves."""
+
+    bundle: Path
+    history_store: str
+    """URL of the store."""
+    limits: Limits
+    fallbacks: Path | None
+    traced: bool = False
+    """Whether traces are asked for, also where no variable OTEL_* does."""
+
+
+def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
+    """Make the application, all in order and the store filled; the stack closes the store.
+
+    Raises:
+        ConfigError, BundleError, HistoryStoreError: as `serve`.
+    """
     from crossfeed.serving.app import create_app
     from crossfeed.serving.fallback import read_fallbacks
     from crossfeed.serving.reload import check_answers
-    from crossfeed.serving.security import keys_from_environment, require_keys_beyond
-    from crossfeed.serving.store_url import default_store_url, open_store
+    from crossfeed.serving.security import keys_from_environment
+    from crossfeed.serving.store_url import open_store
+    from crossfeed.serving.tracing import tracing_from_environment
 
-    keys = keys_from_environment()
-    require_keys_beyond(host, keys)
-    loaded = Bundle.load(bundle)
-    chains = None if fallbacks is None else read_fallbacks(fallbacks, loaded)
-    _log_requests()
-    url = history_store or default_store_url(Path(bundle))
-    with _bind(host, port) as listening, contextlib.closing(open_store(url)) as store:
-        # Both here, because an error in the application's own start would not reach the caller.
-        store.fill(loaded.histories(), origin=loaded.version)
-        check_answers(loaded)
-        app = create_app(loaded, store=store, keys=keys, limits=limits, fallbacks=chains)
-        _run(app, listening, announce, most_seconds=limits.timeout_seconds)
+    bundle = Bundle.load(serving.bundle)
+    chains = None if serving.fallbacks is None else read_fallbacks(serving.fallbacks, bundle)
+    store = stack.enter_context(contextlib.closing(open_store(serving.history_store)))
+    # Both here, because an error in the application's own start would not reach the caller.
+    store.fill(bundle.histories(), origin=bundle.version)
+    check_answers(bundle)
+    return create_app(
+        bundle,
+        store=store,
+        keys=keys_from_environment(),
+        limits=serving.limits,
+        fallbacks=chains,
+        tracing=tracing_from_environment(asked=serving.traced),
+    )
 
 
-def _run(
-    app: FastAPI,
-    listening: socket.socket,
-    announce: Callable[[str], None] | None,
-    *,
-    most_seconds: float,
+def run_app(
+    app: FastAPI, listening: socket.socket, ready: Callable[[], None], limits: Limits
 ) -> None:
+    """Answer requests until the process is told to stop.
+
+    Args:
+        app: what `create_app` made.
+        listening: the socket to accept from.
+        ready: is called when it begins to answer.
+        limits: tell how long work may take that has begun.
+    """
     import uvicorn
 
     class Server(uvicorn.Server):
@@ -95,11 +145,13 @@ def _run(
             await super().startup(sockets)
             if not self.started:
                 return
-            if threading.current_thread() is threading.main_thread():  # the only one with signals
-                loop, reload = asyncio.get_running_loop(), app.state.service.reload_model
+            service = app.state.service
+            # Signals reach the main thread alone, and workers reload all together.
+            if threading.current_thread() is threading.main_thread() and not service.colleagues:
+                loop = asyncio.get_running_loop()
+                reload = service.reload_model
                 loop.add_signal_handler(signal.SIGHUP, loop.run_in_executor, None, reload)
-            if announce:
-                announce(_url(listening))
+            ready()
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             app.state.service.stopping = True
@@ -109,12 +161,47 @@ def _run(
         app,
         log_level="warning",
         access_log=False,
-        timeout_graceful_shutdown=math.ceil(2 * most_seconds),  # a body, then its answer
+        proxy_headers=False,  # nothing here asks where a request came from
+        timeout_graceful_shutdown=_stop_seconds(limits),
     )
     Server(config).run(sockets=[listening])
 
 
-def _log_requests() -> None:
+def _supervise(
+    serving: Serving, listening: socket.socket, ready: Callable[[], None], workers: int
+) -> None:
+    """Check and fill here, so that errors come once and as they are; then start the workers."""
+    from crossfeed.serving.fallback import read_fallbacks
+    from crossfeed.serving.store_url import open_store
+    from crossfeed.serving.supervisor import Supervisor
+
+    if serving.history_store == "sqlite://":
+        raise ConfigError(
+            "several workers cannot share histories in memory",
+            hint="name a file, --history-store sqlite:///histories.sqlite, or keep --workers 1",
+        )
+    bundle = Bundle.load(serving.bundle)
+    if serving.fallbacks is not None:
+        read_fallbacks(serving.fallbacks, bundle)
+    with contextlib.closing(open_store(serving.history_store)) as store:
+        store.fill(bundle.histories(), origin=bundle.version)
+    listening.listen(_BACKLOG)
+    settings = {
+        "bundle": str(serving.bundle),
+        "history_store": serving.history_store,
+        "limits": dataclasses.asdict(serving.limits),
+        "fallbacks": None if serving.fallbacks is None else str(serving.fallbacks),
+        "traced": serving.traced,
+    }
+    seconds = _stop_seconds(serving.limits) + 5.0
+    Supervisor(settings, listening, workers=workers, stop_seconds=seconds).run(ready)
+
+
+def _stop_seconds(limits: Limits) -> int:
+    return math.ceil(2 * limits.timeout_seconds)  # a body, then its answer
+
+
+def log_requests() -> None:
     """Send the request log to stderr as it is, one line of JSON each."""
     from crossfeed.serving.monitoring import REQUEST_LOG
 

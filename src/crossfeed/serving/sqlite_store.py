@@ -103,7 +103,7 @@ class SqliteHistoryStore:
             HistoryStoreError: the file cannot be read.
         """
         rows = self._read(lambda connection: connection.execute(_READ, (user_id,)).fetchall())
-        return [Event(*row) for row in rows]
+        return list(map(Event._make, rows))
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user from the file and its log; return how many.

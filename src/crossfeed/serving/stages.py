@@ -1,0 +1,26 @@
+"""What the work on a request consists of, for those who time it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+__all__ = ["Note", "unnoted"]
+
+
+class Note(Protocol):
+    """Is told of a stage when it is done."""
+
+    def __call__(self, stage: str, places: Sequence[int], began: float) -> None:
+        """Note a stage.
+
+        Args:
+            stage: `store` (a history was read), `encode`, `retrieve` (candidates were found) or
+                `rank`.
+            places: which of the requests that are answered together shared it.
+            began: seconds of `time.perf_counter`; it ended now.
+        """
+
+
+def unnoted(stage: str, places: Sequence[int], began: float) -> None:
+    """Note nothing."""
