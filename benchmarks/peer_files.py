@@ -98,14 +98,15 @@ class Course:
     Time is of training alone: neither the peer's own validation nor this record counts.
     """
 
-    def __init__(self, split, peer, *, minutes):
+    def __init__(self, split, peer, *, minutes, done=0):
+        """Begin, or go on after `done` epochs of an interrupted training."""
         self.folder = split.folder / f"{peer}.course"
         self.folder.mkdir(exist_ok=True)
-        for old in self.folder.iterdir():
-            old.unlink()
         self.minutes = minutes
         self.wall = self.processor = 0.0
-        self.epochs = []
+        self.epochs = json.loads((self.folder / "epochs.json").read_text())[:done] if done else []
+        if self.epochs:
+            self.wall, self.processor = self.epochs[-1].values()
 
     def timed(self, train_epoch, scores):
         """Return the peer's function that trains an epoch, with its time and scores kept.

@@ -4,7 +4,7 @@
 
 RecBole's own data loading, training loop and early stop (ndcg@10 on validation, full ranking) with
 its defaults; the split comes as files of its own format. After MINUTES of processor time no epoch
-is begun any more. Needs recbole 1.2.1 with setuptools<80, numpy<2, pandas<2.2, scipy<1.12 and
+is begun any more. An interrupted run goes on after its best epoch. Needs recbole 1.2.1 with setuptools<80, numpy<2, pandas<2.2, scipy<1.12 and
 TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
 """
 
@@ -70,7 +70,10 @@ def main():
     train, valid, _ = data_preparation(config, dataset)
     model = get_model(name)(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-    course = Course(split, peer, minutes=minutes)
+    saved = max(data.glob("*.pth"), key=lambda file: file.stat().st_mtime, default=None)
+    if saved is not None:
+        trainer.resume_checkpoint(saved)
+    course = Course(split, peer, minutes=minutes, done=trainer.start_epoch)
     trainer._train_epoch = course.timed(
         trainer._train_epoch, lambda: scores_of(model, dataset, split, "validation", sequential)
     )

@@ -48,7 +48,10 @@ class Standings:
         return Path(__file__).parent / "results" / self.name
 
     def write(self, work: Path) -> None:
-        """Judge the mean over the seeds of every scorer whose outcomes lie in `work`."""
+        """Judge the mean over the seeds of every scorer whose outcomes lie in `work`.
+
+        What is known of the others stays as it was.
+        """
         for (data, split), cells in self._by_split().items():
             scorers = {
                 name: mean_over_seeds([_outcomes(work, cell) for cell in own], name=name)
@@ -57,7 +60,10 @@ class Standings:
             }
             if scorers:
                 file = self.results / f"{data}.{split}.{_STANDING}"
-                write_json(file, {"metric": METRIC, "scorers": self._standings(scorers)})
+                known = json.loads(file.read_text("utf-8"))["scorers"] if file.exists() else {}
+                known = {name: one for name, one in known.items() if name in cells}
+                scorers_now = {**known, **self._standings(scorers)}
+                write_json(file, {"metric": METRIC, "scorers": scorers_now})
 
     def table(self) -> str:
         """Return the results so far as Markdown, one table for each data set and split."""
