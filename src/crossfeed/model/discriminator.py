@@ -5,6 +5,8 @@ Dims: B rows, N items of a pool, E width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,25 @@ class ItemLayer(nn.Module):
     def forward(self, users: Tensor, pool: slice) -> Tensor:
         """Return (B, N) the value of each item of the pool for each user (B, E)."""
         return users @ self.vectors.weight[pool].T + self.biases[pool]
+
+    def pools(self, pools: Sequence[slice]) -> list[tuple[Tensor, Tensor]]:
+        """Return the vectors (N, E) and biases (N,) of several pools at once.
+
+        Each slice of a table would have a gradient as large as the table; those of one split are
+        written once.
+
+        Args:
+            pools: ascending, none of them overlapping.
+        """
+        sizes, end = [], 0
+        for pool in pools:
+            sizes += [pool.start - end, pool.stop - pool.start]
+            end = pool.stop
+        sizes.append(self.biases.shape[0] - end)
+        vectors, biases = (
+            torch.split(table, sizes)[1::2] for table in (self.vectors.weight, self.biases)
+        )
+        return list(zip(vectors, biases, strict=True))
 
 
 class Discriminator(nn.Module):

@@ -31,14 +31,8 @@ class DomainRows:
     clicks: Tensor
     """(b,) position in the pool of each row's click."""
     seen: tuple[Tensor, Tensor]
-    """Row within `rows` and position in the pool of what the user saw before, click excepted."""
-
-    def excluded(self) -> Tensor:
-        """Return (b, N) true where the item belongs to the user's history, and is no candidate."""
-        size = self.pool.stop - self.pool.start
-        excluded = self.clicks.new_zeros(len(self.clicks), size, dtype=torch.bool)
-        excluded[self.seen] = True
-        return excluded
+    """Row within `rows` and position in the pool of what the user saw before, click excepted;
+    no pair twice. It is no candidate."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +49,11 @@ class Batch:
     def rows(self) -> int:
         """Return B."""
         return self.timelines.rows
+
+    def by_domain(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows of `values` (B, ...) of each of the groups."""
+        sizes = [len(group.clicks) for group in self.groups]
+        return torch.split(values, sizes)
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
@@ -130,8 +129,10 @@ def _by_domain(
     rows = histories.rows()
     of_target = dataset.catalogue.domain_of(histories.items) == domains[rows]
     seen_rows, seen_items = rows[of_target], histories.items[of_target]
-    other = seen_items != clicks[seen_rows]  # where repeats are kept the click was seen before
-    seen_rows, seen_items = seen_rows[other], seen_items[other]
+    if dataset.config.repeats == "keep":  # the click may have been seen before, or others twice
+        other = seen_items != clicks[seen_rows]
+        pairs = np.unique(np.stack([seen_rows[other], seen_items[other]]), axis=1)
+        seen_rows, seen_items = pairs
     present, firsts = np.unique(domains, return_index=True)
     bounds = [*firsts.tolist(), len(domains)]
     groups = []

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
-from crossfeed.model.generator import Generator, log_confidence
+from crossfeed.model.generator import Generator
 from crossfeed.training.batches import Batch, DomainRows
 
 __all__ = ["Proposals", "StaticProposals", "propose"]
@@ -101,25 +101,18 @@ def propose(
         expanded: by domain, whether the generator takes part in its proposal.
         share: the generator's share of q in those domains; 0 during warm-up.
     """
-    device = batch.timelines.items.device
-    users = None if generator is None else generator.users(batch.timelines)
     expands = [generator is not None and domain for domain in expanded]
-    confidences, drawn = [], []
-    for group in batch.groups:
-        excluded = group.excluded()
-        if generator is None or users is None:
-            log_confidences = torch.zeros(excluded.shape, device=device)
-        else:
-            logits = generator.output_layer(users[group.rows], group.pool)
-            log_confidences = log_confidence(logits, excluded)  # (b, N)
-            confidences.append(log_confidences)
-        mixed = _mix(
-            log_confidences.detach(),
+    confidences = [] if generator is None else _log_confidences(generator, batch)
+    drawn = [
+        _draw(
+            group,
+            confidences[place] if confidences else None,
             static.weights(group),
-            excluded=excluded,
             share=share if expands[group.domain] else 0.0,
+            count=config.candidates,
         )
-        drawn.append(_draw(group, log_confidences, mixed, count=config.candidates))
+        for place, group in enumerate(batch.groups)
+    ]
     candidates, confidence, click_confidence, proposal, click_proposal = (
         torch.cat(column) for column in zip(*drawn, strict=True)
     )
@@ -132,27 +125,50 @@ def propose(
         click_log_proposal=click_proposal,
         expanded=torch.tensor(
             [expands[group.domain] for group in batch.groups for _ in range(len(group.clicks))],
-            device=device,
+            device=candidates.device,
         ),
     )
 
 
-def _mix(confidence: Tensor, weights: Tensor, *, excluded: Tensor, share: float) -> Tensor:
-    """Return (b, N) the proposal q, normalised over each row's pool."""
-    static = weights.unsqueeze(0).masked_fill(excluded, 0.0)
-    static = static / static.sum(dim=1, keepdim=True)
-    return share * confidence.exp() + (1 - share) * static if share else static
+def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
+    """Return by domain (b, N) the log of the generator's confidence; -inf for what was seen."""
+    pools = generator.output_layer.pools([group.pool for group in batch.groups])
+    users = batch.by_domain(generator.users(batch.timelines))
+    log_confidences = []
+    for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True):
+        logits = torch.addmm(biases, rows, vectors.T)  # (b, N)
+        logits[group.seen] = float("-inf")
+        log_confidences.append(logits.log_softmax(dim=1))
+    return log_confidences
 
 
 def _draw(
-    group: DomainRows, confidence: Tensor, proposal: Tensor, *, count: int
+    group: DomainRows, confidence: Tensor | None, weights: Tensor, *, share: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    candidates = torch.multinomial(proposal, count, replacement=True)  # (b, K)
-    clicks = group.clicks.unsqueeze(1)  # (b, 1)
+    """Return candidates (b, K), log g of candidates and clicks, log q of candidates and clicks."""
+    mixed = _static(group, weights)  # (b, N)
+    if confidence is not None and share:
+        mixed = mixed.mul_(1 - share).add_(confidence.detach().exp(), alpha=share)
+    candidates = torch.multinomial(mixed, count, replacement=True)  # (b, K)
+    places = torch.cat([candidates, group.clicks.unsqueeze(1)], dim=1)  # (b, K + 1)
+    log_proposal = mixed.gather(1, places).log()
+    log_confidence = (
+        torch.zeros_like(log_proposal) if confidence is None else confidence.gather(1, places)
+    )
     return (
         candidates,
-        confidence.gather(1, candidates),
-        confidence.gather(1, clicks).squeeze(1),
-        proposal.gather(1, candidates).log(),
-        proposal.gather(1, clicks).squeeze(1).log(),
+        log_confidence[:, :-1],
+        log_confidence[:, -1],
+        log_proposal[:, :-1],
+        log_proposal[:, -1],
     )
+
+
+def _static(group: DomainRows, weights: Tensor) -> Tensor:
+    """Return (b, N) the static part of the proposal, normalised over each row's pool."""
+    taken = weights.new_zeros(len(group.clicks), dtype=torch.float64)
+    taken.index_add_(0, group.seen[0], weights[group.seen[1]].double())
+    left = weights.double().sum() - taken  # no pass over (b, N), and exact enough to subtract
+    static = torch.outer(left.reciprocal().to(weights), weights)
+    static[group.seen] = 0.0
+    return static

@@ -90,4 +90,5 @@ class FitState:
                 {"params": others, "weight_decay": 0.0},
             ],
             lr=self._train.learning_rate,
+            fused=True,
         )

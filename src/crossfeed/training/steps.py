@@ -87,15 +87,22 @@ class Move:
 def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
-    users = discriminator.users(batch.timelines)
-    first, second, pool = [], [], []
-    for group in batch.groups:
-        scores = discriminator.scoring_layer(users[group.rows], group.pool)  # (b, N)
-        first.append(scores.gather(1, proposals.candidates[group.rows]))
-        second.append(scores.gather(1, group.clicks.unsqueeze(1)).squeeze(1))
+    pools = discriminator.scoring_layer.pools([group.pool for group in batch.groups])
+    users = batch.by_domain(discriminator.users(batch.timelines))
+    candidates = batch.by_domain(proposals.candidates)
+    both, pool = [], []
+    for group, rows, drawn, (vectors, biases) in zip(
+        batch.groups, users, candidates, pools, strict=True
+    ):
+        scores = torch.addmm(biases, rows, vectors.T)  # (b, N)
+        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1)))
         if config.objective == "full-softmax":
-            pool.append(scores.masked_fill(group.excluded(), float("-inf")).logsumexp(dim=1))
-    return Scores(torch.cat(first), torch.cat(second), torch.cat(pool) if pool else None)
+            unseen = scores.index_put(group.seen, scores.new_tensor(float("-inf")))
+            pool.append(unseen.logsumexp(dim=1))
+    first_and_second = torch.cat(both)  # (B, K + 1)
+    return Scores(
+        first_and_second[:, :-1], first_and_second[:, -1], torch.cat(pool) if pool else None
+    )
 
 
 def target_loss(
