@@ -94,6 +94,10 @@ def _draw(*, items: int, domains: int, known: int) -> Dataset:
     domain = np.take_along_axis(own, choice, axis=1).ravel()
     size = items // domains
     item = domain * size + (size * rng.random(len(domain)) ** 3).astype(np.int64)
+    user = np.repeat(np.arange(USERS), EVENTS_PER_USER)
+    _, firsts = np.unique(user * items + item, return_index=True)
+    kept = np.sort(firsts)  # no click twice
+    user, item, domain = user[kept], item[kept], domain[kept]
     return Dataset(
         path=Path(f"{items}-{domains}-{known}"),
         manifest={"content_hash": f"drawn-{items}-{domains}-{known}", "config": {}},
@@ -103,7 +107,7 @@ def _draw(*, items: int, domains: int, known: int) -> Dataset:
             np.full(domains, size),
         ),
         item_clicks=np.bincount(item, minlength=size * domains),
-        user_offsets=np.arange(USERS + 1) * EVENTS_PER_USER,
+        user_offsets=np.searchsorted(user, np.arange(USERS + 1)),
         event_item=item.astype(np.int32),
         event_domain=domain.astype(np.int32),
         event_time=np.arange(len(item)),
