@@ -56,7 +56,7 @@ def scorer(model, train, split):
                 found[row] = popularity[pool]
             else:
                 found[row] = np.where(
-                    numbers[pool] >= 0, model.score(known)[numbers[pool]], -np.inf
+                    numbers[pool] >= 0, np.ravel(model.score(known))[numbers[pool]], -np.inf
                 )
         return found
 

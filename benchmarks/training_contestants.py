@@ -31,6 +31,7 @@ from crossfeed.training.trainer import Fit
 __all__ = ["Enough", "LimitedFit", "Stopwatch", "limited_fit", "load"]
 
 WARM = 3
+"""Steps before those that are counted, or as many as are counted if those are fewer."""
 USERS = 20_000
 EVENTS_PER_USER = 40
 
@@ -134,7 +135,7 @@ def measure(contestant: str, data: str, steps: int, settings: Sequence[str]) -> 
     """Run a contestant; return events per second and memory."""
     dataset = load(data)
     config = load_config(overrides=["train.warmup_epochs=0", *settings])
-    stopwatch = Stopwatch(steps)
+    stopwatch = Stopwatch(steps, warm=min(WARM, steps))
     try:
         if contestant == "crossfeed":
             run_crossfeed(dataset, config, stopwatch)
