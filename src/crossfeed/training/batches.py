@@ -16,6 +16,7 @@ from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
+from crossfeed.training.pools import PoolSample, PoolSampler
 
 __all__ = ["Batch", "DomainRows", "batches", "steps_per_epoch"]
 
@@ -28,11 +29,54 @@ class DomainRows:
     name: str
     rows: slice
     pool: slice
+    """The domain's items."""
+    sample: PoolSample | None
+    """The items of a large pool that the step looks at; positions are those in the sample."""
     clicks: Tensor
     """(b,) position in the pool of each row's click."""
     seen: tuple[Tensor, Tensor]
     """Row within `rows` and position in the pool of what the user saw before, click excepted;
     no pair twice. It is no candidate."""
+
+    @property
+    def items(self) -> slice | Tensor:
+        """Return where the pool's items lie in the tables."""
+        return self.pool if self.sample is None else self.sample.items
+
+    @property
+    def size(self) -> int:
+        """Return N, how many items the step looks at."""
+        if self.sample is None:
+            return int(self.pool.stop - self.pool.start)
+        return len(self.sample.items)
+
+    def item_indices(self, positions: Tensor) -> Tensor:
+        """Return the item indices of positions in the pool, of any shape."""
+        if self.sample is None:
+            return torch.add(positions, self.pool.start)
+        return torch.take(self.sample.items, positions)
+
+    def log_inclusion(self, positions: Tensor) -> Tensor | float:
+        """Return (b, K) log pi of positions in each row's pool; a row's own click is always there.
+
+        Args:
+            positions: (b, K) of the rows' items.
+        """
+        if self.sample is None:
+            return 0.0
+        own = positions == self.clicks.unsqueeze(1)
+        return self.sample.log_inclusion[positions].masked_fill(own, 0.0)
+
+    def as_masses(self, logits: Tensor) -> Tensor:
+        """Return logits (b, N) less log pi, so that sums over a sample are sums over the pool.
+
+        What was seen before becomes -inf.
+        """
+        if self.sample is not None:
+            own = torch.arange(len(self.clicks), device=logits.device), self.clicks
+            inclusion = self.sample.log_inclusion
+            logits = (logits - inclusion).index_put(own, inclusion[self.clicks], accumulate=True)
+        return logits.index_put(self.seen, logits.new_tensor(float("-inf")))
 
 
 @dataclass(frozen=True)
@@ -60,6 +104,7 @@ class Batch:
         groups = tuple(
             replace(
                 group,
+                sample=group.sample and group.sample.to(device),
                 clicks=group.clicks.to(device),
                 seen=(group.seen[0].to(device), group.seen[1].to(device)),
             )
@@ -82,17 +127,22 @@ def batches(
     alone, so that a resumed epoch goes on with the very batches that it would have had.
     """
     seed = config.train.seed
+    sampler = PoolSampler(dataset, config.train)
     order = np.random.default_rng([seed, epoch]).permutation(clicks)
     for step in range(first_step, steps_per_epoch(len(clicks), config)):
         events = order[step * config.train.batch_size : (step + 1) * config.train.batch_size]
         timelines, groups = _assemble(
-            dataset, config, np.sort(events), np.random.default_rng([seed, epoch, step])
+            dataset, config, np.sort(events), np.random.default_rng([seed, epoch, step]), sampler
         )
         yield Batch(epoch, step, timelines, groups)
 
 
 def _assemble(
-    dataset: Dataset, config: Config, events: Ints, rng: np.random.Generator
+    dataset: Dataset,
+    config: Config,
+    events: Ints,
+    rng: np.random.Generator,
+    sampler: PoolSampler,
 ) -> tuple[Timelines, tuple[DomainRows, ...]]:
     domains = dataset.event_domain[events].astype(np.int64)
     order = np.argsort(domains, kind="stable")
@@ -104,7 +154,7 @@ def _assemble(
         catalogue=dataset.catalogue,
         config=config.model,
     )
-    return timelines, _by_domain(dataset, events, domains, histories)
+    return timelines, _by_domain(dataset, events, domains, histories, rng, sampler)
 
 
 def mask(
@@ -123,33 +173,52 @@ def mask(
 
 
 def _by_domain(
-    dataset: Dataset, events: Ints, domains: Ints, histories: Histories
+    dataset: Dataset,
+    events: Ints,
+    domains: Ints,
+    histories: Histories,
+    rng: np.random.Generator,
+    sampler: PoolSampler,
 ) -> tuple[DomainRows, ...]:
     clicks = dataset.event_item[events].astype(np.int64)
     rows = histories.rows()
     of_target = dataset.catalogue.domain_of(histories.items) == domains[rows]
     seen_rows, seen_items = rows[of_target], histories.items[of_target]
-    if dataset.config.repeats == "keep":  # the click may have been seen before, or others twice
-        other = seen_items != clicks[seen_rows]
-        pairs = np.unique(np.stack([seen_rows[other], seen_items[other]]), axis=1)
-        seen_rows, seen_items = pairs
+    other = seen_items != clicks[seen_rows]  # where repeats are kept the click was seen before
+    seen_rows, seen_items = seen_rows[other], seen_items[other]
+    if dataset.config.repeats == "keep":
+        seen_rows, seen_items = np.unique(np.stack([seen_rows, seen_items]), axis=1)
     present, firsts = np.unique(domains, return_index=True)
     bounds = [*firsts.tolist(), len(domains)]
     groups = []
     for domain, first, last in zip(present.tolist(), bounds[:-1], bounds[1:], strict=True):
         pool = dataset.catalogue.pool(domain)
         begin, end = np.searchsorted(seen_rows, [first, last])
+        sample = sampler.draw(domain, clicks[first:last], rng)
+        seen = seen_rows[begin:end] - first, seen_items[begin:end]
+        own, seen_places = _places(pool, sample, clicks[first:last], seen)
         groups.append(
             DomainRows(
                 domain=domain,
                 name=dataset.catalogue.domains[domain],
                 rows=slice(first, last),
                 pool=pool,
-                clicks=torch.from_numpy(clicks[first:last] - pool.start),
-                seen=(
-                    torch.from_numpy(seen_rows[begin:end] - first),
-                    torch.from_numpy(seen_items[begin:end] - pool.start),
-                ),
+                sample=sample,
+                clicks=torch.from_numpy(own),
+                seen=(torch.from_numpy(seen_places[0]), torch.from_numpy(seen_places[1])),
             )
         )
     return tuple(groups)
+
+
+def _places(
+    pool: slice, sample: PoolSample | None, clicks: Ints, seen: tuple[Ints, Ints]
+) -> tuple[Ints, tuple[Ints, Ints]]:
+    """Return clicks and (row, seen item) as positions in the pool, without what lies outside."""
+    rows, items = seen
+    if sample is None:
+        return clicks - pool.start, (rows, items - pool.start)
+    sampled = sample.items.numpy()
+    places = np.minimum(np.searchsorted(sampled, items), len(sampled) - 1)
+    inside = sampled[places] == items
+    return np.searchsorted(sampled, clicks), (rows[inside], places[inside])

@@ -19,6 +19,7 @@ from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.model.generator import Generator
 from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.pools import static_weights
 
 __all__ = ["Proposals", "StaticProposals", "propose"]
 
@@ -28,8 +29,8 @@ class Proposals:
     """The generator's view of a batch and the candidates drawn from the proposal."""
 
     confidences: tuple[Tensor, ...]
-    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains; none where
-    the generator rests, because only its own phase needs them."""
+    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains, of a sampled
+    pool log(g / pi); none where the generator rests, because only its own phase needs them."""
     candidates: Tensor
     """(B, K) position of each candidate in the pool of its row's domain."""
     candidate_log_confidence: Tensor
@@ -58,27 +59,18 @@ class StaticProposals:
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
         self._kind = config.static_proposal
-        clicks = torch.from_numpy(dataset.item_clicks)
-        catalogue = dataset.catalogue
-        self._weights = [
-            self._weight(clicks[catalogue.pool(domain)]) for domain in range(len(catalogue.domains))
-        ]
+        self._weights = torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
 
     def to(self, device: torch.device) -> StaticProposals:
         """Move the tables to another device."""
-        self._weights = [weight.to(device) for weight in self._weights]
+        self._weights = self._weights.to(device)
         return self
 
     def weights(self, group: DomainRows) -> Tensor:
         """Return (N,) unnormalised weights of the pool's items."""
         if self._kind != "batch":
-            return self._weights[group.domain]
-        return torch.bincount(group.clicks, minlength=len(self._weights[group.domain])).float()
-
-    def _weight(self, clicks: Tensor) -> Tensor:
-        if self._kind == "popularity":
-            return clicks.clamp_min(1).float().pow(0.75)
-        return torch.ones(len(clicks))
+            return self._weights[group.items]
+        return torch.bincount(group.clicks, minlength=group.size).float()
 
 
 def propose(
@@ -131,15 +123,16 @@ def propose(
 
 
 def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
-    """Return by domain (b, N) the log of the generator's confidence; -inf for what was seen."""
-    pools = generator.output_layer.pools([group.pool for group in batch.groups])
+    """Return by domain (b, N) the log of the generator's confidence; -inf for what was seen.
+
+    Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
+    """
+    pools = generator.output_layer.pools([group.items for group in batch.groups])
     users = batch.by_domain(generator.users(batch.timelines))
-    log_confidences = []
-    for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True):
-        logits = torch.addmm(biases, rows, vectors.T)  # (b, N)
-        logits[group.seen] = float("-inf")
-        log_confidences.append(logits.log_softmax(dim=1))
-    return log_confidences
+    return [
+        group.as_masses(torch.addmm(biases, rows, vectors.T)).log_softmax(dim=1)
+        for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True)
+    ]
 
 
 def _draw(
@@ -151,9 +144,12 @@ def _draw(
         mixed = mixed.mul_(1 - share).add_(confidence.detach().exp(), alpha=share)
     candidates = torch.multinomial(mixed, count, replacement=True)  # (b, K)
     places = torch.cat([candidates, group.clicks.unsqueeze(1)], dim=1)  # (b, K + 1)
-    log_proposal = mixed.gather(1, places).log()
+    inclusion = group.log_inclusion(places)
+    log_proposal = mixed.gather(1, places).log() + inclusion
     log_confidence = (
-        torch.zeros_like(log_proposal) if confidence is None else confidence.gather(1, places)
+        torch.zeros_like(log_proposal)
+        if confidence is None
+        else confidence.gather(1, places) + inclusion
     )
     return (
         candidates,
@@ -166,9 +162,14 @@ def _draw(
 
 def _static(group: DomainRows, weights: Tensor) -> Tensor:
     """Return (b, N) the static part of the proposal, normalised over each row's pool."""
-    taken = weights.new_zeros(len(group.clicks), dtype=torch.float64)
+    own = weights[group.clicks].double()
+    if group.sample is not None:
+        weights = weights * torch.exp(-group.sample.log_inclusion)
+    taken = weights[group.clicks].double() - own  # a row's own click is always in its pool
     taken.index_add_(0, group.seen[0], weights[group.seen[1]].double())
     left = weights.double().sum() - taken  # no pass over (b, N), and exact enough to subtract
     static = torch.outer(left.reciprocal().to(weights), weights)
+    if group.sample is not None:
+        static.scatter_(1, group.clicks.unsqueeze(1), (own / left).to(static).unsqueeze(1))
     static[group.seen] = 0.0
     return static
