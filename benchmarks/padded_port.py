@@ -5,9 +5,9 @@ B x D x L items, scores the whole catalogue, and knows a row's pool as a multi-h
 items; the players move in turn, each phase looks anew, and all tables have dense gradients.
 
 `Competent` is what a good engineer makes of it without giving up padding: histories padded to the
-batch's longest, domains to the batch's widest row, embedding gathers, a pool of at most
-`POOL` items of the domain, one look of each player for both phases, fused updates of small tables
-and sparse ones of large tables.
+batch's longest, domains to the batch's widest row, embedding gathers, pools sampled uniformly where
+they are large, one look of each player for both phases, fused updates of small tables and sparse
+ones of large tables; what is large is as crossfeed has it.
 
 Both have the terms of crossfeed's target loss, its widths, batch size and number of candidates.
 
@@ -33,11 +33,6 @@ from crossfeed.scorer import Ints
 from crossfeed.training.batches import mask
 
 __all__ = ["PORTS", "Competent", "Plain", "Rows", "rows"]
-
-POOL = 2_000
-"""Most items of a competent port's pool: more than any domain of Ciao has."""
-SPARSE_ABOVE = 100_000
-"""Items above which the competent port's tables have sparse gradients."""
 
 
 @dataclass(frozen=True)
@@ -272,7 +267,7 @@ class Competent:
 
     def __init__(self, dataset: Dataset, config: Config) -> None:
         self.config, catalogue = config, dataset.catalogue
-        sparse = catalogue.items > SPARSE_ABOVE
+        sparse = catalogue.items > config.train.dense_items
         self.players = [
             PaddedPlayer(catalogue.items, len(catalogue.domains), config, sparse=sparse)
             for _ in range(2)
@@ -353,8 +348,9 @@ class Competent:
         """Return items (N,), places of the clicks (b,) and what is excluded (b, N)."""
         whole, clicks = self.pools[domain], batch.clicks[rows]
         size = whole.stop - whole.start
-        if size > POOL:  # drawn, and the clicks joined to it
-            pool = torch.cat([whole.start + torch.randint(size, (POOL,)), clicks])
+        if size > self.config.train.pool_items:  # drawn, and the clicks joined to it
+            count = self.config.train.pool_items // len(self.pools)
+            pool = torch.cat([whole.start + torch.randint(size, (count,)), clicks])
         else:
             pool = torch.arange(whole.start, whole.stop)
         self.places[pool] = torch.arange(len(pool))

@@ -56,11 +56,14 @@ CONTESTANTS: Mapping[str, tuple[str, int, list[str]]] = {
 }
 """Name -> program, steps, settings."""
 ITEMS = (10_000, 100_000, 1_000_000)
+MOST_ITEMS = (1_000_000, 10_000_000)
 DOMAINS = (4, 16, 64)
 KNOWN = (4, 16)
 SIMULATED_EVENTS = 20_000_000
 
 Json = dict[str, Any]  # Any: JSON
+Size = tuple[int, int, int, int]
+"""Items, domains, domains that a user knows, width."""
 
 
 def run_apart(script: str, *arguments: str) -> Json:
@@ -198,23 +201,24 @@ def roofline(work: Path, repeats: int) -> Json:
 def growth(work: Path, repeats: int) -> Json:
     """Measure a step at every size in turn, and the exponents of its time and memory."""
     series = {
-        "items": [(items, 8, 4) for items in ITEMS],
-        "domains": [(100_000, domains, 4) for domains in DOMAINS],
-        "known domains": [(100_000, 64, known) for known in KNOWN],
+        "items": (0, [(items, 8, 4, 64) for items in ITEMS]),
+        "items, width 16": (0, [(items, 8, 4, 16) for items in MOST_ITEMS]),
+        "domains": (1, [(100_000, domains, 4, 64) for domains in DOMAINS]),
+        "known domains": (2, [(100_000, 64, known, 64) for known in KNOWN]),
     }
-    sizes = sorted({size for some in series.values() for size in some})
-    runs: dict[tuple[int, int, int], list[Json]] = {size: [] for size in sizes}
+    sizes = sorted({size for _, some in series.values() for size in some})
+    runs: dict[Size, list[Json]] = {size: [] for size in sizes}
     for _ in range(repeats):
         for size in sizes:
             name = "items={},domains={},known={}".format(*size)
-            runs[size].append(contestant("crossfeed", name, 8))
-            print(name, runs[size][-1], flush=True)
+            runs[size].append(contestant("crossfeed", name, 8, [f"model.width={size[3]}"]))
+            print(size, runs[size][-1], flush=True)
 
-    def median(size: tuple[int, int, int], key: str) -> float:
+    def median(size: Size, key: str) -> float:
         return statistics.median(float(one[key]) for one in runs[size])
 
     found: Json = {}
-    for place, (name, some) in zip((0, 1, 2), series.items(), strict=True):
+    for name, (place, some) in series.items():
         values = [size[place] for size in some]
         measured = {
             key: [median(size, key) for size in some] for key in ("step_seconds", "peak_mib")
