@@ -1,64 +1,66 @@
 """Train a model of cornac on an exported split and write its scores; runs without crossfeed.
 
-    python benchmarks/peer_cornac.py FOLDER VAECF
+    python benchmarks/peer_cornac.py FOLDER VAECF|EASE
 
-The split comes as cornac's tuples; what it knows of a user are the clicks of training. Needs cornac
-2.6 and torch.
+The split comes as cornac's tuples; what it knows of a user are the clicks of training. It has no
+early stop: its own number of epochs is trained. Needs cornac and torch.
 """
 
-import json
-import resource
 import sys
 import time
-from pathlib import Path
 
 import cornac
 import numpy as np
 from cornac.data import Dataset
+from peer_files import Split, write_scores
 
 MODELS = {
     "VAECF": lambda: cornac.models.VAECF(
         k=64, autoencoder_structure=[256], n_epochs=100, batch_size=256, seed=0
     ),
+    "EASE": lambda: cornac.models.EASE(seed=0, verbose=False),
 }
 
 
 def main():
     """Train, score the test events, and write both beside the split."""
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    split = np.load(folder / "split.npz")
+    split, name = Split(sys.argv[1]), sys.argv[2]
     users, items = split["train_users"], split["train_items"]
     kept = items >= 0
     clicks = [(int(u), int(i), 1.0) for u, i in zip(users[kept], items[kept], strict=True)]
     train = Dataset.from_uir(clicks, seed=0)
     model = MODELS[name]()
-    began = time.perf_counter()
+    began, processor = time.perf_counter(), time.process_time()
     model.fit(train)
-    seconds = time.perf_counter() - began
-    peer = f"cornac.{name}"
-    np.save(folder / f"{peer}.npy", pool_scores(model, train, split))
-    about = {
-        "fit_seconds": round(seconds, 1),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    (folder / f"{peer}.json").write_text(json.dumps(about, indent=2))
-    print(about)
+    write_scores(
+        split,
+        f"cornac.{name}",
+        split.pool_scores("test", scorer(model, train, split)),
+        fit_seconds=round(time.perf_counter() - began, 1),
+        fit_processor_seconds=round(time.process_time() - processor, 1),
+        cornac=cornac.__version__,
+    )
 
 
-def pool_scores(model, train, split):
-    """Return the scores of all events one after the other, each its domain's pool in order."""
-    count = int(split["pool_offsets"][-1])
-    numbers = np.array([train.iid_map.get(item, -1) for item in range(count)])
-    popularity = np.bincount(split["train_items"][split["train_items"] >= 0], minlength=count)
-    found = []
-    for user, domain in zip(split["test_users"], split["test_domains"], strict=True):
-        begin = split["pool_offsets"][domain]
-        pool = slice(begin, begin + split["pool_known"][domain])
-        known = train.uid_map.get(int(user))
-        scores = popularity if known is None else model.score(known)
-        places = np.arange(count)[pool] if known is None else numbers[pool]
-        found.append(np.where(places >= 0, scores[places], -np.inf))
-    return np.concatenate(found).astype(np.float32)
+def scorer(model, train, split):
+    """Return the function that scores test events; who is not known gets popularity."""
+    numbers = np.array([train.iid_map.get(item, -1) for item in range(split.items)])
+    clicked = split["train_items"]
+    popularity = np.bincount(clicked[clicked >= 0], minlength=split.items)
+
+    def score(rows, pool, domain):
+        found = np.empty((len(rows), len(pool)), np.float32)
+        for row, user in enumerate(split["test_users"][rows]):
+            known = train.uid_map.get(int(user))
+            if known is None:
+                found[row] = popularity[pool]
+            else:
+                found[row] = np.where(
+                    numbers[pool] >= 0, np.ravel(model.score(known))[numbers[pool]], -np.inf
+                )
+        return found
+
+    return score
 
 
 if __name__ == "__main__":

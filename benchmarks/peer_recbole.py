@@ -1,20 +1,18 @@
 """Train a model of RecBole on an exported split and write its scores; runs without crossfeed.
 
-    python benchmarks/peer_recbole.py FOLDER SASRec|LightGCN
+    python benchmarks/peer_recbole.py FOLDER SASRec|LightGCN [MINUTES]
 
 RecBole's own data loading, training loop and early stop (ndcg@10 on validation, full ranking) with
-its defaults; the split comes as files of its own format. Needs recbole 1.2.1 with setuptools<80,
-numpy<2, pandas<2.2, scipy<1.12 and TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
+its defaults; the split comes as files of its own format. After MINUTES of processor time no epoch
+is begun any more. An interrupted run goes on after its best epoch. Needs recbole 1.2.1 with
+setuptools<80, numpy<2, pandas<2.2, scipy<1.12 and TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
 """
 
-import json
-import resource
 import sys
-import time
-from pathlib import Path
 
 import numpy as np
 import torch
+from peer_files import Course, Split, TimeIsUp, write_scores
 from recbole.config import Config
 from recbole.data import create_dataset, data_preparation
 from recbole.data.interaction import Interaction
@@ -22,7 +20,6 @@ from recbole.utils import get_model, get_trainer, init_seed
 
 LENGTH = 50
 SEQUENTIAL = {"SASRec", "GRU4Rec"}
-ROWS = 512
 
 COMMON = {
     "seed": 0,
@@ -52,11 +49,11 @@ OF_KIND = {
 
 
 def main():
-    """Train, score the test events, and write both beside the split."""
-    folder, name = Path(sys.argv[1]), sys.argv[2]
-    split = np.load(folder / "split.npz")
-    sequential = name in SEQUENTIAL
-    data = folder / f"recbole-{name}"
+    """Train, score the events, and write scores and facts beside the split."""
+    split, name = Split(sys.argv[1]), sys.argv[2]
+    minutes = float(sys.argv[3]) if len(sys.argv) > 3 else float("inf")
+    peer, sequential = f"recbole.{name}", name in SEQUENTIAL
+    data = split.folder / f"recbole-{name}"
     write_atomic_files(split, data, sequential)
     config = Config(
         model=name,
@@ -64,7 +61,7 @@ def main():
         config_dict={
             **COMMON,
             **OF_KIND[sequential],
-            "data_path": str(folder),
+            "data_path": str(split.folder),
             "checkpoint_dir": str(data),
         },
     )
@@ -73,25 +70,31 @@ def main():
     train, valid, _ = data_preparation(config, dataset)
     model = get_model(name)(config, train._dataset).to(config["device"])
     trainer = get_trainer(config["MODEL_TYPE"], name)(config, model)
-    began = time.perf_counter()
-    best, _ = trainer.fit(train, valid, saved=True, show_progress=False)
-    seconds = time.perf_counter() - began
+    saved = max(data.glob("*.pth"), key=lambda file: file.stat().st_mtime, default=None)
+    if saved is not None:
+        trainer.resume_checkpoint(saved)
+    course = Course(split, peer, minutes=minutes, done=trainer.start_epoch)
+    trainer._train_epoch = course.timed(
+        trainer._train_epoch, lambda: scores_of(model, dataset, split, "validation", sequential)
+    )
+    try:
+        trainer.fit(train, valid, saved=True, show_progress=False)
+        stopped_by = "its own early stop"
+    except TimeIsUp:
+        stopped_by = f"{minutes:g} minutes of processor time"
     state = torch.load(trainer.saved_model_file, map_location="cpu")
     model.load_state_dict(state["state_dict"])
     model.load_other_parameter(state.get("other_parameter"))
-    model.eval()
-    scores = (sequential_scores if sequential else user_scores)(model, dataset, split)
-    peer = f"recbole.{name}"
-    np.save(folder / f"{peer}.npy", scores)
-    about = {
-        "fit_seconds": round(seconds, 1),
-        "epochs": len(trainer.train_loss_dict),
-        "validation_of_its_own": float(best),
-        "parameters": sum(value.numel() for value in model.parameters()),
-        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
-    }
-    (folder / f"{peer}.json").write_text(json.dumps(about, indent=2))
-    print(about)
+    write_scores(
+        split,
+        peer,
+        scores_of(model, dataset, split, "test", sequential),
+        course=course,
+        best_epoch=state["epoch"] + 1,
+        validation_of_its_own=float(trainer.best_valid_score),
+        stopped_by=stopped_by,
+        parameters=sum(value.numel() for value in model.parameters()),
+    )
 
 
 def write_atomic_files(split, folder, sequential):
@@ -123,49 +126,23 @@ def lookup(dataset, field, prefix, count):
     return np.array([known.get(f"{prefix}{number}", 0) for number in range(count)])
 
 
-def sequential_scores(model, dataset, split):
-    """Score each test event's pool for the last items of its history."""
-    numbers = lookup(dataset, "item_id", "i", int(split["pool_offsets"][-1]))
-    history, offsets = split["test_history"], split["test_offsets"]
-
-    def rows(first, last):
-        padded = np.zeros((last - first, LENGTH), np.int64)
-        lengths = np.ones(last - first, np.int64)
-        for row in range(first, last):
-            seen = history[offsets[row] : offsets[row + 1]]
-            seen = numbers[seen][numbers[seen] > 0][-LENGTH:]
-            padded[row - first, : len(seen)] = seen
-            lengths[row - first] = max(len(seen), 1)
-        return Interaction(
-            {"item_id_list": torch.from_numpy(padded), "item_length": torch.from_numpy(lengths)}
-        )
-
-    return pool_scores(model, split, numbers, rows)
-
-
-def user_scores(model, dataset, split):
-    """Score each test event's pool for its user."""
-    numbers = lookup(dataset, "item_id", "i", int(split["pool_offsets"][-1]))
+@torch.no_grad()
+def scores_of(model, dataset, split, part, sequential):
+    """Score a part's events by the model as it stands: each by its last items, or by its user."""
+    items = lookup(dataset, "item_id", "i", split.items)
     users = lookup(dataset, "user_id", "u", int(split["test_users"].max()) + 1)
 
-    def rows(first, last):
-        return Interaction({"user_id": torch.from_numpy(users[split["test_users"][first:last]])})
+    def score(rows, pool, domain):
+        if sequential:
+            seen, lengths = split.padded(part, rows, LENGTH, items)
+            columns = {"item_id_list": seen, "item_length": np.maximum(lengths, 1)}
+        else:
+            columns = {"user_id": users[split[f"{part}_users"][rows]]}
+        asked = Interaction({name: torch.from_numpy(column) for name, column in columns.items()})
+        return model.full_sort_predict(asked).reshape(len(rows), -1).numpy()[:, items[pool]]
 
-    return pool_scores(model, split, numbers, rows)
-
-
-@torch.no_grad()
-def pool_scores(model, split, numbers, rows):
-    """Return the scores of all events one after the other, each its domain's pool in order."""
-    offsets, known, domains = split["pool_offsets"], split["pool_known"], split["test_domains"]
-    found = []
-    for first in range(0, len(domains), ROWS):
-        last = min(first + ROWS, len(domains))
-        scores = model.full_sort_predict(rows(first, last)).reshape(last - first, -1).numpy()
-        for row in range(first, last):
-            begin = offsets[domains[row]]
-            found.append(scores[row - first, numbers[begin : begin + known[domains[row]]]])
-    return np.concatenate(found).astype(np.float32)
+    model.eval()  # its trainer calls train() at the start of an epoch
+    return split.pool_scores(part, score)
 
 
 if __name__ == "__main__":

@@ -3,10 +3,12 @@
     python benchmarks/peers.py export --work WORK ciao.last-out    # writes WORK/peers/ciao.last-out
     PEERS/bin/python benchmarks/peer_recbole.py WORK/peers/ciao.last-out SASRec
     python benchmarks/peers.py judge --work WORK ciao.last-out recbole.SASRec
+    python benchmarks/peers.py course --work WORK ciao.last-out recbole.SASRec
 
 Each peer runs in an environment of its own, with its own training loop and its own selection on the
 validation part; docs/benchmarks.md says how the environments are made. It reads the split, writes a
-score of every item of the pool for every test event, and never sees the test part's items.
+score of every item of the pool for every test event, and never sees the test part's items. `course`
+judges what a peer scored after each of its epochs on the validation part (training.py reads it).
 """
 
 from __future__ import annotations
@@ -20,17 +22,22 @@ from cells import Cell, dataset_of, write_cell
 from quality import STANDINGS
 
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.files import write_json
 from crossfeed.scorer import Floats, Histories, Ints
 
+COURSES = Path(__file__).parent / "results" / "training"
 PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
 
 
 class Recorded:
-    """Scores that were made elsewhere, given out in the order of the test events of each domain."""
+    """Scores that were made elsewhere, given out in the order of a part's events of each domain."""
 
-    def __init__(self, name: str, scores: Floats, dataset: Dataset) -> None:
+    def __init__(
+        self, name: str, scores: Floats, dataset: Dataset, *, part: Part = Part.TEST
+    ) -> None:
         self.name = name
-        domains = dataset.event_domain[dataset.events(Part.TEST)]
+        domains = dataset.event_domain[dataset.events(part)]
         sizes = dataset.catalogue.known[domains]
         if len(scores) != sizes.sum():
             raise SystemExit(f"{name}: {len(scores):,} scores, not {int(sizes.sum()):,}")
@@ -82,10 +89,32 @@ def judge(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
     STANDINGS.write()
 
 
+def course(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
+    """Judge a peer after each of its epochs, and keep it beside the benchmark of training."""
+    folder = work / "peers" / ground / f"{peer}.course"
+    epochs = json.loads((folder / "epochs.json").read_text("utf-8"))
+    for number, epoch in enumerate(epochs, start=1):
+        scores = np.load(folder / f"{number:03}.npy", mmap_mode="r")
+        scorer = Recorded(peer, scores, dataset, part=Part.VALIDATION)
+        found = evaluate(scorer, dataset, part=Part.VALIDATION)
+        epoch["micro ndcg@10"] = found.micro["ndcg@10"]
+        print(number, epoch, flush=True)
+    about = json.loads((folder.parent / f"{peer}.json").read_text("utf-8"))
+    write_json(
+        COURSES / f"course.{ground}.{peer}.json",
+        {
+            "peer": peer,
+            "stopped_by": about["stopped_by"],
+            "dataset_hash": dataset.manifest["content_hash"],
+            "epochs": epochs,
+        },
+    )
+
+
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("command", choices=["export", "judge"])
+    parser.add_argument("command", choices=["export", "judge", "course"])
     parser.add_argument("--work", type=Path, required=True, help="folder of quality.py")
     parser.add_argument("ground", help="data.split")
     parser.add_argument("peer", nargs="?", help="name of the scores")
@@ -94,7 +123,8 @@ def main() -> None:
     if given.command == "export":
         export(dataset, given.work / "peers" / given.ground)
     else:
-        judge(dataset, ground=given.ground, peer=given.peer, work=given.work)
+        command = judge if given.command == "judge" else course
+        command(dataset, ground=given.ground, peer=given.peer, work=given.work)
 
 
 if __name__ == "__main__":
