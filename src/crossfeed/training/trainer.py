@@ -86,7 +86,8 @@ def train(
         run = Run.open(out).resumed(config)
         run.require_dataset(dataset)
     else:
-        _device(config.train.device), _expanded(dataset, config)  # refused before RUN is made
+        _device(config.train.device)  # refused before RUN is made
+        _expanded(dataset, config)
         run = Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
     selection = Fit(run, dataset, stage="train", epochs=run.config.train.epochs, selects=True)
     selection.after_epoch = after_epoch
