@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import math
+import os
 import sys
 import tempfile
 import time
@@ -99,6 +100,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if asked.device == "cuda" and not torch.cuda.is_available():
         print("this benchmark needs CUDA, and torch sees no CUDA device here", file=sys.stderr)
         return 2
+    os.environ.setdefault("KINETO_LOG_LEVEL", "6")  # else it prints when it starts and stops
     device = torch.device(asked.device)
     chip = measure_chip(device, asked.precisions.split(","))
     print(f"{chip.name}: copies {chip.copy_gigabytes:,.0f} GB/s", end="")

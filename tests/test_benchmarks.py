@@ -78,7 +78,7 @@ def test_the_benchmark_of_a_gpu_runs(
     for row in rows:
         assert row["clicks_per_second"] > 0 and row["events_per_second"] > 0
         assert 0 < row["look_up_share"] and 0 < row["product_share"]
-    assert capsys.readouterr().out.count("look-ups ") == 4
+    assert capsys.readouterr().out.count("waiting ") == 4
 
 
 def test_every_row_of_the_ablation_is_another_configuration(

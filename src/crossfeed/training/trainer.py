@@ -22,7 +22,7 @@ from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import CheckpointName, Run
 from crossfeed.scorer import Scorer
 from crossfeed.training.alarms import Alarm, find_alarms
-from crossfeed.training.batches import Batch, batches, steps_per_epoch
+from crossfeed.training.batches import Batch, ahead, batches, steps_per_epoch
 from crossfeed.training.display import Display
 from crossfeed.training.distributed import ALONE, Workers, own_of
 from crossfeed.training.health import Health, HealthSums
@@ -236,7 +236,7 @@ class Fit:
             epoch=progress.epoch,
             first_step=progress.step,
         )
-        for batch in staged("batch assembly", waiting):
+        for batch in staged("batch assembly", ahead(waiting)):
             self._step(batch.to(self.device))
             progress.step += 1
             if self.profile:
