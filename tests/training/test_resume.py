@@ -191,7 +191,7 @@ def checking(examples: int) -> settings:
 @example(case=f"{EXPERTS}; roll-back", kills=[0.62], saves=[0.55])
 @example(case=f"{ATTENTION}; sampled pools, rows apart", kills=[0.44], saves=[0.3])
 @example(case=f"{ATTENTION}; average", kills=[0.3, 0.9], saves=[0.1, 0.2, 0.87])
-@checking(6)
+@checking(4)
 @KILLED
 def test_killed_and_resumed_is_uninterrupted(
     case: str,
