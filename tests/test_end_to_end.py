@@ -107,8 +107,10 @@ def test_an_unknown_baseline_lists_those_that_there_are(line: dict[str, Result])
 
 def test_a_finished_run_is_resumed_as_it_is(line: dict[str, Result]) -> None:
     before = Path("run/metrics.jsonl").read_text("utf-8")
-    result = run("train", "data", "--out", "run", "--resume", "--set", "train.epochs=9")
-    assert "keeps the settings of run/config.json" in result.stderr
+    run("train", "data", "--out", "run", "--resume")
+    words = ["train", "data", "--out", "run", "--resume", "--set", "train.epochs=9"]
+    refused = CliRunner().invoke(app, words)
+    assert (refused.exit_code, "train.epochs = 9, the run has 2" in refused.stderr) == (1, True)
     assert Path("run/metrics.jsonl").read_text("utf-8") == before
 
 

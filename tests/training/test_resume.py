@@ -205,7 +205,7 @@ def test_killed_and_resumed_is_uninterrupted(
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(3600)
 @checking(200)
 @KILLED
 def test_killed_and_resumed_is_uninterrupted_wherever(

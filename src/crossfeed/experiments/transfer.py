@@ -83,7 +83,8 @@ def measure_transfer(
     every = range(len(dataset.catalogue.domains))
     matrix, without = [], []
     for domain in chosen:
-        source = _train(run, dataset, folder / f"from-{domain:04}", chosen, [domain])
+        name = f"from-{domain:04}-of-{len(chosen):04}"  # it learns the chosen domains' clicks
+        source = _train(run, dataset, folder / name, chosen, [domain])
         matrix.append(figures(source))
         others = [other for other in every if other != domain]
         rest = _train(run, dataset, folder / f"without-{domain:04}", others, others)

@@ -226,7 +226,8 @@ def _gaussian_features(vectors: Tensor) -> Tensor:
     centred = vectors - vectors.mean(dim=0)
     # The mean of |v_i - v_j|^2 over all i and j in closed form.
     bandwidth = (2 * centred.square().sum(dim=1).mean()).clamp_min(1e-12)
-    directions, phases = _random_directions(vectors.shape[1], vectors.device)
+    drawn = _random_directions(vectors.shape[1], vectors.device)
+    directions, phases = (each.to(vectors.dtype) for each in drawn)
     angles = torch.addmm(phases, centred * (2 / bandwidth).sqrt(), directions)
     return angles.cos_().mul_((2 / FEATURES) ** 0.5)
 
