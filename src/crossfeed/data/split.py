@@ -282,8 +282,10 @@ def _with_time_parts(clicks: ir.Table, validation: int, test: int) -> ir.Table:
 
 def _last_of_first_part(parted: ir.Table) -> ir.Table:
     last = drop_repeats(parted, "last", within=("part",))
-    first_part = last["part"].min().over(group_by=["user", "item"])
-    return last.filter(last["part"] == first_part)
+    # Not a window in a filter, which ibis 12 writes as Spark cannot read it.
+    firsts = last.group_by(["user", "item"]).agg(first_part=last["part"].min())
+    joined = last.join(firsts, ["user", "item"])
+    return joined.filter(joined["part"] == joined["first_part"]).drop("first_part")
 
 
 def _hex_share(share: float) -> str:

@@ -32,6 +32,8 @@ _BEHIND = (
     "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
 )
 """The malformed rows that stand before one, which was numbered without them."""
+_OF_THE_SCRATCH = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
+"""What disk and memory fail with; a log's file can only be at fault where it is named."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def reading(log: Log) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         named = [input_ for input_ in log.inputs if input_.name in str(error)] or log.inputs
-        if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        if isinstance(error, _OF_THE_SCRATCH):
             named = [input_ for input_ in named if input_.name in str(error)]
             if not named:
                 raise
