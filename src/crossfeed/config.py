@@ -130,6 +130,12 @@ class TrainConfig(_Section):
     """Power of the proposal taken out of the scores: 1 is the full correction, 0 none."""
     proposal_share: float = Field(default=0.8, ge=0, lt=1)
     """The generator's share of the proposal; the rest is static."""
+    pool_items: int = Field(default=4096, ge=2)
+    """Largest pool that a step looks at as a whole. Of larger ones it draws as many items anew in
+    each step, divided among the domains, with their probabilities in the correction."""
+    dense_items: int = Field(default=100_000, ge=0)
+    """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
+    that it looked at, so that its cost does not grow with the catalogue."""
     static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
     """The static part of the proposal: popularity ^ 0.75, uniform, or the batch's own clicks."""
     gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"

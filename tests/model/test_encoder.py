@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.discriminator import ItemLayer
 from crossfeed.model.dropout import Dropout
 from crossfeed.model.encoder import TimelineEncoder, segment_softmax, segment_sum
 from crossfeed.model.linear import LinearEncoder
@@ -140,6 +141,24 @@ def test_fused_score_is_the_discriminators_plus_the_generators() -> None:
             players.generator.users(timelines), slice(0, 10)
         )
     np.testing.assert_allclose(fused, (scores + confidences).numpy(), atol=1e-5)
+
+
+def test_several_pools_at_once_are_slices_and_so_are_their_gradients() -> None:
+    torch.manual_seed(0)
+    layer = ItemLayer(items=10, width=4)
+    slices = [slice(1, 3), slice(3, 4), slice(6, 9)]
+    weights = torch.arange(10.0)
+    for pool, (vectors, biases) in zip(slices, layer.pools(slices), strict=True):
+        torch.testing.assert_close(vectors, layer.vectors.weight[pool])
+        torch.testing.assert_close(biases, layer.biases[pool])
+    losses = [
+        (weights[pool] @ vectors).sum() + weights[pool] @ biases
+        for pool, (vectors, biases) in zip(slices, layer.pools(slices), strict=True)
+    ]
+    torch.stack(losses).sum().backward()
+    expected = torch.tensor([0.0, 1, 2, 3, 0, 0, 6, 7, 8, 0])
+    torch.testing.assert_close(layer.biases.grad, expected)
+    torch.testing.assert_close(layer.vectors.weight.grad, expected.unsqueeze(1).expand(-1, 4))
 
 
 def test_state_rebuilds_the_same_scores(scorer: NetworkScorer) -> None:

@@ -64,5 +64,10 @@ def test_a_checkpoint_brings_the_average_and_its_age_back(last_out: Dataset) -> 
 def test_the_rate_is_set_for_both_players(last_out: Dataset) -> None:
     one = state(last_out, tiny_config())
     one.set_learning_rate(0.5)
-    rates = {g["lr"] for optimiser in one.optimisers.values() for g in optimiser.param_groups}
+    rates = {
+        g["lr"]
+        for optimiser in one.optimisers.values()
+        for part in optimiser.parts
+        for g in part.param_groups
+    }
     assert rates == {0.5}

@@ -48,10 +48,8 @@ def proposals_finding(dataset: Dataset, drawn: list[tuple[Batch, Proposals]]) ->
     checked, bad = 0, []
     for batch, proposals in drawn:
         for group in batch.groups:
-            positions = torch.cat(
-                [proposals.candidates[group.rows].flatten(), group.clicks]
-            ).numpy()
-            items = positions + group.pool.start
+            positions = torch.cat([proposals.candidates[group.rows].flatten(), group.clicks])
+            items = group.item_indices(positions).numpy()
             checked += len(items)
             bad += items[~clicked[items]].tolist()
     return Finding(

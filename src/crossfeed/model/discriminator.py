@@ -5,6 +5,8 @@ Dims: B rows, N items of a pool, E width.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,36 @@ class ItemLayer(nn.Module):
     def forward(self, users: Tensor, pool: slice) -> Tensor:
         """Return (B, N) the value of each item of the pool for each user (B, E)."""
         return users @ self.vectors.weight[pool].T + self.biases[pool]
+
+    def pools(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the vectors (N, E) and biases (N,) of several pools at once.
+
+        Args:
+            pools: where each pool's items lie; slices ascend and do not overlap.
+        """
+        if self.vectors.sparse:
+            return [self._rows(pool) for pool in pools]
+        # Each slice of a table would have a gradient as large as the table; those of one split are
+        # written once.
+        slices = iter(self._slices([pool for pool in pools if isinstance(pool, slice)]))
+        return [next(slices) if isinstance(pool, slice) else self._rows(pool) for pool in pools]
+
+    def _slices(self, pools: Sequence[slice]) -> list[tuple[Tensor, Tensor]]:
+        sizes, end = [], 0
+        for pool in pools:
+            sizes += [pool.start - end, pool.stop - pool.start]
+            end = pool.stop
+        sizes.append(self.biases.shape[0] - end)
+        vectors, biases = (
+            torch.split(table, sizes)[1::2] for table in (self.vectors.weight, self.biases)
+        )
+        return list(zip(vectors, biases, strict=True))
+
+    def _rows(self, pool: slice | Tensor) -> tuple[Tensor, Tensor]:
+        if isinstance(pool, slice):
+            pool = torch.arange(pool.start, pool.stop, device=self.biases.device)
+        biases = torch.gather(self.biases, 0, pool, sparse_grad=self.vectors.sparse)
+        return self.vectors(pool), biases
 
 
 class Discriminator(nn.Module):

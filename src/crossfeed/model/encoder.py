@@ -118,7 +118,7 @@ class CrossDomainLayer(nn.Module):
                 renumbered = chosen.cumsum(0) - 1
                 parts.append(
                     self._attend_padded(
-                        projected[within],
+                        projected.index_select(0, within),
                         renumbered[rows[within]],
                         slots[within],
                         count=int(chosen.sum()),
@@ -133,18 +133,20 @@ class CrossDomainLayer(nn.Module):
         self, projected: Tensor, rows: Tensor, slots: Tensor, *, count: int, width: int
     ) -> Tensor:
         """Return (G, E) attention within each of `count` rows, all padded to `width` groups."""
-        padded = projected.new_zeros(count, width, projected.shape[1])
-        padded = padded.index_put((rows, slots), projected)  # (B, M, 3E)
-        absent = torch.ones(count, width, dtype=torch.bool, device=projected.device)
-        absent[rows, slots] = False
+        # One index instead of a pair: its gradient is a plain sum of rows.
+        places = rows * width + slots
+        padded = projected.new_zeros(count * width, projected.shape[1])
+        padded = padded.index_copy(0, places, projected)  # (B * M, 3E)
+        absent = torch.ones(count * width, dtype=torch.bool, device=projected.device)
+        absent = absent.index_fill(0, places, False).reshape(count, width)
         query, key, value = (
             part.reshape(count, width, self.heads, -1).transpose(1, 2)  # (B, H, M, E/H)
             for part in padded.chunk(3, dim=-1)
         )
         logits = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5  # (B, H, M, M)
         weights = logits.masked_fill(absent[:, None, None, :], float("-inf")).softmax(dim=-1)
-        mixed: Tensor = (weights @ value).transpose(1, 2).flatten(2)  # (B, M, E)
-        return mixed[rows, slots]
+        mixed: Tensor = (weights @ value).transpose(1, 2).reshape(count * width, -1)  # (B * M, E)
+        return mixed.index_select(0, places)
 
 
 class TargetReadout(nn.Module):
@@ -160,9 +162,9 @@ class TargetReadout(nn.Module):
 
     def forward(self, tokens: Tensor, timelines: Timelines) -> Tensor:
         """Return (B, E) from the tokens (G, E) of all rows."""
-        target = tokens[timelines.target_groups]  # (B, E)
+        target = tokens.index_select(0, timelines.target_groups)  # (B, E)
         key, value = self.key_value(tokens).chunk(2, dim=-1)  # (G, E) each
-        query = self.query(target)[timelines.group_rows]  # (G, E)
+        query = self.query(target).index_select(0, timelines.group_rows)  # (G, E)
         products = (query * key).reshape(tokens.shape[0], self.heads, -1)  # (G, H, E/H)
         logits = products.sum(dim=-1) * products.shape[-1] ** -0.5  # (G, H)
         weights = segment_softmax(logits, timelines.group_rows, timelines.rows)
@@ -184,7 +186,7 @@ def segment_softmax(logits: Tensor, segments: Tensor, count: int) -> Tensor:
         peak = peak.scatter_reduce(0, index, logits, "amax", include_self=False)
     weights = (logits - peak[segments]).exp()
     total = weights.new_zeros(count, logits.shape[1]).index_add(0, segments, weights)
-    return weights / total[segments]
+    return weights / total.index_select(0, segments)
 
 
 def segment_sum(weights: Tensor, values: Tensor, segments: Tensor, count: int) -> Tensor:

@@ -38,7 +38,7 @@ __all__ = [
     "softmax_loss",
 ]
 
-FEATURES = 256
+FEATURES = 128
 """R: random features of the gap's kernel; the gap is about 1 / sqrt(2 R) of itself off."""
 
 

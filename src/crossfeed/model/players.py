@@ -35,6 +35,20 @@ class Players(nn.Module):
         """Return whether the generator's output is a part of the score."""
         return self.config.fuse != "none"
 
+    def move_rows_apart(self) -> set[str]:
+        """Let the item tables' gradients be those of the rows that were looked at, and no more.
+
+        Returns:
+            The names of these parameters.
+        """
+        layers = {
+            "generator.output_layer": self.generator.output_layer,
+            "discriminator.scoring_layer": self.discriminator.scoring_layer,
+        }
+        for layer in layers.values():
+            layer.vectors.sparse = True
+        return {f"{name}.{table}" for name in layers for table in ("vectors.weight", "biases")}
+
     @torch.no_grad()
     def user_vectors(self, timelines: Timelines) -> Tensor:
         """Return (B, E) the user side of the score; (B, 2E) where it is fused."""

@@ -5,7 +5,9 @@ Dims: B clicks, S pairs of (row, seen item).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,8 +18,12 @@ from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
+from crossfeed.training.pools import PoolSample, PoolSampler
 
-__all__ = ["Batch", "DomainRows", "batches", "steps_per_epoch"]
+__all__ = ["Batch", "DomainRows", "ahead", "batches", "steps_per_epoch"]
+
+_AHEAD = 2
+"""Batches that wait for the step that needs them."""
 
 
 @dataclass(frozen=True)
@@ -28,17 +34,54 @@ class DomainRows:
     name: str
     rows: slice
     pool: slice
+    """The domain's items."""
+    sample: PoolSample | None
+    """The items of a large pool that the step looks at; positions are those in the sample."""
     clicks: Tensor
     """(b,) position in the pool of each row's click."""
     seen: tuple[Tensor, Tensor]
-    """Row within `rows` and position in the pool of what the user saw before, click excepted."""
+    """Row within `rows` and position in the pool of what the user saw before, click excepted;
+    no pair twice. It is no candidate."""
 
-    def excluded(self) -> Tensor:
-        """Return (b, N) true where the item belongs to the user's history, and is no candidate."""
-        size = self.pool.stop - self.pool.start
-        excluded = self.clicks.new_zeros(len(self.clicks), size, dtype=torch.bool)
-        excluded[self.seen] = True
-        return excluded
+    @property
+    def items(self) -> slice | Tensor:
+        """Return where the pool's items lie in the tables."""
+        return self.pool if self.sample is None else self.sample.items
+
+    @property
+    def size(self) -> int:
+        """Return N, how many items the step looks at."""
+        if self.sample is None:
+            return int(self.pool.stop - self.pool.start)
+        return len(self.sample.items)
+
+    def item_indices(self, positions: Tensor) -> Tensor:
+        """Return the item indices of positions in the pool, of any shape."""
+        if self.sample is None:
+            return torch.add(positions, self.pool.start)
+        return torch.take(self.sample.items, positions)
+
+    def log_inclusion(self, positions: Tensor) -> Tensor | float:
+        """Return (b, K) log pi of positions in each row's pool; a row's own click is always there.
+
+        Args:
+            positions: (b, K) of the rows' items.
+        """
+        if self.sample is None:
+            return 0.0
+        own = positions == self.clicks.unsqueeze(1)
+        return self.sample.log_inclusion[positions].masked_fill(own, 0.0)
+
+    def as_masses(self, logits: Tensor) -> Tensor:
+        """Return logits (b, N) less log pi, so that sums over a sample are sums over the pool.
+
+        What was seen before becomes -inf.
+        """
+        if self.sample is not None:
+            own = torch.arange(len(self.clicks), device=logits.device), self.clicks
+            inclusion = self.sample.log_inclusion
+            logits = (logits - inclusion).index_put(own, inclusion[self.clicks], accumulate=True)
+        return logits.index_put(self.seen, logits.new_tensor(float("-inf")))
 
 
 @dataclass(frozen=True)
@@ -56,11 +99,17 @@ class Batch:
         """Return B."""
         return self.timelines.rows
 
+    def by_domain(self, values: Tensor) -> tuple[Tensor, ...]:
+        """Return the rows of `values` (B, ...) of each of the groups."""
+        sizes = [len(group.clicks) for group in self.groups]
+        return torch.split(values, sizes)
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
         groups = tuple(
             replace(
                 group,
+                sample=group.sample and group.sample.to(device),
                 clicks=group.clicks.to(device),
                 seen=(group.seen[0].to(device), group.seen[1].to(device)),
             )
@@ -83,17 +132,34 @@ def batches(
     alone, so that a resumed epoch goes on with the very batches that it would have had.
     """
     seed = config.train.seed
+    sampler = PoolSampler(dataset, config.train)
     order = np.random.default_rng([seed, epoch]).permutation(clicks)
     for step in range(first_step, steps_per_epoch(len(clicks), config)):
         events = order[step * config.train.batch_size : (step + 1) * config.train.batch_size]
         timelines, groups = _assemble(
-            dataset, config, np.sort(events), np.random.default_rng([seed, epoch, step])
+            dataset, config, np.sort(events), np.random.default_rng([seed, epoch, step]), sampler
         )
         yield Batch(epoch, step, timelines, groups)
 
 
+def ahead(source: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield what `source` yields, made by a thread of its own while the steps before are taken.
+
+    What a batch holds does not depend on when it is made, so neither do the numbers.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting = deque(thread.submit(next, source, None) for _ in range(_AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, source, None))
+            yield batch
+
+
 def _assemble(
-    dataset: Dataset, config: Config, events: Ints, rng: np.random.Generator
+    dataset: Dataset,
+    config: Config,
+    events: Ints,
+    rng: np.random.Generator,
+    sampler: PoolSampler,
 ) -> tuple[Timelines, tuple[DomainRows, ...]]:
     domains = dataset.event_domain[events].astype(np.int64)
     order = np.argsort(domains, kind="stable")
@@ -105,7 +171,7 @@ def _assemble(
         catalogue=dataset.catalogue,
         config=config.model,
     )
-    return timelines, _by_domain(dataset, events, domains, histories)
+    return timelines, _by_domain(dataset, events, domains, histories, rng, sampler)
 
 
 def mask(
@@ -124,7 +190,12 @@ def mask(
 
 
 def _by_domain(
-    dataset: Dataset, events: Ints, domains: Ints, histories: Histories
+    dataset: Dataset,
+    events: Ints,
+    domains: Ints,
+    histories: Histories,
+    rng: np.random.Generator,
+    sampler: PoolSampler,
 ) -> tuple[DomainRows, ...]:
     clicks = dataset.event_item[events].astype(np.int64)
     rows = histories.rows()
@@ -132,23 +203,39 @@ def _by_domain(
     seen_rows, seen_items = rows[of_target], histories.items[of_target]
     other = seen_items != clicks[seen_rows]  # where repeats are kept the click was seen before
     seen_rows, seen_items = seen_rows[other], seen_items[other]
+    if dataset.config.repeats == "keep":
+        seen_rows, seen_items = np.unique(np.stack([seen_rows, seen_items]), axis=1)
     present, firsts = np.unique(domains, return_index=True)
     bounds = [*firsts.tolist(), len(domains)]
     groups = []
     for domain, first, last in zip(present.tolist(), bounds[:-1], bounds[1:], strict=True):
         pool = dataset.catalogue.pool(domain)
         begin, end = np.searchsorted(seen_rows, [first, last])
+        sample = sampler.draw(domain, clicks[first:last], rng)
+        seen = seen_rows[begin:end] - first, seen_items[begin:end]
+        own, seen_places = _places(pool, sample, clicks[first:last], seen)
         groups.append(
             DomainRows(
                 domain=domain,
                 name=dataset.catalogue.domains[domain],
                 rows=slice(first, last),
                 pool=pool,
-                clicks=torch.from_numpy(clicks[first:last] - pool.start),
-                seen=(
-                    torch.from_numpy(seen_rows[begin:end] - first),
-                    torch.from_numpy(seen_items[begin:end] - pool.start),
-                ),
+                sample=sample,
+                clicks=torch.from_numpy(own),
+                seen=(torch.from_numpy(seen_places[0]), torch.from_numpy(seen_places[1])),
             )
         )
     return tuple(groups)
+
+
+def _places(
+    pool: slice, sample: PoolSample | None, clicks: Ints, seen: tuple[Ints, Ints]
+) -> tuple[Ints, tuple[Ints, Ints]]:
+    """Return clicks and (row, seen item) as positions in the pool, without what lies outside."""
+    rows, items = seen
+    if sample is None:
+        return clicks - pool.start, (rows, items - pool.start)
+    sampled = sample.items.numpy()
+    places = np.minimum(np.searchsorted(sampled, items), len(sampled) - 1)
+    inside = sampled[places] == items
+    return np.searchsorted(sampled, clicks), (rows[inside], places[inside])

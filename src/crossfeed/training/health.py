@@ -115,9 +115,8 @@ def _distinct_share(batch: Batch, proposals: Proposals) -> float:
 
 
 def _distinct(group: DomainRows, candidates: Tensor) -> float:
-    items = int(group.pool.stop - group.pool.start)
-    drawn = torch.bincount(candidates.flatten(), minlength=items) > 0
-    return float(drawn.sum()) / min(candidates.numel(), items)
+    drawn = torch.bincount(candidates.flatten(), minlength=group.size) > 0
+    return float(drawn.sum()) / min(candidates.numel(), group.size)
 
 
 def _entropy(log_confidence: Tensor) -> Tensor:

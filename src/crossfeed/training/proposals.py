@@ -17,8 +17,9 @@ from torch import Tensor
 
 from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
-from crossfeed.model.generator import Generator, log_confidence
+from crossfeed.model.generator import Generator
 from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.pools import static_weights
 
 __all__ = ["Proposals", "StaticProposals", "propose"]
 
@@ -28,8 +29,8 @@ class Proposals:
     """The generator's view of a batch and the candidates drawn from the proposal."""
 
     confidences: tuple[Tensor, ...]
-    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains; none where
-    the generator rests, because only its own phase needs them."""
+    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains, of a sampled
+    pool log(g / pi); none where the generator rests, because only its own phase needs them."""
     candidates: Tensor
     """(B, K) position of each candidate in the pool of its row's domain."""
     candidate_log_confidence: Tensor
@@ -58,27 +59,18 @@ class StaticProposals:
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
         self._kind = config.static_proposal
-        clicks = torch.from_numpy(dataset.item_clicks)
-        catalogue = dataset.catalogue
-        self._weights = [
-            self._weight(clicks[catalogue.pool(domain)]) for domain in range(len(catalogue.domains))
-        ]
+        self._weights = torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
 
     def to(self, device: torch.device) -> StaticProposals:
         """Move the tables to another device."""
-        self._weights = [weight.to(device) for weight in self._weights]
+        self._weights = self._weights.to(device)
         return self
 
     def weights(self, group: DomainRows) -> Tensor:
         """Return (N,) unnormalised weights of the pool's items."""
         if self._kind != "batch":
-            return self._weights[group.domain]
-        return torch.bincount(group.clicks, minlength=len(self._weights[group.domain])).float()
-
-    def _weight(self, clicks: Tensor) -> Tensor:
-        if self._kind == "popularity":
-            return clicks.clamp_min(1).float().pow(0.75)
-        return torch.ones(len(clicks))
+            return self._weights[group.items]
+        return torch.bincount(group.clicks, minlength=group.size).float()
 
 
 def propose(
@@ -101,25 +93,18 @@ def propose(
         expanded: by domain, whether the generator takes part in its proposal.
         share: the generator's share of q in those domains; 0 during warm-up.
     """
-    device = batch.timelines.items.device
-    users = None if generator is None else generator.users(batch.timelines)
     expands = [generator is not None and domain for domain in expanded]
-    confidences, drawn = [], []
-    for group in batch.groups:
-        excluded = group.excluded()
-        if generator is None or users is None:
-            log_confidences = torch.zeros(excluded.shape, device=device)
-        else:
-            logits = generator.output_layer(users[group.rows], group.pool)
-            log_confidences = log_confidence(logits, excluded)  # (b, N)
-            confidences.append(log_confidences)
-        mixed = _mix(
-            log_confidences.detach(),
+    confidences = [] if generator is None else _log_confidences(generator, batch)
+    drawn = [
+        _draw(
+            group,
+            confidences[place] if confidences else None,
             static.weights(group),
-            excluded=excluded,
             share=share if expands[group.domain] else 0.0,
+            count=config.candidates,
         )
-        drawn.append(_draw(group, log_confidences, mixed, count=config.candidates))
+        for place, group in enumerate(batch.groups)
+    ]
     candidates, confidence, click_confidence, proposal, click_proposal = (
         torch.cat(column) for column in zip(*drawn, strict=True)
     )
@@ -132,27 +117,59 @@ def propose(
         click_log_proposal=click_proposal,
         expanded=torch.tensor(
             [expands[group.domain] for group in batch.groups for _ in range(len(group.clicks))],
-            device=device,
+            device=candidates.device,
         ),
     )
 
 
-def _mix(confidence: Tensor, weights: Tensor, *, excluded: Tensor, share: float) -> Tensor:
-    """Return (b, N) the proposal q, normalised over each row's pool."""
-    static = weights.unsqueeze(0).masked_fill(excluded, 0.0)
-    static = static / static.sum(dim=1, keepdim=True)
-    return share * confidence.exp() + (1 - share) * static if share else static
+def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
+    """Return by domain (b, N) the log of the generator's confidence; -inf for what was seen.
+
+    Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
+    """
+    pools = generator.output_layer.pools([group.items for group in batch.groups])
+    users = batch.by_domain(generator.users(batch.timelines))
+    return [
+        group.as_masses(torch.addmm(biases, rows, vectors.T)).log_softmax(dim=1)
+        for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True)
+    ]
 
 
 def _draw(
-    group: DomainRows, confidence: Tensor, proposal: Tensor, *, count: int
+    group: DomainRows, confidence: Tensor | None, weights: Tensor, *, share: float, count: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    candidates = torch.multinomial(proposal, count, replacement=True)  # (b, K)
-    clicks = group.clicks.unsqueeze(1)  # (b, 1)
+    """Return candidates (b, K), log g of candidates and clicks, log q of candidates and clicks."""
+    mixed = _static(group, weights)  # (b, N)
+    if confidence is not None and share:
+        mixed = mixed.mul_(1 - share).add_(confidence.detach().exp(), alpha=share)
+    candidates = torch.multinomial(mixed, count, replacement=True)  # (b, K)
+    places = torch.cat([candidates, group.clicks.unsqueeze(1)], dim=1)  # (b, K + 1)
+    inclusion = group.log_inclusion(places)
+    log_proposal = mixed.gather(1, places).log() + inclusion
+    log_confidence = (
+        torch.zeros_like(log_proposal)
+        if confidence is None
+        else confidence.gather(1, places) + inclusion
+    )
     return (
         candidates,
-        confidence.gather(1, candidates),
-        confidence.gather(1, clicks).squeeze(1),
-        proposal.gather(1, candidates).log(),
-        proposal.gather(1, clicks).squeeze(1).log(),
+        log_confidence[:, :-1],
+        log_confidence[:, -1],
+        log_proposal[:, :-1],
+        log_proposal[:, -1],
     )
+
+
+def _static(group: DomainRows, weights: Tensor) -> Tensor:
+    """Return (b, N) the static part of the proposal, normalised over each row's pool."""
+    own = weights[group.clicks].double()
+    if group.sample is not None:
+        weights = weights * torch.exp(-group.sample.log_inclusion)
+    taken = weights[group.clicks].double() - own  # a row's own click is always in its pool
+    taken.index_add_(0, group.seen[0], weights[group.seen[1]].double())
+    left = weights.double().sum() - taken  # no pass over (b, N), and exact enough to subtract
+    static = torch.outer(left.reciprocal().to(weights), weights)
+    if group.sample is not None:
+        static.scatter_(1, group.clicks.unsqueeze(1), (own / left).to(static).unsqueeze(1))
+    static[group.seen] = 0.0
+    return static

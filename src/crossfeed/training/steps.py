@@ -10,7 +10,6 @@ from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
@@ -25,6 +24,7 @@ from crossfeed.model.losses import (
 )
 from crossfeed.model.players import Players
 from crossfeed.training.batches import Batch
+from crossfeed.training.optimiser import PlayerOptimiser
 from crossfeed.training.proposals import Proposals
 
 __all__ = [
@@ -87,15 +87,21 @@ class Move:
 def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
-    users = discriminator.users(batch.timelines)
-    first, second, pool = [], [], []
-    for group in batch.groups:
-        scores = discriminator.scoring_layer(users[group.rows], group.pool)  # (b, N)
-        first.append(scores.gather(1, proposals.candidates[group.rows]))
-        second.append(scores.gather(1, group.clicks.unsqueeze(1)).squeeze(1))
+    pools = discriminator.scoring_layer.pools([group.items for group in batch.groups])
+    users = batch.by_domain(discriminator.users(batch.timelines))
+    candidates = batch.by_domain(proposals.candidates)
+    both, pool = [], []
+    for group, rows, drawn, (vectors, biases) in zip(
+        batch.groups, users, candidates, pools, strict=True
+    ):
+        scores = torch.addmm(biases, rows, vectors.T)  # (b, N)
+        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], dim=1)))
         if config.objective == "full-softmax":
-            pool.append(scores.masked_fill(group.excluded(), float("-inf")).logsumexp(dim=1))
-    return Scores(torch.cat(first), torch.cat(second), torch.cat(pool) if pool else None)
+            pool.append(group.as_masses(scores).logsumexp(dim=1))
+    first_and_second = torch.cat(both)  # (B, K + 1)
+    return Scores(
+        first_and_second[:, :-1], first_and_second[:, -1], torch.cat(pool) if pool else None
+    )
 
 
 def target_loss(
@@ -125,7 +131,7 @@ def target_loss(
 
 def generator_step(
     players: Players,
-    optimiser: Optimizer,
+    optimiser: PlayerOptimiser,
     batch: Batch,
     proposals: Proposals,
     scores: Scores,
@@ -141,7 +147,7 @@ def generator_step(
 
 def discriminator_step(
     players: Players,
-    optimiser: Optimizer,
+    optimiser: PlayerOptimiser,
     batch: Batch,
     proposals: Proposals,
     scores: Scores,
@@ -182,7 +188,7 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     vectors = players.discriminator.scoring_layer.vectors.weight
     losses = [
         gap_loss(
-            distance(group.clicks, confidence.exp(), vectors[group.pool]),
+            distance(group.clicks, confidence.exp(), vectors[group.items]),
             scale=config.train.gap_scale,
         )
         for group, confidence in zip(batch.groups, proposals.confidences, strict=True)
@@ -190,12 +196,29 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     return torch.stack(losses).mean()
 
 
-def _move(player: nn.Module, optimiser: Optimizer, losses: TargetLoss, config: Config) -> float:
+def _move(
+    player: nn.Module, optimiser: PlayerOptimiser, losses: TargetLoss, config: Config
+) -> float:
     """Move a player, and return the norm of its gradient."""
-    optimiser.zero_grad(set_to_none=True)
+    optimiser.zero_grad()
     losses.total.backward()  # type: ignore[no-untyped-call]
-    norm = nn.utils.clip_grad_norm_(player.parameters(), config.train.gradient_clip)
+    norm = _clip(player, config.train.gradient_clip)
     optimiser.step()
+    return norm
+
+
+@torch.no_grad()
+def _clip(player: nn.Module, most: float) -> float:
+    """Scale a player's gradient down to a norm, and return the norm that it had."""
+    values = []
+    for parameter in player.parameters():
+        if parameter.grad is not None and parameter.grad.is_sparse:
+            parameter.grad = parameter.grad.coalesce()
+            values.append(parameter.grad._values())
+        elif parameter.grad is not None:
+            values.append(parameter.grad)
+    norm = nn.utils.get_total_norm(values)
+    torch._foreach_mul_(values, (most / (norm + 1e-6)).clamp(max=1.0))
     return float(norm)
 
 

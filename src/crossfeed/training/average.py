@@ -1,0 +1,124 @@
+"""The running average of the weights, which is validated, kept and served.
+
+Tables whose rows move one by one are averaged row by row: a row that rests is left alone, and what
+it missed is made up for when it moves next or is asked for. With w the weight while it rested and k
+the product of what each missed update would have kept, that is w + (average - w) k.
+
+Dims: I items.
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.model.players import Players
+
+__all__ = ["RunningAverage"]
+
+_RAMP = 10
+"""Steps after which the average forgets its beginnings: n steps weigh at most as n / (n + ramp)."""
+_LEAST_LOG = -100.0
+"""Log of what is left of the beginning: nothing, in a float32."""
+
+
+class RunningAverage:
+    """Follows players as they train; `players` are the averaged ones, where no row is behind."""
+
+    def __init__(self, moving: Players, *, kept: float, tables: frozenset[str]) -> None:
+        """Begin with a copy.
+
+        Args:
+            moving: the players that are trained.
+            kept: what a step leaves of the average.
+            tables: names of the parameters whose rows move one by one.
+        """
+        self._kept = kept
+        self._players = copy.deepcopy(moving)
+        self._updates = 0
+        self._logs = [0.0]
+        """Sum of the logs of what the first n updates kept, by n."""
+        averages = dict(self._players.named_parameters())
+        pairs = {name: (averages[name], value) for name, value in moving.named_parameters()}
+        self._dense = [pair for name, pair in pairs.items() if name not in tables]
+        self._tables = {
+            value: _Rows(average, torch.zeros(len(value), dtype=torch.int32, device=value.device))
+            for name, (average, value) in pairs.items()
+            if name in tables
+        }
+
+    @torch.no_grad()
+    def players(self) -> Players:
+        """Return the averaged players, with every row up to date."""
+        for value, rows in self._tables.items():
+            behind = (rows.updates < self._updates).nonzero().squeeze(1)
+            self._catch_up(value, rows, behind)
+        return self._players
+
+    @torch.no_grad()
+    def before_move(self, value: nn.Parameter, places: Tensor) -> None:
+        """Make up for what rows missed while they rested; they are about to move.
+
+        Args:
+            value: a table of the moving players.
+            places: (n,) its rows, none twice.
+        """
+        rows = self._tables[value]
+        self._catch_up(value, rows, places)
+        rows.moved = places
+
+    @torch.no_grad()
+    def update(self) -> None:
+        """Take the weights after a step into the average."""
+        kept = min(self._kept, self._updates / (self._updates + _RAMP))
+        averages, weights = zip(*self._dense, strict=True)
+        torch._foreach_lerp_(averages, weights, 1 - kept)
+        self._updates += 1
+        self._logs.append(self._logs[-1] + (math.log(kept) if kept else _LEAST_LOG))
+        for value, rows in self._tables.items():
+            if rows.moved is not None:
+                average = rows.average.index_select(0, rows.moved)
+                average.lerp_(value.index_select(0, rows.moved), 1 - kept)
+                rows.average.index_copy_(0, rows.moved, average)
+                rows.updates[rows.moved] = self._updates
+                rows.moved = None
+
+    def to_checkpoint(self) -> dict[str, Any]:  # Any: see run.Checkpoint
+        """Return everything as tensors and plain values."""
+        return {
+            "updates": self._updates,
+            "logs": self._logs,
+            "players": self._players.state_dict(),
+            "rows": [rows.updates for rows in self._tables.values()],
+        }
+
+    def restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
+        """Take over what `to_checkpoint` returned."""
+        self._updates, self._logs = checkpoint["updates"], list(checkpoint["logs"])
+        self._players.load_state_dict(checkpoint["players"])
+        for rows, updates in zip(self._tables.values(), checkpoint["rows"], strict=True):
+            rows.updates.copy_(updates)
+
+    def _catch_up(self, value: nn.Parameter, rows: _Rows, places: Tensor) -> None:
+        logs = torch.tensor(self._logs, dtype=torch.float64, device=value.device)
+        missed = logs[-1] - logs[rows.updates[places].long()]
+        factors = missed.exp().to(value).reshape(-1, *[1] * (value.ndim - 1))
+        weights = value.index_select(0, places)
+        average = rows.average.index_select(0, places)
+        rows.average.index_copy_(0, places, torch.addcmul(weights, average - weights, factors))
+        rows.updates[places] = self._updates
+
+
+class _Rows:
+    """The average of one table, and how many updates each of its rows has seen."""
+
+    def __init__(self, average: nn.Parameter, updates: Tensor) -> None:
+        self.average = average
+        self.updates = updates
+        """(I,) whole numbers."""
+        self.moved: Tensor | None = None
+        """(n,) the rows that move in the step that is under way."""

@@ -1,0 +1,128 @@
+"""Pools of large domains: a step looks at a sample of the items, with known probabilities.
+
+A small pool is looked at as a whole. Of a larger one each step draws items, with replacement and by
+the static proposal's weights, and joins them with its own clicks. The draws of a step are divided
+among the domains by their clicks in it. Item i is then in the sample with the probability
+
+    pi_i = 1 - (1 - p_i)^m (1 - f_i)^(b - 1),
+
+p_i its share of the weights, m the draws, f_i its share of the domain's clicks, b the batch's
+clicks in the domain: those of the other rows are draws too. A sum over the pool is estimated by the
+sum over the sample of each term / pi_i (Horvitz & Thompson 1952); a row's own click is always there
+and counts once. So neither time nor memory of a step grows with the catalogue.
+
+Dims: N items of a domain, b clicks of it in a batch, n items of a sample.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from crossfeed.config import TrainConfig
+from crossfeed.data.dataset import Dataset
+from crossfeed.scorer import Ints
+
+__all__ = ["PoolSample", "PoolSampler", "static_weights"]
+
+_LEAST_DRAWS = 256
+"""Draws of a domain with few clicks in a step: fewer say too little of its pool."""
+
+
+@dataclass(frozen=True)
+class PoolSample:
+    """The items that stand for a domain's pool in one step."""
+
+    items: Tensor
+    """(n,) item indices, ascending, none twice."""
+    log_inclusion: Tensor
+    """(n,) log pi of each item, at most 0."""
+
+    def to(self, device: torch.device) -> PoolSample:
+        """Return the sample on another device."""
+        return PoolSample(
+            self.items.to(device, non_blocking=True),
+            self.log_inclusion.to(device, non_blocking=True),
+        )
+
+
+class PoolSampler:
+    """Draws the samples of large domains.
+
+    Large is more than `train.pool_items` items. In a catalogue whose tables move row by row
+    (`train.dense_items`), where each item that is looked at costs, it is more than the draws.
+    """
+
+    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
+        self._config = config
+        self._offsets = dataset.catalogue.offsets
+        by_rows = dataset.catalogue.items > config.dense_items
+        self._least = min(_LEAST_DRAWS, config.pool_items)
+        large = np.diff(self._offsets) > (self._least if by_rows else config.pool_items)
+        self._tables = {
+            domain: _Table(dataset.item_clicks[dataset.catalogue.pool(domain)], config)
+            for domain in np.flatnonzero(large).tolist()
+        }
+
+    def draw(self, domain: int, clicks: Ints, rng: np.random.Generator) -> PoolSample | None:
+        """Draw a sample; None where the domain's pool is looked at as a whole.
+
+        Args:
+            domain: the target domain.
+            clicks: (b,) item indices of the batch's clicks in it.
+            rng: where the draws come from.
+        """
+        table = self._tables.get(domain)
+        share = len(clicks) / self._config.batch_size
+        draws = max(self._least, round(self._config.pool_items * share))
+        if table is None or table.items <= draws:
+            return None
+        first = self._offsets[domain]
+        places = np.unique(np.concatenate([table.draw(draws, rng), clicks - first]))
+        inclusion = table.log_inclusion(places, draws=draws, clicks=len(clicks))
+        return PoolSample(
+            torch.from_numpy(places + first), torch.from_numpy(inclusion.astype(np.float32))
+        )
+
+
+class _Table:
+    """What the draws of one domain need; a draw costs the logarithm of N."""
+
+    def __init__(self, clicks: Ints, config: TrainConfig) -> None:
+        self._bounds = np.cumsum(static_weights(clicks, config))
+        self._clicks = clicks
+        self.items = len(clicks)
+
+    def draw(self, count: int, rng: np.random.Generator) -> Ints:
+        points = rng.random(count) * self._bounds[-1]
+        drawn: Ints = np.searchsorted(self._bounds, points, side="right").astype(np.int64)
+        return np.minimum(drawn, len(self._bounds) - 1)
+
+    def log_inclusion(self, places: Ints, *, draws: int, clicks: int) -> NDArray[np.float64]:
+        before = np.where(places > 0, self._bounds[places - 1], 0.0)
+        drawn = (self._bounds[places] - before) / self._bounds[-1]
+        clicked = self._clicks[places] / max(self._clicks.sum(), 1)
+        missed = draws * _log_rest(drawn) + (clicks - 1) * _log_rest(clicked)
+        return np.asarray(np.log(-np.expm1(missed)))
+
+
+def static_weights(clicks: Ints, config: TrainConfig) -> NDArray[np.float64]:
+    """Return (N,) the static proposal's weights of a domain's items, not normalised.
+
+    Args:
+        clicks: (N,) training clicks of each item.
+        config: its `static_proposal` says how; `batch` has no weights of its own, and takes
+            those of popularity where a pool has to be sampled.
+    """
+    if config.static_proposal == "uniform":
+        return np.ones(len(clicks))
+    return np.asarray(np.maximum(clicks, 1) ** 0.75, np.float64)
+
+
+def _log_rest(share: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return log(1 - share), finite for a share of 1 too."""
+    return np.asarray(np.log1p(-np.minimum(share, 1 - 1e-12)))

@@ -1,0 +1,161 @@
+"""Large pools: a step that looks at a sample of the items estimates what the whole would say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from planted import tiny_config
+from toy import toy_dataset
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.evaluation.baselines import Popularity
+from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.model.players import Players
+from crossfeed.training.batches import Batch, batches
+from crossfeed.training.pools import PoolSampler
+from crossfeed.training.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.steps import score
+from crossfeed.training.trainer import train
+
+CLICKS = {"small": [3, 1], "large": [50, 20, 9, 4, 3, 2, 1, 1, 1, 1]}
+
+
+@pytest.fixture
+def dataset() -> Dataset:
+    history = [(user, "large", item, Part.TRAIN) for user in range(4) for item in (user, user + 4)]
+    return toy_dataset(CLICKS, history)
+
+
+def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
+    sampler = PoolSampler(dataset, tiny_config(pool_items=4).train)
+    rng = np.random.default_rng(0)
+    assert sampler.draw(0, np.array([0]), rng) is None  # a pool of two items is looked at whole
+    for _ in range(20):
+        sample = sampler.draw(1, np.array([11, 8, 8]), rng)
+        assert sample is not None
+        items = sample.items.tolist()
+        assert {8, 11} <= set(items) <= set(range(2, 12))
+        assert items == sorted(set(items))
+        assert bool((sample.log_inclusion <= 0).all())
+
+
+@pytest.mark.parametrize("proposal", ["popularity", "uniform"])
+def test_inclusion_is_how_often_an_item_is_in_the_sample(dataset: Dataset, proposal: str) -> None:
+    """The batch's other clicks come from the domain's clicks, as in a batch of random clicks."""
+    sampler = PoolSampler(dataset, tiny_config(pool_items=4, static_proposal=proposal).train)
+    rng = np.random.default_rng(0)
+    shares = np.array(CLICKS["large"]) / sum(CLICKS["large"])
+    found, promised, samples = np.zeros(10), np.full(10, np.nan), 6000
+    for _ in range(samples):
+        others = 2 + rng.choice(10, size=2, p=shares)
+        sample = sampler.draw(1, np.append(others, others[0]), rng)
+        assert sample is not None
+        places = sample.items.numpy() - 2
+        found[places] += 1
+        promised[places] = sample.log_inclusion.exp()
+    np.testing.assert_allclose(found / samples, promised, atol=0.025)
+
+
+def looks(dataset: Dataset, config: Config) -> tuple[Batch, Players, Proposals]:
+    torch.manual_seed(0)
+    players = Players(dataset.catalogue, config.model).eval()
+    batch = next(batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0))
+    proposals = propose(
+        players.generator,
+        batch,
+        static=StaticProposals(dataset, config.train),
+        config=config.train,
+        expanded=[True] * 3,
+        share=0.8,
+    )
+    return batch, players, proposals
+
+
+def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
+    last_out: Dataset,
+) -> None:
+    """Of every click, over many samples; one sample alone is off by a few per cent."""
+    whole = looks(last_out, tiny_config(batch_size=64, pool_items=100))[2]
+    clicked, proposed = [], []
+    for seed in range(40):
+        config = tiny_config(batch_size=64, pool_items=15)
+        order = config.model_copy(update={"train": config.train})
+        batch, players, _ = looks(last_out, order)
+        sampler = PoolSampler(last_out, config.train)
+        groups = []
+        for group in batch.groups:
+            items = group.item_indices(group.clicks).numpy()
+            sample = sampler.draw(group.domain, items, np.random.default_rng(seed))
+            assert sample is not None
+            seen = group.item_indices(group.seen[1])
+            at = torch.searchsorted(sample.items, seen).clamp_max(len(sample.items) - 1)
+            inside = sample.items[at] == seen
+            groups.append(
+                type(group)(
+                    group.domain,
+                    group.name,
+                    group.rows,
+                    group.pool,
+                    sample,
+                    torch.searchsorted(sample.items, torch.from_numpy(items)),
+                    (group.seen[0][inside], at[inside]),
+                )
+            )
+        again = propose(
+            players.generator,
+            Batch(batch.epoch, batch.step, batch.timelines, tuple(groups)),
+            static=StaticProposals(last_out, config.train),
+            config=config.train,
+            expanded=[True] * 3,
+            share=0.8,
+        )
+        clicked.append(again.click_log_confidence.exp())
+        proposed.append(again.click_log_proposal.exp())
+    torch.testing.assert_close(
+        torch.stack(clicked).mean(0), whole.click_log_confidence.exp(), rtol=0.1, atol=0
+    )
+    torch.testing.assert_close(
+        torch.stack(proposed).mean(0), whole.click_log_proposal.exp(), rtol=0.1, atol=0
+    )
+
+
+def test_candidates_of_a_sample_are_items_of_the_domain_and_scored_as_such(
+    last_out: Dataset,
+) -> None:
+    batch, players, proposals = looks(last_out, tiny_config(pool_items=6, batch_size=12))
+    scores = score(players, batch, proposals, tiny_config().train)
+    users = players.discriminator.users(batch.timelines)
+    for group in batch.groups:
+        assert group.sample is not None and group.size < 20
+        items = group.item_indices(proposals.candidates[group.rows])
+        assert bool((items >= group.pool.start).all()) and bool((items < group.pool.stop).all())
+        layer = players.discriminator.scoring_layer
+        expected = (layer.vectors.weight[items] * users[group.rows].unsqueeze(1)).sum(-1)
+        expected = expected + layer.biases[items]
+        torch.testing.assert_close(scores.candidates[group.rows], expected)
+
+
+@pytest.mark.parametrize("settings", [{"pool_items": 8}, {"dense_items": 0}, {}])
+def test_taste_is_learned_from_samples_and_by_rows_too(
+    last_out: Dataset, tmp_path: Path, settings: dict[str, int]
+) -> None:
+    config = tiny_config(epochs=6, patience=6, **settings)
+    run = train(last_out, out=tmp_path / "run", config=config)
+    popularity = evaluate(Popularity(last_out), last_out, part=Part.VALIDATION).micro["ndcg@10"]
+    learned = evaluate(run.scorer(), last_out, part=Part.VALIDATION).micro["ndcg@10"]
+    assert learned > 1.3 * popularity
+
+
+def test_the_same_seed_gives_the_same_samples(last_out: Dataset) -> None:
+    config = tiny_config(pool_items=6)
+    once, again = (
+        next(batches(last_out, config, clicks=last_out.events(Part.TRAIN), epoch=3))
+        for _ in range(2)
+    )
+    for one, other in zip(once.groups, again.groups, strict=True):
+        assert one.sample is not None and other.sample is not None
+        assert torch.equal(one.sample.items, other.sample.items)
