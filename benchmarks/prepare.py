@@ -1,11 +1,14 @@
 """What preparation costs: rows a second and peak memory, beside its floor.
 
     python benchmarks/prepare.py --work WORK [--events 20000000] [--memory-limit 1GiB] [--repeats 3]
+    python benchmarks/prepare.py --work WORK --events 1000000 --recbole PYTHON --rechub PYTHON
 
 The floor is the bare engine that writes the same log as Parquet sorted by user and time, on the
-same machine in turn with `prepare`, each in a process of its own. With a RecBole environment
-(--recbole PYTHON) its own preparation of the same log, as atomic files, is a third. Results go to
-benchmarks/results/prepare, one file per size and limit.
+same machine in turn with `prepare`, each in a process of its own. With the interpreter of an
+environment that has RecBole or torch-rechub, their own preparation of the same log, as text, is
+measured in turn too: RecBole's 5-core and numbering; torch-rechub's numbering and its sequences by
+user. Neither knows domains. Results go to benchmarks/results/prepare, one file per size and limit;
+seconds of the processor too, which other work on the machine disturbs less.
 """
 
 from __future__ import annotations
@@ -53,6 +56,18 @@ config = Config(model="BPR", dataset="log", config_dict={
 create_dataset(config).build()
 """
 
+_RECHUB = """
+import sys
+import pandas as pd
+from sklearn.preprocessing import LabelEncoder
+from torch_rechub.utils.match import generate_seq_feature_match
+data = pd.read_csv(sys.argv[1] + "/log/log.inter", sep="\\t")
+data.columns = [name.partition(":")[0] for name in data.columns]
+for column in ("user_id", "item_id"):
+    data[column] = LabelEncoder().fit_transform(data[column]) + 1
+generate_seq_feature_match(data, "user_id", "item_id", "timestamp", item_attribute_cols=[])
+"""
+
 
 def write_log(file: Path, events: int) -> None:
     """Write a log with users and items of power-law activity, in no order."""
@@ -83,15 +98,15 @@ def write_log(file: Path, events: int) -> None:
 def measure(command: list[str], *, threads: int) -> dict[str, float]:
     """Run a command; return its seconds and peak memory."""
     began = time.perf_counter()
-    process = subprocess.Popen(
-        command, env={**os.environ, "OMP_NUM_THREADS": str(threads)}, stdout=subprocess.DEVNULL
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         sys.exit(f"failed with code {process.returncode}: {' '.join(command[:4])} ...")
     return {
         "seconds": round(time.perf_counter() - began, 2),
+        "cpu_seconds": round(usage.ru_utime + usage.ru_stime, 2),
         "peak_mib": usage.ru_maxrss // 1024,
     }
 
@@ -118,6 +133,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--recbole", metavar="PYTHON", help="an environment with RecBole 1.2.1")
+    parser.add_argument("--rechub", metavar="PYTHON", help="an environment with torch-rechub")
     given = parser.parse_args()
     given.work.mkdir(parents=True, exist_ok=True)
     log = given.work / f"log-{given.events}.parquet"
@@ -131,9 +147,11 @@ def main() -> None:
         "floor": [*floor, given.memory_limit],
         "prepare": [*prepare, "--overwrite", *limit],
     }
-    if given.recbole:
-        recbole_files(log, given.work / "recbole")
-        commands["recbole"] = [given.recbole, "-c", _RECBOLE, str(given.work / "recbole")]
+    peers = {"recbole": (given.recbole, _RECBOLE), "torch-rechub": (given.rechub, _RECHUB)}
+    for name, (python, script) in peers.items():
+        if python:
+            recbole_files(log, given.work / "recbole")
+            commands[name] = [python, "-c", script, str(given.work / "recbole")]
     taken: dict[str, list[dict[str, float]]] = {name: [] for name in commands}
     for _ in range(given.repeats):
         for name, command in commands.items():
@@ -148,13 +166,14 @@ def report(taken: dict[str, list[dict[str, float]]], *, events: int, limit: str)
     def median(name: str, key: str) -> float:
         return statistics.median(one[key] for one in taken[name])
 
-    floor = median("floor", "seconds")
+    floor, floor_cpu = median("floor", "seconds"), median("floor", "cpu_seconds")
     found = {
         name: {
             "seconds": median(name, "seconds"),
             "rows_per_second": round(events / median(name, "seconds")),
             "peak_mib": median(name, "peak_mib"),
             "times_floor": round(median(name, "seconds") / floor, 2),
+            "times_floor_in_cpu": round(median(name, "cpu_seconds") / floor_cpu, 2),
         }
         for name in taken
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -118,9 +119,9 @@ def test_a_log_that_changes_while_it_is_read(
     write[kind](log())
     encode = module.encode
 
-    def encode_late(*given: object) -> object:
+    def encode_late(*given: Any, **named: Any) -> object:
         write[kind](log(users=30))
-        return encode(*given)  # type: ignore[arg-type]
+        return encode(*given, **named)
 
     monkeypatch.setattr(module, "encode", encode_late)
     with pytest.raises(LogError, match="the log changed while it was read"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = ["DuckDBEngine", "open_duckdb"]
 
 _SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT](i?B)?", re.IGNORECASE)
 
+_USUAL_LIMIT_MIB = 3 << 10
 _KEPT = "kept_"
 _FILE_SIZE = "256MB"
 
@@ -30,17 +32,17 @@ class DuckDBEngine(Engine):
     """Evaluates ibis expressions in DuckDB; the parsers use its connection."""
 
     def __init__(self, scratch: Path, *, memory_limit: str | None = None) -> None:
-        limit = {} if memory_limit is None else {"memory_limit": memory_limit}
         self._backend = ibis.duckdb.connect(
             scratch / "work.duckdb",
             temp_directory=str(scratch / "spill"),
-            **limit,
+            memory_limit=memory_limit or _default_limit(),
             # Nothing is fetched from the network behind the user's back.
             autoinstall_known_extensions=False,
             TimeZone="UTC",
         )
         # Where order counts, expressions say so; the parsers ask for that of the rows.
         self.connection.execute("SET preserve_insertion_order = false")
+        # What is kept is read once or twice: to find out how to make it small takes longer.
         self.connection.execute("SET force_compression = 'uncompressed'")
         # Not ibis' list_tables, which calls what DuckDB 2.0 has no more.
         found = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
@@ -120,7 +122,7 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
     Args:
         scratch: a folder, made where there is none; tables that an engine left there are found.
         memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk.
-            None is 80% of the machine's.
+            None is 3 GiB, or half of a smaller machine's.
 
     Raises:
         ConfigError: the limit is no size.
@@ -153,6 +155,11 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
         ) from error
     finally:
         engine.close()
+
+
+def _default_limit() -> str:
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return f"{min(_USUAL_LIMIT_MIB, memory >> 21)}MiB"
 
 
 def _schema(table: ir.Table) -> pa.Schema:

@@ -5,6 +5,7 @@ Clicks are tables of codes: user, item, time, tie (see `tables.encode`).
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
@@ -25,8 +26,10 @@ class Filtered:
     """The clicks that stay and how many were dropped for which reason."""
 
     clicks: ir.Table
+    users: ir.Table
+    """user, events: the clicks that stay by user"""
     items: ir.Table
-    """item, events: the clicks that stay by item"""
+    """item, events: the same by item"""
     dropped: dict[str, int]
 
 
@@ -57,24 +60,21 @@ def filter_clicks(
     """
     dropped = {"k-core": 0, "small domain": 0}
     while True:
-        clicks, counts, rare = _k_core(engine, clicks, config)
-        small = _small_domains(engine, counts, items, config)
-        dropped["k-core"] += rare
+        core = _k_core(engine, clicks, config)
+        small = _small_domains(engine, core.items, items, config)
+        dropped["k-core"] += core.dropped["k-core"]
         dropped["small domain"] += small.events
         if not small.events:
-            return Filtered(clicks, counts, dropped)
-        clicks = clicks.anti_join(small.items, "item")
+            return dataclasses.replace(core, dropped=dropped)
+        clicks = core.clicks.anti_join(small.items, "item")
 
 
-def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[ir.Table, ir.Table, int]:
+def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
     """Drop rare users and items until none is left.
 
     The clicks are counted once and never written. Rounds follow what each loss takes from the
     other side: the few clicks of the users that have become rare, then those of the items, and so
-    on.
-
-    Returns:
-        The clicks that stay, as an expression; their counts by item; how many were dropped.
+    on. The clicks that stay are an expression.
     """
     users = _Side(engine, clicks, "user", config.min_user_events)
     items = _Side(engine, clicks, "item", config.min_item_events)
@@ -86,7 +86,7 @@ def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[ir.Ta
         at_rest = 0 if lost else at_rest + 1
         side, other = other, side
     kept = items.without_gone(users.without_gone(clicks))
-    return kept, items.counts, dropped
+    return Filtered(kept, users.present(), items.present(), {"k-core": dropped})
 
 
 class _Side:
@@ -126,6 +126,10 @@ class _Side:
         if not self._gone:
             return clicks
         return clicks.anti_join(self._engine.keep(ibis.union(*self._gone)), self._key)
+
+    def present(self) -> ir.Table:
+        """Return the counts of those with a click, whatever the smallest count."""
+        return self.counts.filter(self.counts["events"] > 0)
 
     def _replace(self, counts: ir.Table) -> None:
         old, self.counts = self.counts, self._engine.keep(counts)

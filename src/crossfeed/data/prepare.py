@@ -49,7 +49,7 @@ def prepare(
         source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
         overwrite: whether an existing `out` is replaced.
         memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk
-            beside `out`. None is 80% of the machine's.
+            beside `out`. None is 3 GiB, or half of a smaller machine's.
         engine: "duckdb", which is embedded; "spark", in the active session or on this machine; or
             a Spark master, such as "spark://host:7077". The dataset is the same.
 
@@ -132,7 +132,7 @@ def _prepare_into(
         split = stages.run("split", engine, Split, lambda: cut(engine, given, config))
     _require_parts(split, rows, not_clicked, config)
     progress.begin("numbering users and items")
-    tables = index(engine, coded, split.events, min_item_events=config.min_item_events)
+    tables = index(engine, coded, split, min_item_events=config.min_item_events)
     progress.begin("writing")
     write_tables(engine, tables, folder)
     write_parquet(embedded, rows.quarantine, folder / "quarantine.parquet")

@@ -49,6 +49,10 @@ class Split:
 
     events: ir.Table
     """user, item, time, tie, part"""
+    users: ir.Table
+    """user, events"""
+    items: ir.Table
+    """item, clicks (training part), clicks_all"""
     parts: dict[str, int]
     """How many events each part has, by the name of the `Part`."""
     dropped: dict[str, int]
@@ -74,16 +78,25 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     later_kept = _in_domains_of(fitted.items, later, given.items, engine)
     parts = _count_parts(engine, later_kept)
     trained = left - engine.count(later) - sum(fitted.dropped.values())
+    lost = left - trained - sum(fitted.dropped.values()) - sum(parts.values())
+    # What the filters have counted is not counted again.
+    trained_items = fitted.items.select("item", clicks="events", clicks_all="events")
+    items = trained_items.union(_count_items(later_kept)).group_by("item")
+    users = fitted.users.union(_count_users(later_kept)).group_by("user")
     return Split(
         events=fitted.clicks.union(later_kept),
+        users=engine.keep(users.agg(events=lambda table: table["events"].sum())),
+        items=engine.keep(
+            items.agg(
+                clicks=lambda table: table["clicks"].sum(),
+                clicks_all=lambda table: table["clicks_all"].sum(),
+            )
+        ),
         parts={**parts, Part.TRAIN.name: trained},
         dropped={
             "repeat": given.total - left,
             **fitted.dropped,
-            "later click in a dropped domain": left
-            - trained
-            - sum(fitted.dropped.values())
-            - sum(parts.values()),
+            "later click in a dropped domain": lost,
         },
         cuts={"validation": validation, "test": test},
     )
@@ -184,14 +197,32 @@ def _split(engine: Engine, parted: ir.Table, dropped: dict[str, int]) -> Split:
     events = engine.keep(
         parted.select("user", "item", "time", "tie", part=parted["part"].cast("int8"))
     )
-    return Split(events, _count_parts(engine, events), dropped, cuts={})
+    return Split(
+        events=events,
+        users=engine.keep(_count_users(events)),
+        items=engine.keep(_count_items(events)),
+        parts=_count_parts(engine, events),
+        dropped=dropped,
+        cuts={},
+    )
 
 
 def _in_domains_of(fitted: ir.Table, clicks: ir.Table, items: ir.Table, engine: Engine) -> ir.Table:
-    """Return the clicks in the domains in which a fitted item has a click."""
-    alive = items.semi_join(fitted.filter(fitted["events"] > 0), "item")
+    """Return the clicks in the domains that hold a fitted item."""
+    alive = items.semi_join(fitted, "item")
     dead = engine.keep(items.anti_join(alive.select("domain").distinct(), "domain").select("item"))
     return clicks.anti_join(dead, "item") if engine.count(dead) else clicks
+
+
+def _count_users(events: ir.Table) -> ir.Table:
+    return events.group_by("user").agg(events=lambda table: table.count())
+
+
+def _count_items(events: ir.Table) -> ir.Table:
+    return events.group_by("item").agg(
+        clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
+        clicks_all=lambda table: table.count(),
+    )
 
 
 def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
@@ -251,8 +282,10 @@ def _with_time_parts(clicks: ir.Table, validation: int, test: int) -> ir.Table:
 
 def _last_of_first_part(parted: ir.Table) -> ir.Table:
     last = drop_repeats(parted, "last", within=("part",))
-    first_part = last["part"].min().over(group_by=["user", "item"])
-    return last.filter(last["part"] == first_part)
+    # Not a window in a filter, which ibis 12 writes as Spark cannot read it.
+    firsts = last.group_by(["user", "item"]).agg(first_part=last["part"].min())
+    joined = last.join(firsts, ["user", "item"])
+    return joined.filter(joined["part"] == joined["first_part"]).drop("first_part")
 
 
 def _hex_share(share: float) -> str:

@@ -13,9 +13,9 @@ import ibis.expr.types as ir
 import numpy as np
 import pyarrow.parquet as pq
 
-from crossfeed.data.dataset import Part
 from crossfeed.data.engine import Engine
 from crossfeed.data.filters import ORDER
+from crossfeed.data.split import Split
 
 __all__ = ["Coded", "Tables", "encode", "index", "write_parquet", "write_tables"]
 
@@ -49,7 +49,7 @@ class Tables:
     """What a dataset's folder holds, as stored tables and one ordered expression."""
 
     users: ir.Table
-    """user (the index), user_id, events"""
+    """user_id, events in the order of the index"""
     items: ir.Table
     """item (the index), item_id, domain, clicks, clicks_all"""
     domains: ir.Table
@@ -82,22 +82,14 @@ def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
     return Coded(engine.keep(coded) if keep else coded, users, items.drop("domain_name"), domains)
 
 
-def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: int) -> Tables:
+def index(engine: Engine, coded: Coded, split: Split, *, min_item_events: int) -> Tables:
     """Give users, items and domains of the dataset their contiguous indices.
 
     An item unknown to training gets an index behind the known ones of its domain if it has enough
     clicks over all parts, because a later refit on everything will know it.
     """
-    counts = engine.keep(
-        events.group_by("item").agg(
-            clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
-            clicks_all=lambda table: table.count(),
-        )
-    )
-    users = engine.keep(
-        events.group_by("user").agg(events=lambda table: table.count()).join(coded.users, "user")
-    )
-    named = counts.join(coded.items, "item")
+    users = engine.keep(split.users.join(coded.users, "user"))
+    named = split.items.join(coded.items, "item")
     domains = _numbered(named.select("domain").distinct(), "index", ["domain"])
     domains = engine.keep(domains.join(coded.domains, "domain"))
     items = engine.keep(_index_items(named, min_item_events))
@@ -108,7 +100,7 @@ def index(engine: Engine, coded: Coded, events: ir.Table, *, min_item_events: in
         .select("item", "domain_index", "item_index")
     )
     # The part decides between rows that are equal, where repeats are kept.
-    ordered = events.join(places, "item").order_by("user", *ORDER, "part")
+    ordered = split.events.join(places, "item").order_by("user", *ORDER, "part")
     return Tables(
         users=users.order_by("user").select("user_id", "events"),
         items=_named_items(items, domains),

@@ -32,6 +32,8 @@ _BEHIND = (
     "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
 )
 """The malformed rows that stand before one, which was numbered without them."""
+_OF_THE_SCRATCH = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
+"""What disk and memory fail with; a log's file can only be at fault where it is named."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +108,7 @@ def reading(log: Log) -> Iterator[None]:
         yield
     except duckdb.Error as error:
         named = [input_ for input_ in log.inputs if input_.name in str(error)] or log.inputs
-        if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        if isinstance(error, _OF_THE_SCRATCH):
             named = [input_ for input_ in named if input_.name in str(error)]
             if not named:
                 raise
@@ -210,36 +212,42 @@ def _parse(
 ) -> None:
     """Make the uniform rows, each with the reason why it cannot be read, if so."""
     own = _own_columns(connection, log, users, items)
+    problems = {**_raw_problems(log, times), **_parsed_problems(log, users, items, times)}
+    cases = " ".join(f"WHEN {found} THEN {quoted_text(why)}" for why, found in problems.items())
     uniform = (
         f"SELECT crossfeed_file, crossfeed_row, "
         f"{users.expression} AS crossfeed_user, {items.expression} AS crossfeed_item, "
         f"nullif({quoted_name(log.roles['domain'])}, '') AS crossfeed_domain, "
-        f"{times.expression} AS crossfeed_time, {_raw_reason(log, times)} AS crossfeed_reason"
-        f"{own} FROM {_STAGED}"
+        f"{times.expression} AS crossfeed_time, CASE {cases} END AS crossfeed_reason, "
+        f"{' OR '.join(problems.values())} AS crossfeed_unreadable{own} FROM {_STAGED}"
     )
     connection.execute(
         f"CREATE OR REPLACE VIEW {_PARSED} AS SELECT crossfeed_file AS log_file, "
         "crossfeed_row AS log_row, crossfeed_user AS user_id, crossfeed_item AS item_id, "
         "crossfeed_domain AS domain, crossfeed_time AS time, "
-        f"coalesce(({log.positive}\n), false) AS clicked, "
-        f"coalesce(crossfeed_reason, {_parsed_reason(log, times)}) AS reason FROM ({uniform})"
+        f"coalesce(({log.positive}\n), false) AS clicked, crossfeed_reason AS reason, "
+        f"crossfeed_unreadable AS unreadable FROM ({uniform})"
     )
 
 
 def _count(connection: duckdb.DuckDBPyConnection, log: Log) -> tuple[int, int, int]:
     """Return how many rows were parsed, are clicks, and cannot be read."""
-    query = (
-        "SELECT count(*), count(*) FILTER (WHERE clicked AND reason IS NULL), count(reason) "
-        f"FROM {_PARSED}"
-    )
+
+    def count(condition: str) -> int:
+        # Conditions that the statistics of a Parquet file answer are not asked of its rows.
+        query = f"SELECT count(*) FROM {_PARSED} WHERE {condition}"
+        [[rows]] = connection.execute(query).fetchall()
+        return int(rows)
+
+    unreadable = count("unreadable")
     try:
-        [counts] = connection.execute(query).fetchall()
+        clicked = count("clicked AND reason IS NULL" if unreadable else "clicked")
     except duckdb.ConversionException as error:
         raise ConfigError(
             f"data.positive = {log.positive!r} fails on the log's values: {error}",
             hint="let it skip what is no number: try_cast(rating AS DOUBLE) >= 4",
         ) from error
-    return counts[0], counts[1], counts[2]
+    return count("true"), clicked, unreadable
 
 
 def _rows(engine: DuckDBEngine, log: Log, *, unreadable: int, malformed: int) -> ir.Table:
@@ -271,30 +279,32 @@ def _own_columns(
     return "".join(f", {value} AS {quoted_name(name)}" for name, value in values.items())
 
 
-def _raw_reason(log: Log, times: TimeRule) -> str:
-    """Return the SQL of why a row cannot be read, as far as its raw columns tell."""
-    cases = ["WHEN crossfeed_malformed THEN 'malformed row'"]
+def _raw_problems(log: Log, times: TimeRule) -> dict[str, str]:
+    """Return the SQL of each reason why a row cannot be read, as far as its raw columns tell."""
+    problems = {"malformed row": "crossfeed_malformed"}
     roles = ["user_id", "item_id", "domain"]
     if times.unit != ROW_ORDER:
         roles.append("timestamp")
     for role in roles:
         name = quoted_name(log.roles[role])
-        empty = f" OR {name} IN ('', '\"\"')" if log.staged[log.roles[role]] == UNTYPED else ""
+        empty = (
+            f" OR {name} = '' OR {name} = '\"\"'" if log.staged[log.roles[role]] == UNTYPED else ""
+        )
         nan = f" OR isnan({name})" if log.staged[log.roles[role]] in ("FLOAT", "DOUBLE") else ""
-        cases.append(f"WHEN {name} IS NULL{empty}{nan} THEN 'missing {role}'")
-    return f"CASE {' '.join(cases)} END"
+        problems[f"missing {role}"] = f"{name} IS NULL{empty}{nan}"
+    return problems
 
 
-def _parsed_reason(log: Log, times: TimeRule) -> str:
-    cases = [
-        "WHEN crossfeed_user IS NULL THEN 'user_id is neither a string nor a 64-bit integer'",
-        "WHEN crossfeed_item IS NULL THEN 'item_id is neither a string nor a 64-bit integer'",
-    ]
-    if times.unit != ROW_ORDER:
-        cases.append("WHEN crossfeed_time IS NULL THEN 'unparsable timestamp'")
+def _parsed_problems(log: Log, users: IdRule, items: IdRule, times: TimeRule) -> dict[str, str]:
+    problems = {
+        "user_id is neither a string nor a 64-bit integer": f"({users.expression}) IS NULL",
+        "item_id is neither a string nor a 64-bit integer": f"({items.expression}) IS NULL",
+    }
+    if times.unit != ROW_ORDER and not times.all_possible:
         possible = f"BETWEEN {log.possible.first} AND {log.possible.last}"
-        cases.append(f"WHEN NOT crossfeed_time {possible} THEN 'impossible timestamp'")
-    return f"CASE {' '.join(cases)} END"
+        problems["unparsable timestamp"] = f"({times.expression}) IS NULL"
+        problems["impossible timestamp"] = f"NOT ({times.expression}) {possible}"
+    return problems
 
 
 def _number_malformed(

@@ -6,6 +6,7 @@ the possible range. Text is such a number or ISO 8601; without an offset it is U
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -57,6 +58,8 @@ class TimeRule:
     unit: str
     expression: str
     """NULL where the time is missing or cannot be parsed."""
+    all_possible: bool = False
+    """Whether every time that there is is known to be possible."""
 
 
 def time_range(config: DataConfig) -> TimeRange:
@@ -118,7 +121,7 @@ def time_rule(
     }
     for rule in rules.values():
         if staged_type in _INTEGERS and _all_possible(connection, name, table, rule, possible):
-            return rule
+            return dataclasses.replace(rule, all_possible=True)
     counts = _count_possible(connection, table, rules, possible)
     best = max(rules, key=counts.__getitem__)
     if counts[best] == 0 and _any_value(connection, name, table):
