@@ -259,7 +259,7 @@ def _read(part: str) -> Json | None:
 
 
 def _speed_lines() -> Iterator[str]:
-    yield "| events per processor second, of crossfeed's | log | as configured | equal networks |"
+    yield "| beside the | log | crossfeed's events/s | with equal networks |"
     yield "|---|---|--:|--:|"
     for data in ("ciao", "simulated"):
         ratios = (_read(f"speed.{data}") or {"ratios": {}})["ratios"]
