@@ -120,7 +120,7 @@ def run_cell(cell: Cell, work: Path) -> None:
     scorers = [run.scorer() for run in runs]
     scorer = scorers[0] if len(scorers) == 1 else Summed(scorers, name=cell.scorer)
     about = _facts(runs, dataset) | {"settings": list(ROWS[cell.scorer])}
-    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS, work=work)
+    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS)
 
 
 def _config(row: str, seed: int) -> Config:

@@ -25,7 +25,6 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.prepare import prepare
 from crossfeed.data.simulate import simulate
 from crossfeed.evaluation.evaluate import evaluate
-from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.files import write_json
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
@@ -61,18 +60,14 @@ def run_cells(
     cells: Iterable[Cell], *, standings: Standings, work: Path, only: str, jobs: int
 ) -> None:
     """Run all cells that have no result yet, `jobs` at a time, by this script's `cell` command."""
-    todo = [
-        cell
-        for cell in cells
-        if cell.name.startswith(only) and not (standings.results / f"{cell.name}.json").exists()
-    ]
+    todo = [cell for cell in cells if cell.name.startswith(only) and not standings.has(cell.name)]
     work.mkdir(parents=True, exist_ok=True)
     for data, split in dict.fromkeys((cell.data, cell.split) for cell in todo):
         dataset_of(work, data, split)  # prepared once, before several cells need it
     with ThreadPoolExecutor(jobs) as pool:
         for line in pool.map(lambda cell: _run_apart(cell, work), todo):
             print(line, flush=True)
-    standings.write(work)
+    standings.write()
 
 
 def write_cell(
@@ -82,12 +77,11 @@ def write_cell(
     dataset: Dataset,
     about: dict[str, object],
     standings: Standings,
-    work: Path,
 ) -> None:
     """Judge a scorer on the part that the benchmark reads, once, and keep what came of it."""
     began = time.perf_counter()
     results = evaluate(scorer, dataset, part=Part[standings.part.upper()])
-    write_outcomes(work / f"{cell.name}.outcomes.parquet", [results.outcomes])
+    standings.keep_outcomes(cell.name, results.outcomes)
     write_json(
         standings.results / f"{cell.name}.json",
         {

@@ -85,8 +85,8 @@ def judge(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
     about = json.loads((folder / f"{peer}.json").read_text("utf-8"))
     scorer = Recorded(peer, np.load(folder / f"{peer}.npy", mmap_mode="r"), dataset)
     cell = Cell.of(f"{ground}.{peer}.0")
-    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS, work=work)
-    STANDINGS.write(work)
+    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS)
+    STANDINGS.write()
 
 
 def course(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:

@@ -35,14 +35,11 @@ SEEDS = {"ciao": (0, 1, 2), "movielens": (0,), "simulated": (0,)}
 
 
 def cells() -> Iterator[Cell]:
-    """Yield all cells, the cheap ones of each data set first."""
-    for data, seeds in SEEDS.items():
-        for split in SPLITS:
-            for scorer in BASELINES:
-                yield Cell(data, split, scorer, 0)
-        for seed in seeds:
-            for split in SPLITS:
-                for scorer in SEEDED:
+    """Yield all cells: everything with one seed first, and what is cheap before what is not."""
+    for seed in sorted({seed for seeds in SEEDS.values() for seed in seeds}):
+        for data, seeds in SEEDS.items():
+            for split in SPLITS if seed in seeds else ():
+                for scorer in (*(BASELINES if seed == 0 else ()), *SEEDED):
                     yield Cell(data, split, scorer, seed)
 
 
@@ -50,7 +47,7 @@ def run_cell(cell: Cell, work: Path) -> None:
     """Fit, select and judge one scorer, and write its result."""
     dataset = dataset_of(work, cell.data, cell.split)
     scorer, about = _fitted(cell, dataset, work)
-    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS, work=work)
+    write_cell(cell, scorer=scorer, dataset=dataset, about=about, standings=STANDINGS)
 
 
 def _fitted(cell: Cell, dataset: Dataset, work: Path) -> tuple[Scorer, dict[str, object]]:

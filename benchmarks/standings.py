@@ -1,7 +1,7 @@
 """The tables of the benchmarks of quality: seeds averaged, intervals, one scorer against all.
 
-What needs the outcomes of single events, which are not committed, is kept beside the cells' results
-as one file for each data set and split; a table needs those files alone.
+The outcomes of single events, which comparisons are made of, are kept beside the cells' results,
+for the one metric that is compared; what follows from them is one file per data set and split.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from crossfeed.evaluation.outcomes import Outcomes, read_outcomes
+from crossfeed.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
 from crossfeed.evaluation.statistics import (
     compare,
     estimates,
@@ -47,23 +47,39 @@ class Standings:
         """Return the folder of the committed results."""
         return Path(__file__).parent / "results" / self.name
 
-    def write(self, work: Path) -> None:
-        """Judge the mean over the seeds of every scorer whose outcomes lie in `work`.
+    def has(self, cell: str) -> bool:
+        """Return whether a cell has been judged, and can be compared."""
+        return (self.results / f"{cell}.json").exists() and self._outcomes_file(cell).exists()
+
+    def keep_outcomes(self, cell: str, outcomes: Outcomes) -> None:
+        """Keep of a cell's outcomes what comparisons need."""
+        kept = replace(outcomes, values={METRIC: outcomes.values[METRIC]})
+        write_outcomes(self._outcomes_file(cell), [kept])
+
+    def write(self) -> None:
+        """Judge the mean over the seeds of every scorer whose outcomes are there.
 
         What is known of the others stays as it was.
         """
         for (data, split), cells in self._by_split().items():
-            scorers = {
-                name: mean_over_seeds([_outcomes(work, cell) for cell in own], name=name)
+            files = {
+                name: [self._outcomes_file(_cell_name(cell)) for cell in own]
                 for name, own in cells.items()
-                if all(_outcomes_file(work, cell).exists() for cell in own)
+            }
+            scorers = {
+                name: mean_over_seeds([read_outcomes(file)[0] for file in own], name=name)
+                for name, own in files.items()
+                if all(file.exists() for file in own)
             }
             if scorers:
-                file = self.results / f"{data}.{split}.{_STANDING}"
-                known = json.loads(file.read_text("utf-8"))["scorers"] if file.exists() else {}
-                known = {name: one for name, one in known.items() if name in cells}
-                scorers_now = {**known, **self._standings(scorers)}
-                write_json(file, {"metric": METRIC, "scorers": scorers_now})
+                standing = self.results / f"{data}.{split}.{_STANDING}"
+                known = json.loads(standing.read_text("utf-8")) if standing.exists() else {}
+                others = {k: v for k, v in known.get("scorers", {}).items() if k in cells}
+                judged = {**others, **self._standings(scorers)}
+                write_json(standing, {"metric": METRIC, "scorers": judged})
+
+    def _outcomes_file(self, cell: str) -> Path:
+        return self.results / "outcomes" / f"{cell}.parquet"
 
     def table(self) -> str:
         """Return the results so far as Markdown, one table for each data set and split."""
@@ -147,13 +163,8 @@ def parser_of(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def _outcomes_file(work: Path, cell: Json) -> Path:
-    name = "{data}.{split}.{scorer}.{seed}.outcomes.parquet".format(**cell)
-    return work / name
-
-
-def _outcomes(work: Path, cell: Json) -> Outcomes:
-    return read_outcomes(_outcomes_file(work, cell))[0]
+def _cell_name(cell: Json) -> str:
+    return "{data}.{split}.{scorer}.{seed}".format(**cell)
 
 
 def _row(name: str, standing: Json, cells: Sequence[Json]) -> str:

@@ -49,7 +49,7 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
     """Return two clicks of one domain of four items, with two candidates each."""
     first = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
     nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    group = DomainRows(0, "books", slice(0, 2), slice(0, 4), torch.tensor([0, 1]), nothing)
+    group = DomainRows(0, "books", slice(0, 2), slice(0, 4), None, torch.tensor([0, 1]), nothing)
     # The first row's pool lacks an item and is even; the second holds one item for sure.
     logits = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [100.0, 0.0, 0.0, 0.0]])
     confidence = logits.log_softmax(dim=1)
@@ -171,7 +171,7 @@ def test_a_collapse_is_rolled_back_with_half_the_rate_three_times(
     last = run.read_checkpoint("last")
     assert last["progress"]["roll_backs"] == 3
     for optimiser in last["optimisers"].values():
-        assert {group["lr"] for group in optimiser["param_groups"]} == {0.01 / 8}
+        assert {group["lr"] for group in optimiser["parts"][0]["param_groups"]} == {0.01 / 8}
     # Each collapsed epoch began at the same healthy weights, with less and less of a step.
     moved = [line["gradient_norms"]["discriminator"] for line in lines[2:]]
     assert all(one > 0 for one in moved)

@@ -5,7 +5,9 @@ Dims: B clicks, S pairs of (row, seen item).
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +20,10 @@ from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
 from crossfeed.training.pools import PoolSample, PoolSampler
 
-__all__ = ["Batch", "DomainRows", "batches", "steps_per_epoch"]
+__all__ = ["Batch", "DomainRows", "ahead", "batches", "steps_per_epoch"]
+
+_AHEAD = 2
+"""Batches that wait for the step that needs them."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +140,18 @@ def batches(
             dataset, config, np.sort(events), np.random.default_rng([seed, epoch, step]), sampler
         )
         yield Batch(epoch, step, timelines, groups)
+
+
+def ahead(source: Iterator[Batch]) -> Iterator[Batch]:
+    """Yield what `source` yields, made by a thread of its own while the steps before are taken.
+
+    What a batch holds does not depend on when it is made, so neither do the numbers.
+    """
+    with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
+        waiting = deque(thread.submit(next, source, None) for _ in range(_AHEAD))
+        while (batch := waiting.popleft().result()) is not None:
+            waiting.append(thread.submit(next, source, None))
+            yield batch
 
 
 def _assemble(

@@ -1,0 +1,57 @@
+"""Batches that are made ahead: the same ones, in the same order, and errors where they arise."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+
+import pytest
+import torch
+from planted import tiny_config
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.training.batches import Batch, ahead, batches
+
+
+def made(dataset: Dataset) -> Iterator[Batch]:
+    config = tiny_config(batch_size=100)
+    return batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=1)
+
+
+def test_batches_made_ahead_are_the_same_in_the_same_order(last_out: Dataset) -> None:
+    pairs = list(zip(made(last_out), ahead(made(last_out)), strict=True))
+    assert [one.step for one, _ in pairs] == list(range(len(pairs)))
+    for one, other in pairs:
+        assert one.step == other.step
+        assert torch.equal(one.timelines.items, other.timelines.items)
+
+
+def test_batches_are_made_in_another_thread_before_they_are_asked_for(last_out: Dataset) -> None:
+    asked, threads = threading.Event(), []
+
+    def source() -> Iterator[Batch]:
+        for batch in made(last_out):
+            threads.append(threading.current_thread().name)
+            if batch.step == 1:
+                asked.set()
+            yield batch
+
+    waiting = ahead(source())
+    assert next(waiting).step == 0
+    assert asked.wait(30), "the second batch was not made before it was asked for"
+    waiting.close()
+    assert all(name.startswith("batches") for name in threads)
+    assert not any(one.name.startswith("batches") for one in threading.enumerate())
+
+
+def test_what_goes_wrong_in_assembly_is_raised_by_the_step_that_needs_it(
+    last_out: Dataset,
+) -> None:
+    def source() -> Iterator[Batch]:
+        yield next(made(last_out))
+        raise OSError("the events are gone")
+
+    waiting = ahead(source())
+    assert next(waiting).step == 0
+    with pytest.raises(OSError, match="the events are gone"):
+        next(waiting)
