@@ -100,7 +100,7 @@ def course(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
         epoch["micro ndcg@10"] = found.micro["ndcg@10"]
         print(number, epoch, flush=True)
     facts = folder.parent / f"{peer}.json"
-    ended = json.loads(facts.read_text("utf-8"))["stopped_by"] if facts.exists() else "running"
+    ended = json.loads(facts.read_text("utf-8"))["stopped_by"] if facts.exists() else "interruption"
     write_json(
         COURSES / f"course.{ground}.{peer}.json",
         {

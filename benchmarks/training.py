@@ -188,10 +188,7 @@ def _best(one: Json) -> Json:
 
 
 def roofline(work: Path, repeats: int) -> Json:
-    """Measure the bounds of a step's operators; of some tries the one nearest to its bound.
-
-    What else runs on the machine slows a step and its rates alike, but not by the same factor.
-    """
+    """Measure the bounds of a step's operators; of some tries the one with the middle share."""
     path = str(_data(work, "ciao"))
     tries = [run_apart("training_roofline.py", path, "12") for _ in range(repeats)]
     middle = sorted(tries, key=lambda one: float(one["share"]))[len(tries) // 2]
