@@ -292,9 +292,10 @@ def _roofline_lines() -> Iterator[str]:
     if found is None:
         return
     whole = 1e3 * found["operators_seconds"]
+    clocked = found["operators_seconds"] / found["step_seconds"]
     yield (
-        f"The bounds of all operators together are {found['share']:.0%} of a step on Ciao. One by one, "
-        f"each under a clock, the operators took {whole / found['step_seconds'] / 1e3:.0%} of a step."
+        f"The bounds of all operators together are {found['share']:.0%} of a step on Ciao. "
+        f"One by one, each under a clock, the operators took {clocked:.0%} of a step."
     )
     yield ""
     yield "| operator | of the operators' time | its bound | bound by |"
