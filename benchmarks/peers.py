@@ -99,12 +99,13 @@ def course(dataset: Dataset, *, ground: str, peer: str, work: Path) -> None:
         found = evaluate(scorer, dataset, part=Part.VALIDATION)
         epoch["micro ndcg@10"] = found.micro["ndcg@10"]
         print(number, epoch, flush=True)
-    about = json.loads((folder.parent / f"{peer}.json").read_text("utf-8"))
+    facts = folder.parent / f"{peer}.json"
+    ended = json.loads(facts.read_text("utf-8"))["stopped_by"] if facts.exists() else "interruption"
     write_json(
         COURSES / f"course.{ground}.{peer}.json",
         {
             "peer": peer,
-            "stopped_by": about["stopped_by"],
+            "stopped_by": ended,
             "dataset_hash": dataset.manifest["content_hash"],
             "epochs": epochs,
         },

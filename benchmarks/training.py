@@ -188,10 +188,7 @@ def _best(one: Json) -> Json:
 
 
 def roofline(work: Path, repeats: int) -> Json:
-    """Measure the bounds of a step's operators; of some tries the one nearest to its bound.
-
-    What else runs on the machine slows a step and its rates alike, but not by the same factor.
-    """
+    """Measure the bounds of a step's operators; of some tries the one with the middle share."""
     path = str(_data(work, "ciao"))
     tries = [run_apart("training_roofline.py", path, "12") for _ in range(repeats)]
     middle = sorted(tries, key=lambda one: float(one["share"]))[len(tries) // 2]
@@ -259,7 +256,7 @@ def _read(part: str) -> Json | None:
 
 
 def _speed_lines() -> Iterator[str]:
-    yield "| events per processor second, of crossfeed's | log | as configured | equal networks |"
+    yield "| beside the | log | crossfeed's events/s | with equal networks |"
     yield "|---|---|--:|--:|"
     for data in ("ciao", "simulated"):
         ratios = (_read(f"speed.{data}") or {"ratios": {}})["ratios"]
@@ -294,15 +291,15 @@ def _roofline_lines() -> Iterator[str]:
     found = _read("roofline")
     if found is None:
         return
-    rest = 1 - found["operators_seconds"] / found["step_seconds"]
+    whole = 1e3 * found["operators_seconds"]
+    clocked = found["operators_seconds"] / found["step_seconds"]
     yield (
-        f"The bounds of all operators together are {found['share']:.0%} of a step on Ciao; what is "
-        f"no operator (Python, autograd, batches) is {max(0.0, rest):.0%} of it."
+        f"The bounds of all operators together are {found['share']:.0%} of a step on Ciao. "
+        f"One by one, each under a clock, the operators took {clocked:.0%} of a step."
     )
     yield ""
-    yield "| operator | share of a step | its bound | bound by |"
+    yield "| operator | of the operators' time | its bound | bound by |"
     yield "|---|--:|--:|---|"
-    whole = 1e3 * found["step_seconds"]
     for one in found["operators"]:
         taken, bound = one["milliseconds"] / whole, one["bound"] / whole
         yield f"| {one['operator']} | {taken:.1%} | {bound:.1%} | {one['by']} |"

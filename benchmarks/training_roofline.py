@@ -6,7 +6,8 @@ The rates of the machine are measured in the same process: a product of matrices
 array, a gather of rows from a table as large as the catalogue. Every operator of a step then has a
 bound: the larger of its operations at the matrix rate and of its bytes, those that it looks up or
 scatters by index at the rate of the gather, the others at that of the copy. All times are the
-training thread's own, so that other work on the machine counts less. Prints JSON.
+training thread's own, and the least of some tries, so that other work on the machine counts less.
+Prints JSON.
 
 A bound counts every byte as if it came from memory, which is too much for what a cache holds.
 """
@@ -50,6 +51,7 @@ SCATTERS = {
 }
 """Operators that write by index -> which of their tensors is what is moved."""
 SHOWN = 15
+TRIES = 3
 
 Json = dict[str, Any]
 
@@ -180,10 +182,13 @@ def roofline(dataset: Dataset, steps: int, settings: Sequence[str]) -> Json:
         def fit() -> LimitedFit:
             return limited_fit(dataset, config, ThreadStopwatch(steps), Path(out) / "run")
 
-        alone = _run(fit())
-        bounds = Bounds(rate)
-        with bounds:
-            _run(fit())
+        tries, alone = [], float("inf")
+        for _ in range(TRIES):  # what else the machine does can only add to both
+            alone = min(alone, _run(fit()))
+            tries.append(Bounds(rate))
+            with tries[-1]:
+                _run(fit())
+    bounds = min(tries, key=lambda one: sum(one.taken.values()))
     every = steps + WARM  # bounds have the first steps too
     step = alone / steps
     return {

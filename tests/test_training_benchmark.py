@@ -121,6 +121,16 @@ def test_bounds_of_operators_worked_out_by_hand() -> None:
 
 
 @pytest.mark.usefixtures("benchmarks")
+def test_the_page_holds_the_tables_of_the_committed_results() -> None:
+    import training
+
+    printed = training.table()
+    assert "| competent port | ciao |" in printed
+    hint = "run: python benchmarks/training.py table --write"
+    assert printed.strip() in training.PAGE.read_text("utf-8"), hint
+
+
+@pytest.mark.usefixtures("benchmarks")
 def test_exponent_of_a_power() -> None:
     import training
 
