@@ -33,7 +33,7 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.files import write_json
 from crossfeed.run import Run
 from crossfeed.training.batches import Batch, batches
-from crossfeed.training.trainer import Fit
+from crossfeed.training.fit import Fit
 
 ROOT = Path(__file__).parents[1]
 

@@ -39,7 +39,7 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.data.prepare import prepare
 from crossfeed.files import write_json
 from crossfeed.run import Run
-from crossfeed.training.trainer import Fit
+from crossfeed.training.fit import Fit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training"

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from crossfeed.item_index import LEAST_RECALL, ItemIndex, build_index
+from crossfeed.item_index import LEAST_RECALL, BuiltIndex, ItemIndex, build_index
 from crossfeed.scorer import Floats
 
 ITEMS, WIDTH = 4_000, 16
@@ -22,18 +24,25 @@ def clustered() -> tuple[Floats, Floats, Floats]:
     return tuple(part.astype(np.float32) for part in (items, biases, users))  # type: ignore[return-value]
 
 
+def opened(built: BuiltIndex, folder: Path) -> ItemIndex:
+    assert built.data is not None
+    file = folder / "index.faiss"
+    file.write_bytes(built.data)
+    return ItemIndex(file, probes=built.probes)
+
+
 def best(items: Floats, biases: Floats, user: Floats, k: int) -> set[int]:
     return set(np.argsort(-(items @ user + biases))[:k].tolist())
 
 
 def test_where_vectors_have_structure_the_index_is_used(
-    clustered: tuple[Floats, Floats, Floats],
+    clustered: tuple[Floats, Floats, Floats], tmp_path: Path
 ) -> None:
     items, biases, users = clustered
     built = build_index(items, biases, users)
     assert built.data is not None and built.recall >= LEAST_RECALL
     assert built.probes <= built.lists / 4
-    index, everything = ItemIndex(built.data, probes=built.probes), np.ones(ITEMS, np.bool_)
+    index, everything = opened(built, tmp_path), np.ones(ITEMS, np.bool_)
     found = [set(index.search(user, everything, 100).tolist()) for user in users]
     hits = [
         len(one & best(items, biases, user, 100)) for one, user in zip(found, users, strict=True)
@@ -42,12 +51,10 @@ def test_where_vectors_have_structure_the_index_is_used(
 
 
 def test_the_search_passes_over_what_is_not_allowed(
-    clustered: tuple[Floats, Floats, Floats],
+    clustered: tuple[Floats, Floats, Floats], tmp_path: Path
 ) -> None:
     items, biases, users = clustered
-    built = build_index(items, biases, users)
-    assert built.data is not None
-    index = ItemIndex(built.data, probes=built.probes)
+    index = opened(build_index(items, biases, users), tmp_path)
     for number, user in enumerate(users[:10]):
         allowed = np.random.default_rng(number).random(ITEMS) < 0.5
         allowed[list(best(items, biases, user, 30))] = False

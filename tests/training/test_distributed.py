@@ -360,14 +360,14 @@ from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.cli import main
-from crossfeed.training import trainer
+from crossfeed.training import fit as fitting
 
-step = trainer.Fit._step
+step = fitting.Fit._step
 def slow_step(self, batch):
     step(self, batch)
     os.write(1, f"{self.workers.rank} {os.getpid()}\\n".encode())  # whole lines only
     time.sleep(0.02)
-trainer.Fit._step = slow_step
+fitting.Fit._step = slow_step
 sys.argv = ["crossfeed", "train", sys.argv[1], "--out", *sys.argv[2:]]
 main()
 """

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.training import trainer
+from crossfeed.training import fit as fitting
 from crossfeed.training.alarms import Alarm, find_alarms
 from crossfeed.training.batches import Batch, DomainRows, batches
 from crossfeed.training.health import Health, HealthSums
@@ -160,7 +160,7 @@ def always_alarmed(monkeypatch: pytest.MonkeyPatch, *, after: int = 0) -> list[i
         calls.append(len(calls) + 1)
         return (Alarm("entropy", "planted"),) if len(calls) > after else ()
 
-    monkeypatch.setattr(trainer, "find_alarms", alarms)
+    monkeypatch.setattr(fitting, "find_alarms", alarms)
     return calls
 
 
@@ -187,15 +187,15 @@ def test_after_a_roll_back_the_weights_are_the_healthy_ones(
 ) -> None:
     always_alarmed(monkeypatch, after=1)
     saved: list[dict[str, torch.Tensor]] = []
-    save = trainer.Fit._save
+    save = fitting.Fit._save
 
-    def keep(fit: trainer.Fit) -> None:
+    def keep(fit: fitting.Fit) -> None:
         saved.append(
             {name: value.clone() for name, value in fit.state.players.state_dict().items()}
         )
         save(fit)
 
-    monkeypatch.setattr(trainer.Fit, "_save", keep)
+    monkeypatch.setattr(fitting.Fit, "_save", keep)
     config = tiny_config(epochs=4, patience=9, on_collapse="roll-back")
     run = train(last_out, out=tmp_path / "run", config=config)
     healthy = run.read_checkpoint("healthy")["players"]

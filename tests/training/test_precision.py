@@ -14,7 +14,7 @@ from crossfeed.config import Config, ModelConfig, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError
 from crossfeed.run import Run
-from crossfeed.training import trainer
+from crossfeed.training import fit as fitting
 from crossfeed.training.proposals import Proposals
 from crossfeed.training.trainer import train
 
@@ -56,7 +56,7 @@ def test_softmax_and_losses_stay_float32(
     objective: str, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[torch.dtype] = set()
-    step = trainer.discriminator_step
+    step = fitting.discriminator_step
 
     def told(*arguments: object, **named: object) -> object:
         proposals, scores = arguments[3], arguments[4]
@@ -68,7 +68,7 @@ def test_softmax_and_losses_stay_float32(
         seen.add(move.losses.total.dtype)
         return move
 
-    monkeypatch.setattr(trainer, "discriminator_step", told)
+    monkeypatch.setattr(fitting, "discriminator_step", told)
     settings = config("bfloat16")
     settings = settings.model_copy(
         update={"train": settings.train.model_copy(update={"objective": objective})}

@@ -17,10 +17,11 @@ from planted import planted_log, small_dataset, tiny_config
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.training import trainer
+from crossfeed.training import fit as fitting
 from crossfeed.training.alarms import Alarm
+from crossfeed.training.fit import Fit
 from crossfeed.training.saving import Saving
-from crossfeed.training.trainer import Fit, train
+from crossfeed.training.trainer import train
 
 ATTENTION, EXPERTS = "attention generator, residual", "mixture of experts, no fuse"
 MODELS: dict[str, dict[str, object]] = {
@@ -88,7 +89,7 @@ def moments(monkeypatch: pytest.MonkeyPatch) -> Moments:
     counter.install(monkeypatch)
     # An epoch in two collapses, so that roll-backs happen and end.
     monkeypatch.setattr(
-        trainer,
+        fitting,
         "find_alarms",
         lambda health, **figures: (Alarm("entropy", "made up"),)[: len(str(health)) % 2],
     )

@@ -21,8 +21,9 @@ from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
 from crossfeed.training import saving
 from crossfeed.training.batches import Batch
+from crossfeed.training.fit import Fit
 from crossfeed.training.saving import Saving
-from crossfeed.training.trainer import Fit, train
+from crossfeed.training.trainer import train
 
 CONFIG = tiny_config(epochs=3, batch_size=64)
 
@@ -54,7 +55,7 @@ def options(config: Config) -> list[str]:
 SCRIPT = """
 import sys, time
 from crossfeed.cli import main
-from crossfeed.training.trainer import Fit
+from crossfeed.training.fit import Fit
 
 step = Fit._step
 def told_step(self, batch):

@@ -40,13 +40,13 @@ class RunningAverage:
         self._kept = kept
         self._players = copy.deepcopy(moving)
         self._updates = 0
-        self._logs = [0.0]
-        """Sum of the logs of what the first n updates kept, by n."""
+        self._log = 0.0
+        """Sum of the logs of what the updates kept so far."""
         averages = dict(self._players.named_parameters())
         pairs = {name: (averages[name], value) for name, value in moving.named_parameters()}
         self._dense = [pair for name, pair in pairs.items() if name not in tables]
         self._tables = {
-            value: _Rows(average, torch.zeros(len(value), dtype=torch.int32, device=value.device))
+            value: _Rows(average, torch.zeros(len(value), dtype=torch.float64, device=value.device))
             for name, (average, value) in pairs.items()
             if name in tables
         }
@@ -55,7 +55,7 @@ class RunningAverage:
     def players(self) -> Players:
         """Return the averaged players, with every row up to date."""
         for value, rows in self._tables.items():
-            behind = (rows.updates < self._updates).nonzero().squeeze(1)
+            behind = (rows.logs != self._log).nonzero().squeeze(1)
             self._catch_up(value, rows, behind)
         return self._players
 
@@ -78,47 +78,46 @@ class RunningAverage:
         averages, weights = zip(*self._dense, strict=True)
         torch._foreach_lerp_(averages, weights, 1 - kept)
         self._updates += 1
-        self._logs.append(self._logs[-1] + (math.log(kept) if kept else _LEAST_LOG))
+        self._log += math.log(kept) if kept else _LEAST_LOG
         for value, rows in self._tables.items():
             if rows.moved is not None:
                 average = rows.average.index_select(0, rows.moved)
                 average.lerp_(value.index_select(0, rows.moved), 1 - kept)
                 rows.average.index_copy_(0, rows.moved, average)
-                rows.updates[rows.moved] = self._updates
+                rows.logs[rows.moved] = self._log
                 rows.moved = None
 
     def to_checkpoint(self) -> dict[str, Any]:  # Any: see run.Checkpoint
         """Return everything as tensors and plain values."""
         return {
             "updates": self._updates,
-            "logs": self._logs,
+            "log": self._log,
             "players": self._players.state_dict(),
-            "rows": [rows.updates for rows in self._tables.values()],
+            "rows": [rows.logs for rows in self._tables.values()],
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
         """Take over what `to_checkpoint` returned."""
-        self._updates, self._logs = checkpoint["updates"], list(checkpoint["logs"])
+        self._updates, self._log = checkpoint["updates"], checkpoint["log"]
         self._players.load_state_dict(checkpoint["players"])
-        for rows, updates in zip(self._tables.values(), checkpoint["rows"], strict=True):
-            rows.updates.copy_(updates)
+        for rows, logs in zip(self._tables.values(), checkpoint["rows"], strict=True):
+            rows.logs.copy_(logs)
 
     def _catch_up(self, value: nn.Parameter, rows: _Rows, places: Tensor) -> None:
-        logs = torch.tensor(self._logs, dtype=torch.float64, device=value.device)
-        missed = logs[-1] - logs[rows.updates[places].long()]
+        missed = self._log - rows.logs[places]
         factors = missed.exp().to(value).reshape(-1, *[1] * (value.ndim - 1))
         weights = value.index_select(0, places)
         average = rows.average.index_select(0, places)
         rows.average.index_copy_(0, places, torch.addcmul(weights, average - weights, factors))
-        rows.updates[places] = self._updates
+        rows.logs[places] = self._log
 
 
 class _Rows:
-    """The average of one table, and how many updates each of its rows has seen."""
+    """The average of one table, and how far each of its rows has come."""
 
-    def __init__(self, average: nn.Parameter, updates: Tensor) -> None:
+    def __init__(self, average: nn.Parameter, logs: Tensor) -> None:
         self.average = average
-        self.updates = updates
-        """(I,) whole numbers."""
+        self.logs = logs
+        """(I,) what the sum of the logs was when the row was last brought up to date."""
         self.moved: Tensor | None = None
         """(n,) the rows that move in the step that is under way."""
