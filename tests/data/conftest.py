@@ -57,10 +57,15 @@ def prepared(tmp_path: Path) -> Callable[..., Dataset]:
     """Return a function that prepares a log; keywords are settings of `[data]`."""
 
     def prepare_one(
-        logs: Logs, *, source: str | None = None, name: str = "dataset", **settings: object
+        logs: Logs,
+        *,
+        source: str | None = None,
+        name: str = "dataset",
+        engine: str = "duckdb",
+        **settings: object,
     ) -> Dataset:
         config = DataConfig.model_validate({**EVERYTHING, **settings})
-        return prepare(logs, out=tmp_path / name, config=config, source=source)
+        return prepare(logs, out=tmp_path / name, config=config, source=source, engine=engine)
 
     return prepare_one
 

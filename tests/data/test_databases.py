@@ -1,27 +1,36 @@
-"""Logs that are tables of a real Postgres server."""
+"""Logs that are tables: of a real Postgres server, of files of databases, of Spark."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
+import duckdb
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data.dirt import dirty_log
+from data.spark import spark
 from postgres_server import PASSWORD, PostgresServer, postgres
 
 from crossfeed.cli import app
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.logs import databases
+from crossfeed.data.logs.spark_tables import spark_table
 from crossfeed.data.prepare import prepare
 from crossfeed.errors import LogError, MissingExtraError
 
-__all__ = ["postgres"]
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+__all__ = ["postgres", "spark"]
 
 DIRTY = {"positive": "rating >= 2", "max_quarantine_share": 0.5}
 """With the other settings of `prepared`."""
@@ -191,11 +200,137 @@ def test_validate_reads_a_table(postgres: PostgresServer) -> None:
 # Without a server
 
 
-@pytest.mark.parametrize("url", ["duckdb:///shop.db?table=t", "sqlite:///shop.db?table=t"])
-def test_what_is_not_read_in_batches_is_refused(url: str, tmp_path: Path) -> None:
-    with pytest.raises(LogError, match="cannot be read in batches") as caught:
-        prepare(url, out=tmp_path / "dataset")
-    assert "export the table as Parquet" in str(caught.value.hint)
+def in_duckdb(file: Path, log: pd.DataFrame) -> None:
+    with duckdb.connect(file) as connection:
+        connection.execute("CREATE SCHEMA web")
+        connection.execute("CREATE TABLE web.clicks AS SELECT * FROM log")
+
+
+def in_sqlite(file: Path, log: pd.DataFrame) -> None:
+    with contextlib.closing(sqlite3.connect(file)) as connection:
+        log.to_sql("clicks", connection, index=False)
+
+
+@pytest.mark.parametrize(
+    ("write", "url"),
+    [(in_duckdb, "duckdb://{}?table=web.clicks"), (in_sqlite, "sqlite://{}?table=clicks")],
+)
+def test_a_file_of_a_database_gives_the_dataset_of_its_rows(
+    write: Callable[[Path, pd.DataFrame], None],
+    url: str,
+    prepared: Callable[..., Dataset],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(databases, "_BATCH_ROWS", 100)
+    log = dirty_log(rows=1500)
+    write(tmp_path / "shop.db", log)
+    table = prepared(url.format(tmp_path / "shop.db"), name="table", **DIRTY)
+    memory = prepared(pa.Table.from_pandas(log, preserve_index=False), name="memory", **DIRTY)
+    assert table.manifest["content_hash"] == memory.manifest["content_hash"]
+    assert table.manifest["log"] == memory.manifest["log"]
+
+
+def test_sqlite_s_times_are_text(prepared: Callable[..., Dataset], tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.execute("CREATE TABLE clicks (user_id, item_id TEXT, domain TEXT, at TIMESTAMP)")
+        rows = [
+            (f"u{number % 4}", f"i{number % 5}", "books", f"2021-03-{number + 1:02} 12:00:00")
+            for number in range(20)
+        ]
+        connection.executemany("INSERT INTO clicks VALUES (?, ?, ?, ?)", rows)
+        connection.commit()
+    url = f"sqlite://{tmp_path / 'shop.db'}?table=clicks"
+    dataset = prepared(url, columns={"timestamp": "at"}, split="last-out")
+    assert int(dataset.event_time.min()) == 1614600000000
+
+
+def test_a_value_of_another_type_than_its_column_s_is_told(tmp_path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(tmp_path / "shop.db")) as connection:
+        connection.execute("CREATE TABLE t (user_id, item_id INTEGER, domain, timestamp INTEGER)")
+        connection.execute("INSERT INTO t VALUES ('u', 'no number', 'books', 1600000000)")
+        connection.commit()
+    with pytest.raises(LogError, match=r"shop.db\?table=t' cannot be read: (.|\n)*no number"):
+        prepare(f"sqlite://{tmp_path / 'shop.db'}?table=t", out=tmp_path / "dataset")
+
+
+@pytest.mark.parametrize("scheme", ["duckdb", "sqlite"])
+def test_a_missing_file_of_a_database_is_not_made(scheme: str, tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="there is no file"):
+        prepare(f"{scheme}://{tmp_path / 'shop.db'}?table=t", out=tmp_path / "dataset")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_engine_in_memory_stores_no_table(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match="names no stored table: polars works in memory") as caught:
+        prepare("polars://?table=t", out=tmp_path / "dataset")
+    assert "write it as Parquet" in str(caught.value.hint)
+
+
+# Spark's tables
+
+
+@pytest.fixture
+def spark_clicks(spark: SparkSession, tmp_path: Path) -> Iterator[pd.DataFrame]:
+    """Yield a dirty log that is the view `clicks`, in several files."""
+    log = dirty_log(rows=1500)
+    log.to_parquet(tmp_path / "log.parquet")
+    spark.read.parquet(str(tmp_path / "log.parquet")).createOrReplaceTempView("clicks")
+    yield log
+    spark.catalog.dropTempView("clicks")
+
+
+@pytest.mark.parametrize("engine", ["duckdb", "spark"])
+def test_a_table_of_spark_gives_the_dataset_of_its_rows(
+    engine: str, spark_clicks: pd.DataFrame, prepared: Callable[..., Dataset]
+) -> None:
+    table = prepared("spark://?table=clicks", name="table", engine=engine, **DIRTY)
+    memory = prepared(
+        pa.Table.from_pandas(spark_clicks, preserve_index=False), name="memory", **DIRTY
+    )
+    assert table.manifest["content_hash"] == memory.manifest["content_hash"]
+    assert table.manifest["log"] == memory.manifest["log"]
+    assert table.manifest["inputs"] == [{"name": "spark://?table=clicks", "size": 0}]
+    rows = [pq.read_table(one.path / "quarantine.parquet") for one in (table, memory)]
+    assert rows[0].drop("file").equals(rows[1].drop("file"))
+
+
+def test_types_of_spark(spark: SparkSession, prepared: Callable[..., Dataset]) -> None:
+    spark.sql(
+        "SELECT concat('u', id % 4) AS `who is it`, id % 5 AS item_id, 'книги' AS domain, "
+        "timestamp '2021-03-01 12:00:00+01:00' + make_interval(0, 0, 0, id) AS timestamp, "
+        "map('a', 1) AS more FROM range(20)"
+    ).createOrReplaceTempView("typed")
+    names = {"user_id": "who is it"}
+    dataset = prepared("spark://?table=typed", columns=names, split="last-out")
+    assert dataset.user_ids.to_pylist() == ["u0", "u1", "u2", "u3"]
+    assert int(dataset.event_time.min()) == 1614596400000  # 11:00 UTC
+
+
+@pytest.mark.usefixtures("spark")
+def test_what_spark_has_not_is_told(tmp_path: Path) -> None:
+    with pytest.raises(LogError, match=r"spark://\?table=no_such' cannot be read: .*no_such"):
+        prepare("spark://?table=no_such", out=tmp_path / "dataset")
+    with pytest.raises(LogError, match="names no table") as caught:
+        prepare("spark://host:7077", out=tmp_path / "dataset")
+    assert caught.value.hint == "spark://host:7077?table=schema.clicks"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("url", "master"),
+    [
+        ("spark://host:7077?table=s.t", "spark://host:7077"),
+        ("spark://yarn?table=s.t", "yarn"),
+        ("spark://?table=s.t", None),
+    ],
+)
+def test_the_master_of_a_url(url: str, master: str | None) -> None:
+    table = spark_table(url)
+    assert (table.master, table.table) == (master, "s.t")
+
+
+# Any of them
 
 
 def test_two_tables_are_not_one_log(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from data.dirt import dirty_log
@@ -14,7 +14,11 @@ from data.spark import require_spark, spark
 from crossfeed.config import DataConfig
 from crossfeed.data import prepare as module
 from crossfeed.data.prepare import prepare
+from crossfeed.data.spark_session import spark_session
 from crossfeed.errors import ConfigError, MissingExtraError, OutputError
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 __all__ = ["spark"]
 
@@ -113,11 +117,21 @@ def test_without_java_it_is_told_where_from(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     require_spark()
+    monkeypatch.setattr("pyspark.sql.SparkSession.getActiveSession", lambda: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("JAVA_HOME", raising=False)
     with pytest.raises(ConfigError, match="needs Java 17, and no 'java' was found") as caught:
         prepare(small_log(tmp_path), out=tmp_path / "data", engine="local[1]")
     assert "openjdk-17-jre-headless" in str(caught.value.hint)
+
+
+def test_the_session_that_is_active_serves_its_own_master_alone(spark: SparkSession) -> None:
+    with spark_session("local[1]") as session:
+        assert session is spark
+    assert spark.range(3).count() == 3  # who found it does not stop it
+    message = r"at the Spark master 'local\[1\]' is active, and 'local\[3\]' was asked for"
+    with pytest.raises(ConfigError, match=message), spark_session("local[3]"):
+        pass
 
 
 @pytest.mark.usefixtures("spark")

@@ -32,6 +32,7 @@ class DuckDBEngine(Engine):
     """Evaluates ibis expressions in DuckDB; the parsers use its connection."""
 
     def __init__(self, scratch: Path, *, memory_limit: str | None = None) -> None:
+        self.scratch = scratch
         self._backend = ibis.duckdb.connect(
             scratch / "work.duckdb",
             temp_directory=str(scratch / "spill"),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import os
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -22,22 +21,13 @@ import pyarrow.parquet as pq
 
 from crossfeed.data.engine import BATCH_ROWS, Engine
 from crossfeed.data.engine_duckdb import DuckDBEngine
-from crossfeed.errors import ConfigError, MissingExtraError, OutputError
+from crossfeed.data.spark_session import spark_errors, spark_session
+from crossfeed.errors import OutputError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
 __all__ = ["SparkEngine", "open_spark"]
-
-_LOCAL_SETTINGS = {
-    "spark.ui.enabled": "false",
-    "spark.ui.showConsoleProgress": "false",
-    "spark.driver.bindAddress": "127.0.0.1",
-    "spark.driver.host": "127.0.0.1",
-    # Spark's own 200 are for a cluster.
-    "spark.sql.shuffle.partitions": str(4 * (os.cpu_count() or 1)),
-}
-"""For a Spark within this process, which nobody watches and nobody calls."""
 
 
 class SparkEngine(Engine):
@@ -118,66 +108,27 @@ def open_spark(
     """Yield an engine in the session that is active, or in one of its own that ends with it.
 
     Args:
-        master: where Spark runs, such as "spark://host:7077"; None is the active session's, or
-            else this machine.
+        master: see `spark_session`.
         scratch: where tables are kept; the workers must see it under the same path.
         embedded: the engine that parsed the log.
-        memory: of a Spark on this machine, such as "4GiB".
+        memory: see `spark_session`.
 
     Raises:
         MissingExtraError: pyspark is not installed.
         ConfigError: there is no Java.
         OutputError: Spark failed.
     """
-    try:
-        from py4j.protocol import Py4JError
-        from pyspark.errors import PySparkException
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise MissingExtraError(package="pyspark", extra="spark") from error
-    active = SparkSession.getActiveSession() if master is None else None
-    if active is None:
-        _require_java()
     scratch.mkdir(parents=True, exist_ok=True)
     try:
-        session = active or _start(master or "local[*]", memory)
-        engine = SparkEngine(session, scratch.resolve(), embedded)
-        try:
-            yield engine
-        finally:
-            engine.close()
-            if active is None:
-                session.stop()
-    except (PySparkException, Py4JError) as error:
+        with spark_session(master, memory=memory) as session:
+            engine = SparkEngine(session, scratch.resolve(), embedded)
+            try:
+                yield engine
+            finally:
+                engine.close()
+    except spark_errors() as error:
         raise OutputError(
             f"Spark failed: {str(error).strip().splitlines()[0]}",
             hint="the lines above are its own; is the master up, has it disk and memory enough, "
             "and do its workers see --out under the same path?",
         ) from error
-
-
-def _start(master: str, memory: str | None) -> SparkSession:
-    from pyspark.sql import SparkSession
-
-    builder = SparkSession.builder.master(master).appName("crossfeed")
-    if master.startswith("local"):
-        settings = {**_LOCAL_SETTINGS, "spark.driver.memory": _jvm_size(memory or "4GiB")}
-        for name, value in settings.items():
-            builder = builder.config(name, value)
-    session: SparkSession = builder.getOrCreate()
-    session.sparkContext.setLogLevel("ERROR")
-    return session
-
-
-def _jvm_size(size: str) -> str:
-    """Return "4GiB" as the JVM writes it: 4g."""
-    return size.replace(" ", "").lower().removesuffix("b").removesuffix("i")
-
-
-def _require_java() -> None:
-    home = os.environ.get("JAVA_HOME")
-    if shutil.which("java") is None and not (home and (Path(home) / "bin" / "java").exists()):
-        raise ConfigError(
-            "the engine 'spark' needs Java 17, and no 'java' was found",
-            hint="on Debian and Ubuntu: apt install openjdk-17-jre-headless; or set JAVA_HOME",
-        )

@@ -1,7 +1,7 @@
 """A table of a database as a log: postgres://USER@HOST/DATABASE?table=SCHEMA.TABLE.
 
 It is read by one statement, in batches. What is written to the table in the meantime is not seen:
-a statement of Postgres sees what was there when it began.
+a statement of Postgres or SQLite sees what was there when it began, a file of DuckDB is locked.
 
 A URL may hold a password. It is never shown: messages, manifest and quarantine name `shown`.
 """
@@ -10,26 +10,32 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 from urllib.parse import SplitResult, parse_qs, unquote_plus, urlencode, urlsplit
 
 import ibis
 import pyarrow as pa
 from ibis.common.exceptions import TableNotFound
 
+from crossfeed.data.sql import quoted_name
 from crossfeed.errors import LogError, MissingExtraError
 
 if TYPE_CHECKING:
+    import ibis.expr.datatypes as dt
     import ibis.expr.types as ir
 
 __all__ = ["DatabaseTable", "database_table", "is_url"]
 
 _BATCH_ROWS = 1 << 16
 _URL = re.compile(r"[a-z][a-z0-9+.-]*://")
-_IN_MEMORY = ("duckdb", "sqlite", "polars", "datafusion")
-"""Engines that hand over a whole table at a time, if at all."""
+_FILES = ("duckdb", "sqlite")
+"""Databases that are a file: duckdb:///absolute/path?table=clicks, sqlite://relative/path?..."""
+_WITHOUT_TABLES = ("polars", "datafusion")
+"""Engines of a process, in which nothing is stored that a URL could name."""
 
 
 @dataclass(frozen=True)
@@ -51,17 +57,18 @@ class DatabaseTable:
             MissingExtraError: its driver is not installed.
         """
         with self._open() as table:
-            return pa.schema(list(_fields(table)))
+            return pa.schema(list(_fields(table).values()))
 
     @contextlib.contextmanager
-    def read(self, columns: Sequence[str]) -> Iterator[pa.RecordBatchReader]:
+    def read(self, columns: Sequence[str], scratch: Path) -> Iterator[pa.RecordBatchReader]:
         """Yield the rows of some columns, in the order in which the database gives them.
 
         Raises:
             LogError: the database cannot be reached, or broke off.
         """
+        del scratch  # no database needs it
         with self._open() as table:
-            yield _plain(table, columns).to_pyarrow_batches(chunk_size=_BATCH_ROWS)
+            yield _batches(table, _fields(table), columns)
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[ir.Table]:
@@ -126,11 +133,16 @@ def database_table(url: str) -> DatabaseTable:
     options = parse_qs(parts.query)
     [table] = options.pop("table", [""])[-1:]
     shown = _without_secrets(parts, table)
-    if parts.scheme in _IN_MEMORY:
+    if parts.scheme in _WITHOUT_TABLES:
         raise LogError(
-            f"'{shown}' cannot be read in batches",
-            hint="export the table as Parquet, and give that",
+            f"'{shown}' names no stored table: {parts.scheme} works in memory",
+            hint="give the table itself in Python, or write it as Parquet",
         )
+    if parts.scheme in _FILES:
+        file = Path(parts.netloc + parts.path)
+        if not file.is_file():  # to connect would make one
+            raise LogError(f"'{shown}': there is no file '{file}'")
+        options |= {"read_only": ["True"]} if parts.scheme == "duckdb" else {}
     if not table:
         raise LogError(
             f"'{shown}' names no table",
@@ -148,18 +160,57 @@ def _without_secrets(parts: SplitResult, table: str) -> str:
     user = user.partition(":")[0]
     query = f"table={table}" if table else ""
     netloc = f"{user}@{address}" if user else address
-    return parts._replace(netloc=netloc, query=query, fragment="").geturl()
+    # Not geturl(), which leaves out "//" where there is no address.
+    return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"
 
 
-def _fields(table: ir.Table) -> Iterator[pa.Field]:
+def _fields(table: ir.Table) -> dict[str, pa.Field]:
+    """Return the columns in the types in which they are read."""
+    fields = {}
     for name, type_ in table.schema().items():
         with contextlib.suppress(Exception):  # a type that Arrow has not is no column of a log
-            yield pa.field(name, pa.string() if type_.is_uuid() else type_.to_pyarrow())
+            fields[name] = pa.field(name, _read_as(type_, table.get_backend().name))
+    return fields
 
 
-def _plain(table: ir.Table, columns: Sequence[str]) -> ir.Table:
-    chosen = {
-        name: table[name].cast("string") if table[name].type().is_uuid() else table[name]
-        for name in columns
-    }
-    return table.select(**chosen)
+def _read_as(type_: dt.DataType, engine: str) -> pa.DataType:
+    """Return the type in which a column is read; for what a client makes of it on its own, text."""
+    is_number = type_.is_integer() or type_.is_floating()
+    if type_.is_uuid() or (engine == "sqlite" and not is_number):  # it has no other types
+        return pa.string()
+    return type_.to_pyarrow()
+
+
+def _batches(
+    table: ir.Table, fields: Mapping[str, pa.Field], columns: Sequence[str]
+) -> pa.RecordBatchReader:
+    """Return the rows of some columns of a table, some at a time."""
+    as_text = [name for name in columns if fields[name].type == pa.string()]
+    backend: Any = table.get_backend()  # Any: each database's own
+    if backend.name == "sqlite":  # ibis fetches all rows of it at once
+        [(_, _, file)] = backend.con.execute("PRAGMA database_list")
+        schema = pa.schema([fields[name] for name in columns])
+        return _from_sqlite(file, table.get_name(), schema)
+    rows = table.select(*columns).cast(dict.fromkeys(as_text, "string"))
+    if backend.name == "duckdb":  # ibis 12 asks connections of DuckDB 2.0 for what they lost
+        return backend.con.sql(backend.compile(rows)).to_arrow_reader(_BATCH_ROWS)
+    return rows.to_pyarrow_batches(chunk_size=_BATCH_ROWS)
+
+
+def _from_sqlite(file: str, table: str, schema: pa.Schema) -> pa.RecordBatchReader:
+    wanted = ", ".join(
+        f"CAST({quoted_name(field.name)} AS TEXT)"
+        if field.type == pa.string()
+        else quoted_name(field.name)
+        for field in schema
+    )
+
+    def batches() -> Iterator[pa.RecordBatch]:
+        # A connection is of one thread, and the engine reads in one of its own.
+        with contextlib.closing(sqlite3.connect(f"{Path(file).as_uri()}?mode=ro", uri=True)) as own:
+            cursor = own.execute(f"SELECT {wanted} FROM {quoted_name(table)}")
+            while rows := cursor.fetchmany(_BATCH_ROWS):
+                columns = zip(zip(*rows, strict=True), schema, strict=True)
+                yield pa.record_batch([pa.array(c, field.type) for c, field in columns], schema)
+
+    return pa.RecordBatchReader.from_batches(schema, batches())

@@ -20,6 +20,7 @@ import pyarrow as pa
 
 from crossfeed.data.logs.databases import DatabaseTable, database_table
 from crossfeed.data.logs.files import LogFile, read_head
+from crossfeed.data.logs.spark_tables import SparkTable, spark_table
 from crossfeed.data.sources import Source
 from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import LogError
@@ -72,7 +73,7 @@ class Input:
     table: pa.Table | None = None
     source: tuple[Source, Path] | None = None
     """A public data set and its folder."""
-    database: DatabaseTable | None = None
+    database: DatabaseTable | SparkTable | None = None
     delimiter: str = ","
 
     @property
@@ -91,15 +92,21 @@ class Input:
 
     @contextlib.contextmanager
     def opened(
-        self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str]
+        self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], *, scratch: Path
     ) -> Iterator[None]:
-        """Make the rows of a table in memory or of a database known to the engine."""
+        """Make the rows of a table in memory or of a database known to the engine.
+
+        Args:
+            connection: of the engine.
+            columns: those that are needed.
+            scratch: the engine's folder, for a database that hands over files.
+        """
         if self.table is not None:
             connection.register(_IN_MEMORY, self.table)
         if self.database is None:
             yield
             return
-        with self.database.read(columns) as rows:
+        with self.database.read(columns, scratch) as rows:
             connection.register(_IN_MEMORY, rows)
             yield
             connection.unregister(_IN_MEMORY)
@@ -200,7 +207,7 @@ def database_input(connection: duckdb.DuckDBPyConnection, url: str) -> Input:
     Raises:
         LogError: the database cannot be reached, or has no such table.
     """
-    database = database_table(url)
+    database = (spark_table if url.startswith("spark://") else database_table)(url)
     connection.register(_IN_MEMORY, database.columns().empty_table())
     return Input(database.shown, 0, _described(connection, _IN_MEMORY), database=database)
 

@@ -161,7 +161,7 @@ def _stage(engine: DuckDBEngine, log: Log) -> list[Rejects]:
             into = f"(crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
             with (
                 reading(dataclasses.replace(log, inputs=(input_,))),
-                input_.opened(connection, present),
+                input_.opened(connection, present, scratch=engine.scratch),
             ):
                 connection.execute(
                     f"INSERT INTO {_STAGED} {into} SELECT {number}, * FROM ({select})"
