@@ -103,6 +103,12 @@ def test_losses_are_those_of_a_processor(
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.1, abs=0.1)
 
 
+def test_compiled_encoders_learn_the_same(data: Dataset, tmp_path: Path) -> None:
+    plain = train(data, out=tmp_path / "plain", config=config())
+    compiled = train(data, out=tmp_path / "compiled", config=config(compile=True))
+    assert losses(compiled) == pytest.approx(losses(plain), rel=0.02, abs=0.02)
+
+
 def stop_after_first(epoch: int, value: float) -> None:
     raise InterruptedError
 

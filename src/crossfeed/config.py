@@ -161,6 +161,9 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the players' matrix products are made in; weights, softmax, losses and all that is
     served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
+    compile: bool = False
+    """Whether both players' encoders are compiled (torch.compile), which takes minutes before the
+    first step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"

@@ -49,6 +49,11 @@ class Players(nn.Module):
             layer.vectors.sparse = True
         return {f"{name}.{table}" for name in layers for table in ("vectors.weight", "biases")}
 
+    def compile_encoders(self) -> None:
+        """Let torch compile what makes users of histories, for batches of any size."""
+        self.generator.encoder.compile(dynamic=True)
+        self.discriminator.network.compile(dynamic=True)
+
     @torch.no_grad()
     def user_vectors(self, timelines: Timelines) -> Tensor:
         """Return (B, E) the user side of the score; (B, 2E) where it is fused."""

@@ -77,6 +77,8 @@ class Fit:
             )
         for players in (self.state.players, self.state.served):
             workers.spread_weights(players)
+        if self.config.train.compile:
+            self.state.players.compile_encoders()
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
         self.figures = EpochFigures(self.progress)
