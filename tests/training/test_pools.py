@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
 from planted import tiny_config
 from toy import toy_dataset
 
@@ -16,7 +19,7 @@ from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
 from crossfeed.training.batches import Batch, batches
-from crossfeed.training.pools import PoolSampler
+from crossfeed.training.pools import PoolSampler, alias_table
 from crossfeed.training.proposals import Proposals, StaticProposals, propose
 from crossfeed.training.steps import score
 from crossfeed.training.trainer import train
@@ -41,6 +44,20 @@ def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
         assert {8, 11} <= set(items) <= set(range(2, 12))
         assert items == sorted(set(items))
         assert bool((sample.log_inclusion <= 0).all())
+
+
+WEIGHTS = arrays(np.float64, st.integers(1, 60), elements=st.floats(1e-6, 1e6))
+
+
+@given(WEIGHTS)
+@example(np.array([1.0, 2, 2, 1, 1, 3, 2, 2, 1, 3, 2]))  # sums that meet exactly
+@example(np.ones(3) / 3)
+def test_an_alias_table_draws_by_the_weights(weights: np.ndarray) -> None:
+    kept, aliases = alias_table(weights)
+    assert kept.min() >= 0 and kept.max() <= 1
+    drawn = kept / len(weights)
+    np.add.at(drawn, aliases, (1 - kept) / len(weights))
+    np.testing.assert_allclose(drawn, weights / weights.sum(), rtol=1e-6, atol=1e-12)
 
 
 @pytest.mark.parametrize("proposal", ["popularity", "uniform"])
@@ -116,10 +133,10 @@ def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
         clicked.append(again.click_log_confidence.exp())
         proposed.append(again.click_log_proposal.exp())
     torch.testing.assert_close(
-        torch.stack(clicked).mean(0), whole.click_log_confidence.exp(), rtol=0.1, atol=0
+        torch.stack(clicked).mean(0), whole.click_log_confidence.exp(), rtol=0.15, atol=0
     )
     torch.testing.assert_close(
-        torch.stack(proposed).mean(0), whole.click_log_proposal.exp(), rtol=0.1, atol=0
+        torch.stack(proposed).mean(0), whole.click_log_proposal.exp(), rtol=0.15, atol=0
     )
 
 

@@ -27,7 +27,7 @@ from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.scorer import Ints
 
-__all__ = ["PoolSample", "PoolSampler", "static_weights"]
+__all__ = ["PoolSample", "PoolSampler", "alias_table", "static_weights"]
 
 _LEAST_DRAWS = 256
 """Draws of a domain with few clicks in a step: fewer say too little of its pool."""
@@ -83,24 +83,55 @@ class PoolSampler:
 
 
 class _Table:
-    """What the draws of one domain need; a draw costs the logarithm of N."""
+    """What the draws of one domain need; a draw costs the same whatever N is."""
 
     def __init__(self, clicks: Ints, config: TrainConfig) -> None:
-        self._bounds = np.cumsum(static_weights(clicks, config))
-        self._clicks = clicks
+        weights = static_weights(clicks, config)
+        self._shares = weights / weights.sum()
+        self._clicks, self._all_clicks = clicks, max(int(clicks.sum()), 1)
+        self._kept, self._aliases = alias_table(weights)
         self.items = len(clicks)
 
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
-        points = rng.random(count) * self._bounds[-1]
-        drawn: Ints = np.searchsorted(self._bounds, points, side="right").astype(np.int64)
-        return np.minimum(drawn, len(self._bounds) - 1)
+        places = rng.integers(self.items, size=count)
+        return np.where(rng.random(count) < self._kept[places], places, self._aliases[places])
 
     def log_inclusion(self, places: Ints, *, draws: int, clicks: int) -> NDArray[np.float64]:
-        before = np.where(places > 0, self._bounds[places - 1], 0.0)
-        drawn = (self._bounds[places] - before) / self._bounds[-1]
-        clicked = self._clicks[places] / max(self._clicks.sum(), 1)
-        missed = draws * _log_rest(drawn) + (clicks - 1) * _log_rest(clicked)
+        clicked = self._clicks[places] / self._all_clicks
+        missed = draws * _log_rest(self._shares[places]) + (clicks - 1) * _log_rest(clicked)
         return np.asarray(np.log(-np.expm1(missed)))
+
+
+def alias_table(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], Ints]:
+    """Return how to draw items by their weights in constant time.
+
+    A place i of N, all alike, is drawn; it stays with the probability `kept[i]` and is `aliases[i]`
+    otherwise. Light items have less than the mean weight and are filled up, in their order, by the
+    heavy ones in theirs; a heavy item that is used up is filled by the next. How much lights lack
+    and heavies have too much, summed up to each of them, says who fills whom, without a loop.
+
+    Args:
+        weights: (N,) above 0.
+
+    Returns:
+        (N,) kept and (N,) aliases.
+
+    Source: Walker 1977; Hubschle-Schneider & Sanders 2019, section 4.2 (construction by sweeping).
+    """
+    scaled = weights * (len(weights) / weights.sum())
+    is_light = scaled < 1
+    light, heavy = np.flatnonzero(is_light), np.flatnonzero(~is_light)
+    kept, aliases = np.minimum(scaled, 1.0), np.arange(len(weights))
+    if not len(light) or not len(heavy):  # all alike
+        return kept, aliases
+    lacking = np.concatenate([np.zeros(1), np.cumsum(1 - scaled[light])])
+    over = np.cumsum(scaled[heavy] - 1)  # ends where `lacking` does, up to rounding
+    filled_by = np.searchsorted(over, lacking[:-1], side="right")
+    aliases[light] = heavy[np.minimum(filled_by, len(heavy) - 1)]
+    given = lacking[np.searchsorted(lacking[:-1], over)]  # by each heavy and those before it
+    kept[heavy[:-1]] = np.clip(1 + over - given, 0, 1)[:-1]
+    aliases[heavy[:-1]] = heavy[1:]
+    return kept, aliases
 
 
 def static_weights(clicks: Ints, config: TrainConfig) -> NDArray[np.float64]:
