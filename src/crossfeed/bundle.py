@@ -49,7 +49,7 @@ if TYPE_CHECKING:  # torch is loaded with the scorer, not before
 
 __all__ = ["FORMAT_VERSION", "Bundle", "BundleContents", "version_of", "write_bundle"]
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 
 _VECTORS, _BIASES = "item_vectors.npy", "item_biases.npy"
 _WEIGHTS = "weights.safetensors"
@@ -62,7 +62,7 @@ _PLAYERS_TABLES = (
     "discriminator.scoring_layer.vectors.weight",
     "generator.output_layer.vectors.weight",
 )
-_CONFIDENCE_BIASES = "generator.output_layer.biases"
+_CONFIDENCE_BIASES = "confidence_biases"
 
 
 @dataclass(frozen=True)
@@ -242,6 +242,7 @@ class Bundle:
         from crossfeed.model.scorer import NetworkScorer
 
         weights, width = load_file(self.path / _WEIGHTS), self.config.width
+        del weights[_CONFIDENCE_BIASES]
         # A private map: torch wants memory that may be written, and nothing is.
         vectors = torch.from_numpy(np.load(self.path / _VECTORS, mmap_mode="c"))
         for place, name in enumerate(_tables(fused=self.fused)):
@@ -322,6 +323,7 @@ def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
     np.save(folder / _BIASES, scorer.item_biases)
     written = _tables(fused=scorer.players.fused)
     rest = {name: value for name, value in scorer.state().items() if name not in written}
+    rest[_CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
     save_file({name: value.contiguous() for name, value in rest.items()}, folder / _WEIGHTS)
 
 

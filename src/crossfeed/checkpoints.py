@@ -20,7 +20,7 @@ from crossfeed.settings import RUNNING, differences
 
 __all__ = ["CHECKPOINT_VERSION", "Checkpoint", "read_checkpoint", "write_checkpoint"]
 
-CHECKPOINT_VERSION = 2
+CHECKPOINT_VERSION = 3
 
 Checkpoint = dict[str, Any]  # Any: tensors and the plain values that weights_only loading allows
 

@@ -71,6 +71,9 @@ class ModelConfig(_Section):
     fuse: Literal["none", "residual", "sum"] = "sum"
     """How the generator's output joins the score: not at all, in training and serving
     (residual), or in serving alone (sum)."""
+    periods: int = Field(default=120, ge=0)
+    """Equal parts of the time that training spans, in each of which a domain's demand is learned
+    apart (docs/method.md); 0 for a demand that does not change."""
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
     heads: int = Field(default=4, ge=1)

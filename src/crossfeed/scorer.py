@@ -68,6 +68,9 @@ class Histories:
     """(T,) item indices, of all domains."""
     offsets: Ints
     """(B + 1,) where each row begins."""
+    times: Ints | None = None
+    """(B,) when each row's user is asked about, in milliseconds since 1970; None is after the end
+    of training, where a served model is."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -83,13 +86,14 @@ class Histories:
     def rows_between(self, first: int, last: int) -> Histories:
         """Return the rows `first` to `last - 1` (or to the end) as a batch of their own."""
         offsets = self.offsets[first : last + 1]
-        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
+        times = None if self.times is None else self.times[first:last]
+        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0], times)
 
     def where(self, kept: NDArray[np.bool_]) -> Histories:
         """Return the batch with only the items for which `kept` (T,) is true."""
         counts = np.bincount(self.rows()[kept], minlength=len(self))
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return Histories(self.items[kept], offsets)
+        return Histories(self.items[kept], offsets, self.times)
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int] | Ints]) -> Histories:
@@ -117,7 +121,7 @@ class Scorer(Protocol):
 
         Returns:
             (B, N) scores, N the size of `Catalogue.pool(domain)`. A row depends on its own
-            history alone, never on the other rows. Items seen already are scored like others.
+            history and time alone, never on other rows. Items seen already are scored like others.
         """
 
 

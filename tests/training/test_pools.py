@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -124,7 +125,7 @@ def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
             )
         again = propose(
             players.generator,
-            Batch(batch.epoch, batch.step, batch.timelines, tuple(groups)),
+            replace(batch, groups=tuple(groups)),
             static=StaticProposals(last_out, config.train),
             config=config.train,
             expanded=[True] * 3,

@@ -118,6 +118,7 @@ def test_compiled_encoders_learn_the_same(
     )
     assert compiled
     assert losses(quick) == pytest.approx(losses(plain), rel=1e-4)
-    assert quick.read_checkpoint("best")["players"].keys() == plain.read_checkpoint("best")[
-        "players"
-    ].keys()
+    assert (
+        quick.read_checkpoint("best")["players"].keys()
+        == plain.read_checkpoint("best")["players"].keys()
+    )

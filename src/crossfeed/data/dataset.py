@@ -31,9 +31,12 @@ from crossfeed.data.hashing import EVENT_ARRAYS, combined_hash, content_hashes
 from crossfeed.errors import ConfigError, DatasetError
 from crossfeed.scorer import Catalogue, Histories, Ints
 
-__all__ = ["FORMAT_VERSION", "Dataset", "Part"]
+__all__ = ["FORMAT_VERSION", "ROW_ORDER", "Dataset", "Part"]
 
 FORMAT_VERSION = 1
+
+ROW_ORDER = "row order"
+"""The unit of time of a log without times: the rows themselves count."""
 
 
 class Part(IntEnum):
@@ -144,6 +147,20 @@ class Dataset:
         """Return the settings that the dataset was prepared with."""
         return DataConfig.model_validate(self.manifest["config"])
 
+    @property
+    def training_span(self) -> tuple[int, int]:
+        """Return the times (ms) of the first and the last training click.
+
+        Both are 0 where these are the same, or the log has an order of rows and no times.
+        """
+        if self.manifest["log"]["time_unit"] == ROW_ORDER:
+            return 0, 0
+        trained = self.event_part == Part.TRAIN
+        most = np.iinfo(np.int64).max
+        first = int(np.min(self.event_time, where=trained, initial=most))
+        last = int(np.max(self.event_time, where=trained, initial=-most))
+        return (first, last) if first < last else (0, 0)
+
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
         """Return (U,) the log's user ids, strings or integers."""
@@ -204,7 +221,7 @@ class Dataset:
         return before if nearer else after
 
     def histories(self, events: Ints, part: Part, *, limit: int | None = None) -> Histories:
-        """Return what was known of the user just before each event.
+        """Return what was known of the user just before each event, and when that was.
 
         Args:
             events: (B,) event indices.
@@ -215,7 +232,8 @@ class Dataset:
         starts = self.user_offsets[self.users_of(events)]
         if limit is not None:
             starts = np.maximum(starts, events - limit)
-        return self._visible(starts, events, part)
+        visible = self._visible(starts, events, part)
+        return dataclasses.replace(visible, times=np.array(self.event_time[events]))
 
     def timelines(self, users: Ints, part: Part) -> Histories:
         """Return all that may be seen of users (B,) in a part, as if they came after the end."""

@@ -11,11 +11,10 @@ import numpy as np
 import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.counts import count_events
-from crossfeed.data.dataset import FORMAT_VERSION, Part
+from crossfeed.data.dataset import FORMAT_VERSION, ROW_ORDER, Part
 from crossfeed.data.engine import Engine
 from crossfeed.data.hashing import combined_hash, content_hashes
 from crossfeed.data.logs import Log, LogRows
-from crossfeed.data.logs.times import ROW_ORDER
 from crossfeed.data.split import Split
 from crossfeed.data.tables import Coded, Tables
 

@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import ibis.expr.types as ir
 
+from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engine import Engine
 from crossfeed.data.logs import LogRows
-from crossfeed.data.logs.times import ROW_ORDER, iso_time
+from crossfeed.data.logs.times import iso_time
 
 __all__ = ["BOT_RULE", "Bot", "Oddities", "Twins", "find_oddities"]
 

@@ -11,10 +11,11 @@ from typing import Any
 import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
+from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engine import Engine
 from crossfeed.data.engine_duckdb import open_duckdb
 from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
-from crossfeed.data.logs.times import ROW_ORDER, iso_time
+from crossfeed.data.logs.times import iso_time
 from crossfeed.data.oddities import BOT_RULE, Oddities, find_oddities
 
 __all__ = ["DomainReport", "LogReport", "validate_log"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.demand import Demand
 from crossfeed.model.networks import NETWORKS
 from crossfeed.model.timelines import Timelines
 
@@ -81,9 +82,19 @@ class Discriminator(nn.Module):
     def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
         super().__init__()
         self.network = NETWORKS[config.discriminator](domains, config)
+        self.demand = Demand(domains=domains, config=config)
         self.scoring_layer = ItemLayer(items=items, width=config.width)
         """The second fully connected layer of claim 6: domain-specific user + item -> score."""
 
-    def users(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) each row's user in its target domain."""
+    def users(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
+        """Return (B, E) each row's user in its target domain.
+
+        Args:
+            timelines: what the users clicked before.
+            times: (B,) when they are asked about, see `Demand`.
+        """
+        return self.read(timelines) + self.demand(times, timelines.target_domains)  # type: ignore[no-any-return]
+
+    def read(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) what the histories alone say of the users."""
         return self.network(timelines, self.scoring_layer.vectors)  # type: ignore[no-any-return]

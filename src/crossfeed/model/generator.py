@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.demand import Demand
 from crossfeed.model.discriminator import ItemLayer
 from crossfeed.model.encoder import TimelineEncoder
 from crossfeed.model.linear import LinearEncoder
@@ -23,12 +24,22 @@ class Generator(nn.Module):
         super().__init__()
         encoder = LinearEncoder if config.generator == "linear" else TimelineEncoder
         self.encoder = encoder(domains=domains, config=config)
+        self.demand = Demand(domains=domains, config=config)
         self.output_layer = ItemLayer(items=items, width=config.width)
         """The first fully connected layer of claim 6: what it gives high confidence is drawn as
         a candidate and goes on to the discriminator's scoring layer."""
 
-    def users(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) each row's user in its target domain."""
+    def users(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
+        """Return (B, E) each row's user in its target domain.
+
+        Args:
+            timelines: what the users clicked before.
+            times: (B,) when they are asked about, see `Demand`.
+        """
+        return self.read(timelines) + self.demand(times, timelines.target_domains)  # type: ignore[no-any-return]
+
+    def read(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) what the histories alone say of the users."""
         return self.encoder(timelines, self.output_layer.vectors)  # type: ignore[no-any-return]
 
 

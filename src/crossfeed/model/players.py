@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.discriminator import Discriminator
+from crossfeed.model.discriminator import Discriminator, ItemLayer
 from crossfeed.model.generator import Generator
 from crossfeed.model.timelines import Timelines
 from crossfeed.scorer import Catalogue
@@ -19,13 +20,15 @@ class Players(nn.Module):
 
     The score of item i for user u in domain d is what the discriminator's scoring layer gives,
     s = <u_d, v_i> + b_i, plus the generator's output <g_d, w_i> + c_i unless `model.fuse` is
-    "none". The generator's output is its log-confidence up to a constant per (user, domain), so
-    ranking by the sum is ranking by s + log confidence, and stays one inner product.
+    "none"; u_d and g_d are those of the time of asking. The generator's output is its
+    log-confidence up to a constant per (user, domain), so ranking by the sum is ranking by
+    s + log confidence, and stays one inner product.
     """
 
     def __init__(self, catalogue: Catalogue, config: ModelConfig) -> None:
         super().__init__()
         self.config = config
+        self._sizes = torch.from_numpy(np.diff(catalogue.offsets))  # (D,) items of each domain
         domains = len(catalogue.domains)
         self.generator = Generator(items=catalogue.items, domains=domains, config=config)
         self.discriminator = Discriminator(items=catalogue.items, domains=domains, config=config)
@@ -54,11 +57,26 @@ class Players(nn.Module):
         self.generator.encoder.compile(dynamic=True)
         self.discriminator.network.compile(dynamic=True)
 
+    def know_span(self, first: int, last: int) -> None:
+        """Take the times (ms) between which the periods of demand lie."""
+        for player in (self.discriminator, self.generator):
+            player.demand.span.copy_(torch.tensor([first, last], dtype=torch.float64))
+
     @torch.no_grad()
-    def user_vectors(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) the user side of the score; (B, 2E) where it is fused."""
-        users = self.discriminator.users(timelines)
-        return torch.cat([users, self.generator.users(timelines)], 1) if self.fused else users
+    def user_vectors(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
+        """Return (B, E) the user side of the score; (B, 2E) where it is fused.
+
+        The biases hold the demand at the end of training; what differs from it at another time is
+        in the users.
+        """
+        sides = []
+        for player in self._served:
+            side = player.read(timelines)
+            if times is not None:
+                domains = timelines.target_domains
+                side = side + (player.demand(times, domains) - player.demand(None, domains))
+            sides.append(side)
+        return torch.cat(sides, 1)
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
@@ -71,5 +89,22 @@ class Players(nn.Module):
     @torch.no_grad()
     def item_biases(self) -> Tensor:
         """Return (I,) the part of the score that the user does not change."""
-        biases = self.discriminator.scoring_layer.biases
-        return biases + self.generator.output_layer.biases if self.fused else biases.clone()
+        biases = self._biases(self.discriminator, self.discriminator.scoring_layer)
+        return biases + self.confidence_biases() if self.fused else biases
+
+    @torch.no_grad()
+    def confidence_biases(self) -> Tensor:
+        """Return (I,) the part of the generator's output that the user does not change."""
+        return self._biases(self.generator, self.generator.output_layer)
+
+    @property
+    def _served(self) -> tuple[Discriminator | Generator, ...]:
+        return (self.discriminator, self.generator) if self.fused else (self.discriminator,)
+
+    def _biases(self, player: Discriminator | Generator, layer: ItemLayer) -> Tensor:
+        """Return (I,) biases, with the demand at the end of training."""
+        device = layer.biases.device
+        demand = player.demand(None, torch.arange(len(self._sizes), device=device))  # (D, E)
+        tables = torch.split(layer.vectors.weight, self._sizes.tolist())
+        moved = [vectors @ vector for vectors, vector in zip(tables, demand, strict=True)]
+        return layer.biases + torch.cat(moved)

@@ -84,7 +84,8 @@ class NetworkScorer:
             histories, domains[: len(histories)], catalogue=self.catalogue, config=self.config
         )
         device = next(self.players.parameters()).device
-        return _array(self.players.user_vectors(timelines.to(device)))
+        times = None if histories.times is None else torch.from_numpy(histories.times).to(device)
+        return _array(self.players.user_vectors(timelines.to(device), times))
 
 
 def _array(values: Tensor) -> Floats:

@@ -93,6 +93,8 @@ class Batch:
     epoch: int
     step: int
     timelines: Timelines
+    times: Tensor
+    """(B,) when each click was, in milliseconds since 1970."""
     groups: tuple[DomainRows, ...]
     """The rows by target domain, in the order of the rows."""
 
@@ -111,6 +113,7 @@ class Batch:
         if device == self.timelines.items.device:
             return self
         parts = [getattr(self.timelines, field.name) for field in fields(Timelines)]
+        parts.append(self.times)
         samples = []
         for group in self.groups:
             parts += [group.clicks, *group.seen]
@@ -121,6 +124,7 @@ class Batch:
         return replace(
             self,
             timelines=Timelines(**{field.name: next(there) for field in fields(Timelines)}),
+            times=next(there),
             groups=tuple(
                 replace(
                     group,
@@ -171,8 +175,7 @@ def batches(
     for step in range(first_step, steps):
         events = order[round(step * size) : round((step + 1) * size)]
         rng = np.random.default_rng([*seed, epoch, step])
-        timelines, groups = _assemble(dataset, config, np.sort(events), rng, sampler)
-        yield Batch(epoch, step, timelines, groups)
+        yield Batch(epoch, step, *_assemble(dataset, config, np.sort(events), rng, sampler))
 
 
 def ahead(source: Iterator[Batch]) -> Iterator[Batch]:
@@ -193,7 +196,7 @@ def _assemble(
     events: Ints,
     rng: np.random.Generator,
     sampler: PoolSampler,
-) -> tuple[Timelines, tuple[DomainRows, ...]]:
+) -> tuple[Timelines, Tensor, tuple[DomainRows, ...]]:
     domains = dataset.event_domain[events].astype(np.int64)
     order = np.argsort(domains, kind="stable")
     events, domains = events[order], domains[order]
@@ -204,7 +207,8 @@ def _assemble(
         catalogue=dataset.catalogue,
         config=config.model,
     )
-    return timelines, _by_domain(dataset, events, domains, histories, rng, sampler)
+    times = torch.from_numpy(dataset.event_time[events])
+    return timelines, times, _by_domain(dataset, events, domains, histories, rng, sampler)
 
 
 def mask(

@@ -71,7 +71,9 @@ class Fit:
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
         with forked(self.device):
             torch.manual_seed(self.config.train.seed)
-            self.state = FitState(dataset.catalogue, self.config, device=self.device)
+            self.state = FitState(
+                dataset.catalogue, self.config, device=self.device, span=dataset.training_span
+            )
             self.random_state = (
                 random_state(self.device) if workers.leads else self._random_state_anew()
             )

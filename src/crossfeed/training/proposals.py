@@ -130,7 +130,7 @@ def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
     Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
     """
     pools = generator.output_layer.pools([group.items for group in batch.groups])
-    users = batch.by_domain(generator.users(batch.timelines))
+    users = batch.by_domain(generator.users(batch.timelines, batch.times))
     return [
         group.as_masses(torch.addmm(biases, rows, vectors.T)).log_softmax(dim=1)
         for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True)

@@ -19,9 +19,17 @@ __all__ = ["FitState"]
 class FitState:
     """The players as they train, and as they are validated, kept and served."""
 
-    def __init__(self, catalogue: Catalogue, config: Config, *, device: torch.device) -> None:
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        config: Config,
+        *,
+        device: torch.device,
+        span: tuple[int, int] = (0, 0),
+    ) -> None:
         self._train = config.train
         self.players = Players(catalogue, config.model).to(device)
+        self.players.know_span(*span)
         tables = set()
         if catalogue.items > config.train.dense_items or config.train.table_sharding == "row":
             tables = self.players.move_rows_apart()

@@ -89,7 +89,7 @@ def score(players: Players, batch: Batch, proposals: Proposals, config: TrainCon
     """Score the candidates (first score) and the clicks (second score) of a batch."""
     discriminator = players.discriminator
     pools = discriminator.scoring_layer.pools([group.items for group in batch.groups])
-    users = batch.by_domain(discriminator.users(batch.timelines))
+    users = batch.by_domain(discriminator.users(batch.timelines, batch.times))
     candidates = batch.by_domain(proposals.candidates)
     both, pool = [], []
     for group, rows, drawn, (vectors, biases) in zip(

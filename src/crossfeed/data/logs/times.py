@@ -18,7 +18,6 @@ from crossfeed.data.sql import quoted_name
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [
-    "ROW_ORDER",
     "TimeRange",
     "TimeRule",
     "is_time_type",
@@ -26,9 +25,6 @@ __all__ = [
     "time_range",
     "time_rule",
 ]
-
-ROW_ORDER = "row order"
-"""The unit of a log without times: the rows themselves count."""
 
 _DAY = 86_400_000
 _FACTORS = {"s": "1000", "ms": "1", "us": "0.001", "ns": "0.000001"}

@@ -1,0 +1,55 @@
+"""What is in demand in a domain as time goes by.
+
+Items come into fashion and go out of it, whoever the user is. The time that training spans is
+divided into periods; each domain has a vector for every boundary between two of them, and the
+vector of a moment, interpolated between its two neighbours, is added to the user's. An inner
+product with it is an item bias that changes with time, of a rank that few clicks suffice for.
+
+What comes after training is the end of the last period: that is what is served.
+
+Source: item biases in time bins, Koren 2009 (KDD), equation 6.
+
+Dims: B rows, D domains, P periods, E width.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+
+__all__ = ["Demand"]
+
+
+class Demand(nn.Module):
+    """Vectors of moments, one line of them for each domain."""
+
+    def __init__(self, *, domains: int, config: ModelConfig) -> None:
+        super().__init__()
+        self._periods, self._width = config.periods, config.width
+        rows = domains * (config.periods + 1) if config.periods else 0
+        self.vectors = nn.Parameter(torch.zeros(rows, config.width))
+        """(D (P + 1), E) of the beginning of each period and of the end of the last."""
+        self.register_buffer("span", torch.zeros(2, dtype=torch.float64))
+        self.span: Tensor
+        """(2,) first and last time of training, in milliseconds; equal where nothing is known."""
+
+    def forward(self, times: Tensor | None, domains: Tensor) -> Tensor:
+        """Return (B, E) the vector of each row's moment.
+
+        Args:
+            times: (B,) milliseconds since 1970; None is after the end of training.
+            domains: (B,) the target domain of each row.
+        """
+        if not self._periods:
+            return self.vectors.new_zeros(domains.shape[0], self._width)
+        line = domains * (self._periods + 1)
+        if times is None:
+            return self.vectors[line + self._periods]
+        first, last = self.span[0], self.span[1]
+        position = ((times - first) / (last - first).clamp_min(1)).clamp(0, 1) * self._periods
+        period = position.floor().clamp_max(self._periods - 1)
+        share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
+        begin = line + period.long()
+        return torch.lerp(self.vectors[begin], self.vectors[begin + 1], share)
