@@ -67,6 +67,8 @@ ROWS: Mapping[str, Sequence[str]] = {
     # What is hidden of histories in training.
     "no-masking": ("model.mask_share=0",),
     "no-dropped-events": ("model.drop_share=0",),
+    # A demand that does not change with time.
+    "no-periods": ("model.periods=0",),
     # The weights of the last step instead of their average.
     "no-average": ("train.average=0",),
     # The generator reads histories as the discriminator does.

@@ -29,8 +29,8 @@ def test_the_default_settings_reach_the_stated_quality(tmp_path: Path) -> None:
     dataset = prepare(log, out=tmp_path / "dataset", config=config.data)
     run = train(dataset, out=tmp_path / "run", config=config)
     results = evaluate(run, dataset, baselines=["popularity", "item-knn"])
-    assert results.micro["ndcg@10"] >= 0.088
-    assert results.macro["ndcg@10"] >= 0.122
+    assert results.micro["ndcg@10"] >= 0.12
+    assert results.macro["ndcg@10"] >= 0.15
     for baseline in results.baselines.values():
         assert results.micro["ndcg@10"] > baseline.micro["ndcg@10"]
         assert results.macro["ndcg@10"] > baseline.macro["ndcg@10"]

@@ -132,7 +132,11 @@ def test_columns_may_stand_in_another_order_in_another_file(
     [
         ("log.parquet", b"user_id,item_id\n", r"is named as Parquet, but its content is text"),
         ("log.csv", b"PAR1....", r"is named as CSV, but its content is Parquet"),
-        ("log.csv", gzip.compress(b"user_id\n", mtime=0), r"is named as CSV, but its content is gzip"),
+        (
+            "log.csv",
+            gzip.compress(b"user_id\n", mtime=0),
+            r"is named as CSV, but its content is gzip",
+        ),
         ("log.csv.gz", b"user_id\n", r"is named as gzip, but its content is text"),
         ("log.csv.zst", gzip.compress(b"a", mtime=0), r"is named as zstd, but its content is gzip"),
         ("log.csv", b'{"user_id": 1}\n', r"is named as CSV, but its content is JSON"),

@@ -26,7 +26,7 @@ DOMAINS = torch.tensor([0, 1, 1])
 def demand(periods: int = 4) -> Demand:
     """Return two domains' demand between the times 100 and 500."""
     made = Demand(domains=2, config=ModelConfig(width=4, heads=2, periods=periods))
-    made.span.copy_(torch.tensor([100.0, 500.0]))
+    made.span.copy_(torch.tensor([100, 500]))
     with torch.no_grad():
         made.vectors.copy_(torch.arange(made.vectors.numel()).reshape(made.vectors.shape))
     return made

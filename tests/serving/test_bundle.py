@@ -158,7 +158,7 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json was changed after it was written"):
         Bundle.load(copied)
     file.write_text(json.dumps({**about, "format_version": 9}))
-    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 3"):
+    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 4"):
         Bundle.load(copied)
     file.write_text("{")
     with pytest.raises(BundleError, match=r"bundle\.json cannot be read"):

@@ -192,7 +192,7 @@ def test_a_checkpoint_of_another_format_version_is_refused(data: Dataset, begun:
     file = begun.path / "checkpoints" / "last.pt"
     checkpoint = torch.load(file, weights_only=True)
     torch.save({**checkpoint, "format_version": 99}, file)
-    with pytest.raises(RunError, match="has format version 99; this crossfeed reads 2"):
+    with pytest.raises(RunError, match="has format version 99; this crossfeed reads 3"):
         train(data, out=begun.path, resume=True)
 
 

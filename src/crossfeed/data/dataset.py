@@ -153,7 +153,7 @@ class Dataset:
 
         Both are 0 where these are the same, or the log has an order of rows and no times.
         """
-        if self.manifest["log"]["time_unit"] == ROW_ORDER:
+        if self.manifest.get("log", {}).get("time_unit") == ROW_ORDER:
             return 0, 0
         trained = self.event_part == Part.TRAIN
         most = np.iinfo(np.int64).max

@@ -31,7 +31,7 @@ class Demand(nn.Module):
         rows = domains * (config.periods + 1) if config.periods else 0
         self.vectors = nn.Parameter(torch.zeros(rows, config.width))
         """(D (P + 1), E) of the beginning of each period and of the end of the last."""
-        self.register_buffer("span", torch.zeros(2, dtype=torch.float64))
+        self.register_buffer("span", torch.zeros(2, dtype=torch.int64))
         self.span: Tensor
         """(2,) first and last time of training, in milliseconds; equal where nothing is known."""
 
@@ -48,7 +48,8 @@ class Demand(nn.Module):
         if times is None:
             return self.vectors[line + self._periods]
         first, last = self.span[0], self.span[1]
-        position = ((times - first) / (last - first).clamp_min(1)).clamp(0, 1) * self._periods
+        position = (times - first).double() / (last - first).clamp_min(1) * self._periods
+        position = position.clamp(0, self._periods)
         period = position.floor().clamp_max(self._periods - 1)
         share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
         begin = line + period.long()

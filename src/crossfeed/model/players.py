@@ -60,7 +60,7 @@ class Players(nn.Module):
     def know_span(self, first: int, last: int) -> None:
         """Take the times (ms) between which the periods of demand lie."""
         for player in (self.discriminator, self.generator):
-            player.demand.span.copy_(torch.tensor([first, last], dtype=torch.float64))
+            player.demand.span.copy_(torch.tensor([first, last]))
 
     @torch.no_grad()
     def user_vectors(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
