@@ -16,7 +16,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from data.dirt import dirty_log
-from data.spark import spark
 from postgres_server import PASSWORD, PostgresServer, postgres
 
 from crossfeed.cli import app
@@ -30,7 +29,7 @@ from crossfeed.errors import LogError, MissingExtraError
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
-__all__ = ["postgres", "spark"]
+__all__ = ["postgres"]
 
 DIRTY = {"positive": "rating >= 2", "max_quarantine_share": 0.5}
 """With the other settings of `prepared`."""

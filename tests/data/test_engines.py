@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from data.dirt import dirty_log
-from data.spark import require_spark, spark
+from data.spark import require_spark
 
 from crossfeed.config import DataConfig
 from crossfeed.data import prepare as module
@@ -19,8 +19,6 @@ from crossfeed.errors import ConfigError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
-
-__all__ = ["spark"]
 
 DATA = os.environ.get("CROSSFEED_DATA")
 DIRTY = {"positive": "rating >= 2", "min_domain_events": 50, "max_quarantine_share": 0.5}
