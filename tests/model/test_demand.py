@@ -16,6 +16,7 @@ from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.demand import Demand
 from crossfeed.model.players import Players
 from crossfeed.model.scorer import NetworkScorer
+from crossfeed.model.timelines import build_timelines
 from crossfeed.scorer import Catalogue, Histories
 from crossfeed.training.trainer import train
 
@@ -90,8 +91,6 @@ def test_scores_at_a_time_are_those_that_were_trained(scorer: NetworkScorer) -> 
     times = np.array([1_200, 2_500, 3_900])
     asked = dataclasses.replace(HISTORIES, times=times)
     players = scorer.players
-    from crossfeed.model.timelines import build_timelines
-
     timelines = build_timelines(
         asked, np.ones(3, np.int64), catalogue=CATALOGUE, config=players.config
     )

@@ -5,6 +5,7 @@ Dims: B rows, N items of a pool, E width.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -15,7 +16,7 @@ from crossfeed.model.demand import Demand
 from crossfeed.model.networks import NETWORKS
 from crossfeed.model.timelines import Timelines
 
-__all__ = ["Discriminator", "ItemLayer"]
+__all__ = ["Discriminator", "ItemLayer", "Player"]
 
 
 class ItemLayer(nn.Module):
@@ -76,15 +77,21 @@ class ItemLayer(nn.Module):
         return list(zip(vectors, torch.split(biases, sizes), strict=True))
 
 
-class Discriminator(nn.Module):
-    """User network and scoring layer of the player that tells candidates from clicks."""
+class Player(nn.Module, ABC):
+    """What both players have: a way to read histories, and what is in demand when."""
 
-    def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
+    def __init__(self, *, domains: int, config: ModelConfig) -> None:
         super().__init__()
-        self.network = NETWORKS[config.discriminator](domains, config)
         self.demand = Demand(domains=domains, config=config)
-        self.scoring_layer = ItemLayer(items=items, width=config.width)
-        """The second fully connected layer of claim 6: domain-specific user + item -> score."""
+
+    @property
+    @abstractmethod
+    def layer(self) -> ItemLayer:
+        """Return the layer that gives a value to each item."""
+
+    @abstractmethod
+    def read(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) what the histories alone say of the users."""
 
     def users(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
         """Return (B, E) each row's user in its target domain.
@@ -94,6 +101,21 @@ class Discriminator(nn.Module):
             times: (B,) when they are asked about, see `Demand`.
         """
         return self.read(timelines) + self.demand(times, timelines.target_domains)  # type: ignore[no-any-return]
+
+
+class Discriminator(Player):
+    """User network and scoring layer of the player that tells candidates from clicks."""
+
+    def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
+        super().__init__(domains=domains, config=config)
+        self.network = NETWORKS[config.discriminator](domains, config)
+        self.scoring_layer = ItemLayer(items=items, width=config.width)
+        """The second fully connected layer of claim 6: domain-specific user + item -> score."""
+
+    @property
+    def layer(self) -> ItemLayer:
+        """Return the scoring layer."""
+        return self.scoring_layer
 
     def read(self, timelines: Timelines) -> Tensor:
         """Return (B, E) what the histories alone say of the users."""

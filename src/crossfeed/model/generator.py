@@ -5,11 +5,10 @@ Dims: B rows, N items of a pool, E width.
 
 from __future__ import annotations
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.demand import Demand
-from crossfeed.model.discriminator import ItemLayer
+from crossfeed.model.discriminator import ItemLayer, Player
 from crossfeed.model.encoder import TimelineEncoder
 from crossfeed.model.linear import LinearEncoder
 from crossfeed.model.timelines import Timelines
@@ -17,26 +16,21 @@ from crossfeed.model.timelines import Timelines
 __all__ = ["Generator", "log_confidence"]
 
 
-class Generator(nn.Module):
+class Generator(Player):
     """Encoder and output layer of the player that proposes candidates (claim 1b)."""
 
     def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
-        super().__init__()
+        super().__init__(domains=domains, config=config)
         encoder = LinearEncoder if config.generator == "linear" else TimelineEncoder
         self.encoder = encoder(domains=domains, config=config)
-        self.demand = Demand(domains=domains, config=config)
         self.output_layer = ItemLayer(items=items, width=config.width)
         """The first fully connected layer of claim 6: what it gives high confidence is drawn as
         a candidate and goes on to the discriminator's scoring layer."""
 
-    def users(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
-        """Return (B, E) each row's user in its target domain.
-
-        Args:
-            timelines: what the users clicked before.
-            times: (B,) when they are asked about, see `Demand`.
-        """
-        return self.read(timelines) + self.demand(times, timelines.target_domains)  # type: ignore[no-any-return]
+    @property
+    def layer(self) -> ItemLayer:
+        """Return the output layer."""
+        return self.output_layer
 
     def read(self, timelines: Timelines) -> Tensor:
         """Return (B, E) what the histories alone say of the users."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.discriminator import Discriminator, ItemLayer
+from crossfeed.model.discriminator import Discriminator, Player
 from crossfeed.model.generator import Generator
 from crossfeed.model.timelines import Timelines
 from crossfeed.scorer import Catalogue
@@ -89,21 +89,21 @@ class Players(nn.Module):
     @torch.no_grad()
     def item_biases(self) -> Tensor:
         """Return (I,) the part of the score that the user does not change."""
-        biases = self._biases(self.discriminator, self.discriminator.scoring_layer)
+        biases = self._biases(self.discriminator)
         return biases + self.confidence_biases() if self.fused else biases
 
     @torch.no_grad()
     def confidence_biases(self) -> Tensor:
         """Return (I,) the part of the generator's output that the user does not change."""
-        return self._biases(self.generator, self.generator.output_layer)
+        return self._biases(self.generator)
 
     @property
-    def _served(self) -> tuple[Discriminator | Generator, ...]:
+    def _served(self) -> tuple[Player, ...]:
         return (self.discriminator, self.generator) if self.fused else (self.discriminator,)
 
-    def _biases(self, player: Discriminator | Generator, layer: ItemLayer) -> Tensor:
+    def _biases(self, player: Player) -> Tensor:
         """Return (I,) biases, with the demand at the end of training."""
-        device = layer.biases.device
+        layer, device = player.layer, player.layer.biases.device
         demand = player.demand(None, torch.arange(len(self._sizes), device=device))  # (D, E)
         tables = torch.split(layer.vectors.weight, self._sizes.tolist())
         moved = [vectors @ vector for vectors, vector in zip(tables, demand, strict=True)]

@@ -21,6 +21,7 @@ from urllib.parse import parse_qs, urlsplit
 import pyarrow as pa
 import pyarrow.dataset as pads
 
+from crossfeed.data.engine import BATCH_ROWS
 from crossfeed.data.spark_session import spark_errors, spark_session
 from crossfeed.errors import LogError
 
@@ -28,8 +29,6 @@ if TYPE_CHECKING:
     from pyspark.sql import DataFrame
 
 __all__ = ["SparkTable", "spark_table"]
-
-_BATCH_ROWS = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -67,7 +66,7 @@ class SparkTable:
                 chosen = table.select([f"`{name.replace('`', '``')}`" for name in columns])
                 schema = _schema(chosen)
                 chosen.write.mode("overwrite").parquet(str(folder))
-            found = pads.dataset(folder, format="parquet").scanner(batch_size=_BATCH_ROWS)
+            found = pads.dataset(folder, format="parquet").scanner(batch_size=BATCH_ROWS)
             # Spark writes its times in an old form without a zone; they are UTC.
             batches = (batch.cast(schema) for batch in found.to_batches())
             yield pa.RecordBatchReader.from_batches(schema, batches)

@@ -48,7 +48,7 @@ class RecentPopularity(Popularity):
     name = "recent-popularity"
 
     def __init__(self, dataset: Dataset, *, half_life: float = 0.01) -> None:
-        """Sort the clicks by time.
+        """Sort the clicks by domain and time.
 
         Args:
             dataset: its training part is counted.
@@ -62,11 +62,14 @@ class RecentPopularity(Popularity):
             raise ConfigError(f"half_life is {half_life}; it must be above 0")
         super().__init__(dataset)
         events = dataset.events(Part.TRAIN)
-        events = events[np.argsort(dataset.event_time[events], kind="stable")]
-        self._times = dataset.event_time[events]  # (n,) ascending
-        self._items = dataset.event_item[events]
-        first, last = (self._times[[0, -1]] if len(events) else np.zeros(2)).astype(np.float64)
-        self._half_life = max(last - first, 1.0) * half_life
+        times, domains = dataset.event_time[events], dataset.event_domain[events]
+        order = np.lexsort((times, domains))
+        # (n,) of each domain's clicks, from `starts[domain]` on, in the order of time.
+        self._times, self._items = times[order], dataset.event_item[events][order]
+        self._starts = np.searchsorted(
+            domains[order], np.arange(len(dataset.catalogue.domains) + 1)
+        )
+        self._half_life = max(float(np.ptp(times)) if len(times) else 0.0, 1.0) * half_life
 
     @classmethod
     def trials(cls) -> Trials:
@@ -79,8 +82,8 @@ class RecentPopularity(Popularity):
     def score(self, histories: Histories, domain: int) -> Floats:
         """Return (B, N) the score of each item of the domain's pool; higher is better."""
         pool = self._catalogue.pool(domain)
-        inside = (self._items >= pool.start) & (self._items < pool.stop)
-        times, items = self._times[inside], self._items[inside] - pool.start
+        own = slice(*self._starts[domain : domain + 2])
+        times, items = self._times[own], self._items[own] - pool.start
         asked = histories.times  # (B,)
         if asked is None:
             asked = np.full(len(histories), np.iinfo(np.int64).max)
