@@ -320,6 +320,7 @@ def test_what_spark_has_not_is_told(tmp_path: Path) -> None:
     ("url", "master"),
     [
         ("spark://host:7077?table=s.t", "spark://host:7077"),
+        ("spark://me:s3cret@host:7077?table=s.t&token=t0ken", "spark://host:7077"),
         ("spark://yarn?table=s.t", "yarn"),
         ("spark://?table=s.t", None),
     ],
@@ -327,6 +328,7 @@ def test_what_spark_has_not_is_told(tmp_path: Path) -> None:
 def test_the_master_of_a_url(url: str, master: str | None) -> None:
     table = spark_table(url)
     assert (table.master, table.table) == (master, "s.t")
+    assert "s3cret" not in repr(table) and "t0ken" not in repr(table)
 
 
 # Any of them

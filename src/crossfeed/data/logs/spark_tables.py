@@ -5,7 +5,7 @@ and the embedded engine parses these rows as it does any others.
 
 spark://HOST:PORT?table=T   the master at that place
 spark://yarn?table=T        a master without a place: yarn, local
-spark://?table=T            the session that is active, or else what Spark is configured for
+spark://?table=T            the session that is active, or else a Spark on this machine
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ class SparkTable:
     """A table that Spark is asked for when it is read."""
 
     shown: str
+    """The URL without a name, a password and options, which a master has not, but a slip may."""
     table: str
     master: str | None
 
@@ -94,10 +95,12 @@ def spark_table(url: str) -> SparkTable:
     """
     parts = urlsplit(url)
     [table] = parse_qs(parts.query).get("table", [""])[-1:]
+    address = parts.netloc.rpartition("@")[2]
+    shown = f"spark://{address}"  # whatever else stands in the URL
     if not table:
-        raise LogError(f"'{url}' names no table", hint="spark://host:7077?table=schema.clicks")
-    place = f"spark://{parts.netloc}" if ":" in parts.netloc else parts.netloc
-    return SparkTable(url, table, place or None)
+        raise LogError(f"'{shown}' names no table", hint="spark://host:7077?table=schema.clicks")
+    master = f"spark://{address}" if ":" in address else address
+    return SparkTable(f"{shown}?table={table}", table, master or None)
 
 
 def _schema(table: DataFrame) -> pa.Schema:
