@@ -18,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import torch
 from standings import Standings
 
 from crossfeed.config import load_config
@@ -89,7 +90,7 @@ def write_cell(
             "evaluate_seconds": round(time.perf_counter() - began, 1),
             "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
             "dataset_hash": dataset.manifest["content_hash"],
-            "machine": f"{platform.machine()}, {os.cpu_count()} cores, 1 thread per cell",
+            "machine": _machine(),
             **about,  # after the rest: of a scorer made elsewhere it knows the memory
             "results": results.to_json(),
         },
@@ -139,6 +140,13 @@ def dataset_of(work: Path, data: str, split: str) -> Dataset:
     if data == "ciao":
         return prepare(shared / "ciao" / "ratings.parquet", out=out, config=config)
     return prepare(shared / "movielens-100k", source="movielens-100k", out=out, config=config)
+
+
+def _machine() -> str:
+    processor = f"{platform.machine()}, {os.cpu_count()} cores, 1 thread per cell"
+    if not torch.cuda.is_available():
+        return processor
+    return f"{processor}, {torch.cuda.get_device_name()} for networks, shared by several cells"
 
 
 def _run_apart(cell: Cell, work: Path) -> str:

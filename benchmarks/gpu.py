@@ -32,7 +32,7 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.files import write_json
 from crossfeed.run import Run
-from crossfeed.training.batches import Batch, batches
+from crossfeed.training.batches import Batch, ahead, batches
 from crossfeed.training.fit import Fit
 
 ROOT = Path(__file__).parents[1]
@@ -244,10 +244,17 @@ def _seconds(act: Callable[[], object], device: torch.device, *, repeats: int = 
 
 
 def _feed(fit: Fit) -> Iterator[Batch]:
-    """Yield whole batches, epoch after epoch."""
+    """Yield whole batches, epoch after epoch, made by a thread of its own as in training."""
+    yield from ahead(_whole_batches(fit))
+
+
+def _whole_batches(fit: Fit) -> Iterator[Batch]:
     size = min(fit.config.train.batch_size, len(fit.clicks))
+    stacked = fit.device.type == "cuda"
     for epoch in itertools.count():
-        for batch in batches(fit.dataset, fit.config, clicks=fit.clicks, epoch=epoch):
+        for batch in batches(
+            fit.dataset, fit.config, clicks=fit.clicks, epoch=epoch, stacked=stacked
+        ):
             if batch.rows == size:
                 yield batch
 

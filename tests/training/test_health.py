@@ -17,7 +17,8 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.training import fit as fitting
 from crossfeed.training.alarms import Alarm, find_alarms
-from crossfeed.training.batches import Batch, DomainRows, batches
+from crossfeed.training.batches import Batch, batches
+from crossfeed.training.domain_rows import DomainRows
 from crossfeed.training.health import Health, HealthSums
 from crossfeed.training.proposals import Proposals
 from crossfeed.training.steps import Move, Scores, TargetLoss
@@ -49,7 +50,15 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
     """Return two clicks of one domain of four items, with two candidates each."""
     first = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
     nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
-    group = DomainRows(0, "books", slice(0, 2), slice(0, 4), None, torch.tensor([0, 1]), nothing)
+    group = DomainRows(
+        domains=(0,),
+        names=("books",),
+        clicks=torch.tensor([0, 1]),
+        seen=nothing,
+        sample=None,
+        rows=slice(0, 2),
+        pool=slice(0, 4),
+    )
     # The first row's pool lacks an item and is even; the second holds one item for sure.
     logits = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [100.0, 0.0, 0.0, 0.0]])
     confidence = logits.log_softmax(dim=1)

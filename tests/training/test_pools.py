@@ -107,20 +107,17 @@ def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
         groups = []
         for group in batch.groups:
             items = group.item_indices(group.clicks).numpy()
-            sample = sampler.draw(group.domain, items, np.random.default_rng(seed))
+            sample = sampler.draw(group.domains[0], items, np.random.default_rng(seed))
             assert sample is not None
             seen = group.item_indices(group.seen[1])
             at = torch.searchsorted(sample.items, seen).clamp_max(len(sample.items) - 1)
             inside = sample.items[at] == seen
             groups.append(
-                type(group)(
-                    group.domain,
-                    group.name,
-                    group.rows,
-                    group.pool,
-                    sample,
-                    torch.searchsorted(sample.items, torch.from_numpy(items)),
-                    (group.seen[0][inside], at[inside]),
+                replace(
+                    group,
+                    sample=sample,
+                    clicks=torch.searchsorted(sample.items, torch.from_numpy(items)),
+                    seen=(group.seen[0][inside], at[inside]),
                 )
             )
         again = propose(

@@ -272,7 +272,7 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     before = snapshot(getattr(table.players, player))
     optimiser = torch.optim.AdamW(getattr(table.players, player).parameters())
     step = generator_step if player == "generator" else discriminator_step
-    message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.name}'"
+    message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.names[0]}'"
     with pytest.raises(NonFiniteLossError, match=message):
         scores = score(table.players, table.batch, table.proposals, table.config.train)
         step(table.players, optimiser, table.batch, table.proposals, scores, config)

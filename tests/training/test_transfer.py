@@ -46,7 +46,7 @@ def test_a_batch_moves_as_a_whole(
         first, second = (getattr(one.timelines, field.name) for one in (batch, there))
         assert torch.equal(first, second), field.name
     for first, second in zip(batch.groups, there.groups, strict=True):
-        assert (first.rows, first.pool, first.name) == (second.rows, second.pool, second.name)
+        assert (first.rows, first.pool, first.names) == (second.rows, second.pool, second.names)
         assert torch.equal(first.clicks, second.clicks)
         assert all(torch.equal(*pair) for pair in zip(first.seen, second.seen, strict=True))
         if first.sample is None or second.sample is None:

@@ -47,9 +47,11 @@ def proposals_finding(dataset: Dataset, drawn: list[tuple[Batch, Proposals]]) ->
     clicked = np.bincount(training, minlength=dataset.catalogue.items) > 0
     checked, bad = 0, []
     for batch, proposals in drawn:
-        for group in batch.groups:
-            positions = torch.cat([proposals.candidates[group.rows].flatten(), group.clicks])
-            items = group.item_indices(positions).numpy()
+        for group, candidates in zip(
+            batch.groups, batch.by_domain(proposals.candidates), strict=True
+        ):
+            positions = torch.cat([candidates, group.clicks.unsqueeze(-1)], -1)
+            items = group.item_indices(positions).flatten().numpy()
             checked += len(items)
             bad += items[~clicked[items]].tolist()
     return Finding(

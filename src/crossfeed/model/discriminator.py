@@ -16,7 +16,7 @@ from crossfeed.model.demand import Demand
 from crossfeed.model.networks import NETWORKS
 from crossfeed.model.timelines import Timelines
 
-__all__ = ["Discriminator", "ItemLayer", "Player"]
+__all__ = ["Discriminator", "ItemLayer", "Player", "values_of"]
 
 
 class ItemLayer(nn.Module):
@@ -41,7 +41,8 @@ class ItemLayer(nn.Module):
         """Return the vectors (N, E) and biases (N,) of several pools at once.
 
         Args:
-            pools: where each pool's items lie; slices ascend and do not overlap.
+            pools: where each pool's items lie; slices ascend and do not overlap. Of n pools that
+                are padded to N items (n, N), which makes vectors (n, N, E) and biases (n, N).
         """
         if self.vectors.sparse:
             return self._looked_up(pools)
@@ -71,10 +72,29 @@ class ItemLayer(nn.Module):
             torch.arange(pool.start, pool.stop, device=device) if isinstance(pool, slice) else pool
             for pool in pools
         ]
-        sizes, together = [len(one) for one in items], torch.cat(items)
+        sizes, together = (
+            [one.numel() for one in items],
+            torch.cat([one.flatten() for one in items]),
+        )
         biases = torch.gather(self.biases, 0, together, sparse_grad=True)
-        vectors = torch.split(self.vectors(together), sizes)
-        return list(zip(vectors, torch.split(biases, sizes), strict=True))
+        looked_up = torch.split(self.vectors(together), sizes), torch.split(biases, sizes)
+        return [
+            (vectors.view(*one.shape, -1), own.view(one.shape))
+            for one, vectors, own in zip(items, *looked_up, strict=True)
+        ]
+
+
+def values_of(users: Tensor, vectors: Tensor, biases: Tensor) -> Tensor:
+    """Return (..., B, N) the value of each item of a pool for each user.
+
+    Args:
+        users: (B, E), or (n, B, E) of n pools.
+        vectors: (..., N, E) and
+        biases: (..., N) of the pools' items, see `ItemLayer.pools`.
+    """
+    if users.ndim == 2:
+        return torch.addmm(biases, users, vectors.T)
+    return torch.baddbmm(biases.unsqueeze(-2), users, vectors.mT)
 
 
 class Player(nn.Module, ABC):

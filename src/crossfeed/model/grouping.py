@@ -84,5 +84,7 @@ def _trimmed(keys: Ints, rows: Ints, config: ModelConfig) -> Ints:
 
 def _recency(sorted_keys: Ints) -> Ints:
     """Return how many entries of the same key follow each entry."""
-    ends = np.searchsorted(sorted_keys, sorted_keys, side="right")
-    return ends - np.arange(len(sorted_keys)) - 1
+    is_last = np.append(sorted_keys[1:] != sorted_keys[:-1], len(sorted_keys) > 0)
+    ends = np.flatnonzero(is_last)
+    counts = np.diff(ends, prepend=-1)
+    return np.repeat(ends, counts) - np.arange(len(sorted_keys))

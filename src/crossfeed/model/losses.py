@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from functools import lru_cache
 
 import torch
@@ -28,6 +29,7 @@ from torch.nn import functional as F
 
 __all__ = [
     "GAPS",
+    "Padding",
     "anchor_loss",
     "binary_loss",
     "euclidean_gap",
@@ -165,34 +167,58 @@ def gap_loss(gap: Tensor, *, scale: float) -> Tensor:
     return torch.exp(-gap / scale)
 
 
-def euclidean_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
+@dataclass(frozen=True)
+class Padding:
+    """What is no padding where n domains of one batch are looked at together."""
+
+    rows: Tensor
+    """(n, B) what a row counts in a mean over its domain's: the same for all, 0 for padding."""
+    items: Tensor
+    """(n, N) whether a place of the pool holds an item."""
+
+
+def euclidean_gap(
+    clicks: Tensor, confidence: Tensor, vectors: Tensor, padding: Padding | None = None
+) -> Tensor:
     """Return the Euclidean distance between the mean click and the mean candidate.
 
     || sum_i p_i v_i - sum_i g_i v_i ||, p the share of item i in the clicks.
 
     Args:
-        clicks: (B,) position in the pool of each click of one domain.
-        confidence: (B, N) the generator's confidence; its rows are averaged to g.
-        vectors: (N, E) item vectors, detached here: the gap moves the generator's choice.
+        clicks: (B,) position in the pool of each click of one domain; (n, B) of n domains.
+        confidence: (..., B, N) the generator's confidence; its rows are averaged to g.
+        vectors: (..., N, E) item vectors, detached here: the gap moves the generator's choice.
+        padding: where there are n domains.
+
+    Returns:
+        (...) the distance of each domain.
     """
-    difference = _click_shares(clicks, confidence) - confidence.mean(dim=0)
-    return _safe_norm(difference @ vectors.detach())
+    difference = _click_shares(clicks, confidence, padding) - _mean(confidence, padding)
+    return _safe_norm(_weighted_sum(difference, vectors.detach()))
 
 
-def kl_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
+def kl_gap(
+    clicks: Tensor, confidence: Tensor, vectors: Tensor, padding: Padding | None = None
+) -> Tensor:
     """Return the relative entropy KL(p || g) of smoothed click shares to mean confidence.
 
     p_i = (count_i + 1/N) / (B + 1): one click's worth of mass is spread over the pool.
 
     Args: as `euclidean_gap`; `vectors` is not used.
     """
-    rows, size = confidence.shape
-    shares = (_click_shares(clicks, confidence) * rows + 1 / size) / (rows + 1)
-    mean = confidence.mean(dim=0).clamp_min(torch.finfo(confidence.dtype).tiny)
-    return (shares * (shares.log() - mean.log())).sum()
+    rows = confidence.new_tensor(confidence.shape[-2])
+    even = confidence.new_tensor(1 / confidence.shape[-1])
+    if padding is not None:
+        rows = (padding.rows > 0).sum(-1, keepdim=True)
+        even = padding.items / padding.items.sum(-1, keepdim=True)
+    shares = (_click_shares(clicks, confidence, padding) * rows + even) / (rows + 1)
+    mean = _mean(confidence, padding).clamp_min(torch.finfo(confidence.dtype).tiny)
+    return (torch.xlogy(shares, shares) - shares * mean.log()).sum(-1)
 
 
-def mmd_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
+def mmd_gap(
+    clicks: Tensor, confidence: Tensor, vectors: Tensor, padding: Padding | None = None
+) -> Tensor:
     """Return the maximum mean discrepancy between clicks and candidates.
 
     sqrt((p - g)' K (p - g)), K_ij = exp(-|v_i - v_j|^2 / h), h the mean squared distance of the
@@ -203,32 +229,54 @@ def mmd_gap(clicks: Tensor, confidence: Tensor, vectors: Tensor) -> Tensor:
 
     Source: Gretton et al. 2012, eq. 5 (biased estimate); Rahimi & Recht 2007, section 3.
     """
-    difference = _click_shares(clicks, confidence) - confidence.mean(dim=0)  # (N,)
-    return _safe_norm(difference @ _gaussian_features(vectors.detach()))
+    difference = _click_shares(clicks, confidence, padding) - _mean(confidence, padding)
+    return _safe_norm(_weighted_sum(difference, _gaussian_features(vectors.detach(), padding)))
 
 
-GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
+GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Padding | None], Tensor]] = {
     "euclidean": euclidean_gap,
     "kl": kl_gap,
     "mmd": mmd_gap,
 }
-"""Name in `train.gap` -> distance of (clicks, confidence, vectors) of one (batch, domain)."""
+"""Name in `train.gap` -> distance of (clicks, confidence, vectors, padding), by domain."""
 
 
-def _click_shares(clicks: Tensor, confidence: Tensor) -> Tensor:
-    """Return (N,) the share of each item of the pool in the clicks."""
-    ones = torch.ones(len(clicks), dtype=confidence.dtype, device=clicks.device)
-    return confidence.new_zeros(confidence.shape[1]).index_add(0, clicks, ones) / len(clicks)
+def _click_shares(clicks: Tensor, confidence: Tensor, padding: Padding | None) -> Tensor:
+    """Return (..., N) the share of each item of the pool in the clicks."""
+    empty = confidence.new_zeros(*clicks.shape[:-1], confidence.shape[-1])
+    if padding is not None:
+        return empty.scatter_add(-1, clicks, padding.rows.to(empty))
+    return empty.scatter_add(-1, clicks, torch.ones_like(clicks).to(empty)) / clicks.shape[-1]
 
 
-def _gaussian_features(vectors: Tensor) -> Tensor:
-    """Return (N, R) random features of the Gaussian kernel over a pool's vectors (N, E)."""
-    centred = vectors - vectors.mean(dim=0)
+def _mean(confidence: Tensor, padding: Padding | None) -> Tensor:
+    """Return (..., N) the mean over the rows."""
+    if padding is None:
+        return confidence.mean(dim=-2)
+    return _weighted_sum(padding.rows.to(confidence), confidence)
+
+
+def _weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
+    """Return (..., E) the sum of rows (..., N, E) by weights (..., N)."""
+    return (weights.unsqueeze(-2) @ rows).squeeze(-2)
+
+
+def _gaussian_features(vectors: Tensor, padding: Padding | None) -> Tensor:
+    """Return (..., N, R) random features of the Gaussian kernel over a pool's vectors."""
     # The mean of |v_i - v_j|^2 over all i and j in closed form.
-    bandwidth = (2 * centred.square().sum(dim=1).mean()).clamp_min(1e-12)
-    drawn = _random_directions(vectors.shape[1], vectors.device)
+    if padding is None:
+        centred = vectors - vectors.mean(dim=-2)
+        spread = centred.square().sum(dim=-1).mean()
+    else:
+        shares = (padding.items / padding.items.sum(-1, keepdim=True)).to(vectors)
+        centred = vectors - _weighted_sum(shares, vectors).unsqueeze(-2)
+        spread = (centred.square().sum(dim=-1) * shares).sum(-1)[:, None, None]
+    bandwidth = (2 * spread).clamp_min(1e-12)
+    drawn = _random_directions(vectors.shape[-1], vectors.device)
     directions, phases = (each.to(vectors.dtype) for each in drawn)
-    angles = torch.addmm(phases, centred * (2 / bandwidth).sqrt(), directions)
+    angles = torch.addmm(
+        phases, (centred * (2 / bandwidth).sqrt()).flatten(0, -2), directions
+    ).view(*centred.shape[:-1], FEATURES)
     return angles.cos_().mul_((2 / FEATURES) ** 0.5)
 
 
@@ -242,5 +290,5 @@ def _random_directions(width: int, device: torch.device) -> tuple[Tensor, Tensor
 
 
 def _safe_norm(vector: Tensor) -> Tensor:
-    """Return the norm with a finite gradient at zero."""
-    return vector.square().sum().clamp_min(1e-12).sqrt()
+    """Return (...) the norm of each vector (..., E), with a finite gradient at zero."""
+    return vector.square().sum(-1).clamp_min(1e-12).sqrt()

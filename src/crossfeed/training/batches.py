@@ -6,7 +6,7 @@ Dims: B clicks, S pairs of (row, seen item).
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -18,72 +18,14 @@ from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
+from crossfeed.training.domain_rows import DomainRows, RowsOfDomains, stack
 from crossfeed.training.pools import PoolSample, PoolSampler
 from crossfeed.training.transfer import moved
 
-__all__ = ["Batch", "DomainRows", "Share", "ahead", "batches", "steps_per_epoch"]
+__all__ = ["Batch", "Share", "ahead", "batches", "steps_per_epoch"]
 
 _AHEAD = 2
 """Batches that wait for the step that needs them."""
-
-
-@dataclass(frozen=True)
-class DomainRows:
-    """The rows of a batch whose target is one domain; they are neighbours."""
-
-    domain: int
-    name: str
-    rows: slice
-    pool: slice
-    """The domain's items."""
-    sample: PoolSample | None
-    """The items of a large pool that the step looks at; positions are those in the sample."""
-    clicks: Tensor
-    """(b,) position in the pool of each row's click."""
-    seen: tuple[Tensor, Tensor]
-    """Row within `rows` and position in the pool of what the user saw before, click excepted;
-    no pair twice. It is no candidate."""
-
-    @property
-    def items(self) -> slice | Tensor:
-        """Return where the pool's items lie in the tables."""
-        return self.pool if self.sample is None else self.sample.items
-
-    @property
-    def size(self) -> int:
-        """Return N, how many items the step looks at."""
-        if self.sample is None:
-            return int(self.pool.stop - self.pool.start)
-        return len(self.sample.items)
-
-    def item_indices(self, positions: Tensor) -> Tensor:
-        """Return the item indices of positions in the pool, of any shape."""
-        if self.sample is None:
-            return torch.add(positions, self.pool.start)
-        return torch.take(self.sample.items, positions)
-
-    def log_inclusion(self, positions: Tensor) -> Tensor | float:
-        """Return (b, K) log pi of positions in each row's pool; a row's own click is always there.
-
-        Args:
-            positions: (b, K) of the rows' items.
-        """
-        if self.sample is None:
-            return 0.0
-        own = positions == self.clicks.unsqueeze(1)
-        return self.sample.log_inclusion[positions].masked_fill(own, 0.0)
-
-    def as_masses(self, logits: Tensor) -> Tensor:
-        """Return logits (b, N) less log pi, so that sums over a sample are sums over the pool.
-
-        What was seen before becomes -inf. In float32, whatever the logits were made in.
-        """
-        logits = logits.float()
-        if self.sample is not None:
-            own = torch.arange(len(self.clicks), device=logits.device), self.clicks
-            inclusion = self.sample.log_inclusion
-            logits = (logits - inclusion).index_put(own, inclusion[self.clicks], accumulate=True)
-        return logits.index_put(self.seen, logits.new_tensor(float("-inf")))
 
 
 @dataclass(frozen=True)
@@ -95,45 +37,52 @@ class Batch:
     timelines: Timelines
     times: Tensor
     """(B,) when each click was, in milliseconds since 1970."""
-    groups: tuple[DomainRows, ...]
-    """The rows by target domain, in the order of the rows."""
+    groups: tuple[RowsOfDomains, ...]
+    """The rows by target domain: each domain by itself in the order of the rows, or stacks."""
+    padding: tuple[Tensor, Tensor] | None = None
+    """Where the groups are stacks: the row of the batch behind each of their rows, (P,), and where
+    each row of the batch is among these, (B,)."""
 
     @property
     def rows(self) -> int:
         """Return B."""
         return self.timelines.rows
 
-    def by_domain(self, values: Tensor) -> tuple[Tensor, ...]:
-        """Return the rows of `values` (B, ...) of each of the groups."""
-        sizes = [len(group.clicks) for group in self.groups]
-        return torch.split(values, sizes)
+    def by_domain(self, values: Tensor) -> list[Tensor]:
+        """Return the rows of `values` (B, ...) of each of the groups, shaped as its clicks are."""
+        if self.padding is not None:
+            values = values.index_select(0, self.padding[0])
+        parts = torch.split(values, [group.clicks.numel() for group in self.groups])
+        return [
+            part.view(*group.clicks.shape, *values.shape[1:])
+            for group, part in zip(self.groups, parts, strict=True)
+        ]
+
+    def together(self, parts: Sequence[Tensor]) -> Tensor:
+        """Return the rows (B, ...) of what the groups have one by one: undo `by_domain`."""
+        joined = torch.cat(
+            [
+                part.flatten(0, group.clicks.ndim - 1)
+                for group, part in zip(self.groups, parts, strict=True)
+            ]
+        )
+        return joined if self.padding is None else joined.index_select(0, self.padding[1])
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
         if device == self.timelines.items.device:
             return self
-        parts = [getattr(self.timelines, field.name) for field in fields(Timelines)]
-        parts.append(self.times)
-        samples = []
-        for group in self.groups:
-            parts += [group.clicks, *group.seen]
-            if group.sample is not None:
-                parts.append(group.sample.items)
-                samples.append(group.sample.log_inclusion)
-        there, inclusions = iter(moved(parts, device)), iter(moved(samples, device))
+        positions = [getattr(self.timelines, field.name) for field in fields(Timelines)]
+        positions += [self.times, *(self.padding or ())]
+        positions += [each for group in self.groups for each in group.positions()]
+        there = iter(moved(positions, device))
+        shares = iter(moved([each for group in self.groups for each in group.shares()], device))
         return replace(
             self,
             timelines=Timelines(**{field.name: next(there) for field in fields(Timelines)}),
             times=next(there),
-            groups=tuple(
-                replace(
-                    group,
-                    clicks=next(there),
-                    seen=(next(there), next(there)),
-                    sample=group.sample and PoolSample(next(there), next(inclusions)),
-                )
-                for group in self.groups
-            ),
+            padding=self.padding and (next(there), next(there)),
+            groups=tuple(group.with_tensors(there, shares) for group in self.groups),
         )
 
 
@@ -160,8 +109,9 @@ def batches(
     epoch: int,
     first_step: int = 0,
     share: Share | None = None,
+    stacked: bool = False,
 ) -> Iterator[Batch]:
-    """Yield one epoch's batches of the clicks from `first_step` on.
+    """Yield one epoch's batches of the clicks from `first_step` on; `stacked` is for a GPU.
 
     The order of the clicks depends on (seed, epoch) and what is masked on (seed, epoch, step)
     alone, so that a resumed epoch goes on with the very batches that it would have had.
@@ -175,7 +125,9 @@ def batches(
     for step in range(first_step, steps):
         events = order[round(step * size) : round((step + 1) * size)]
         rng = np.random.default_rng([*seed, epoch, step])
-        yield Batch(epoch, step, *_assemble(dataset, config, np.sort(events), rng, sampler))
+        timelines, times, groups = _assemble(dataset, config, np.sort(events), rng, sampler)
+        stacks = stack(groups, rows=timelines.rows) if stacked else (groups, None)
+        yield Batch(epoch, step, timelines, times, *stacks)
 
 
 def ahead(source: Iterator[Batch]) -> Iterator[Batch]:
@@ -253,8 +205,8 @@ def _by_domain(
         own, seen_places = _places(pool, sample, clicks[first:last], seen)
         groups.append(
             DomainRows(
-                domain=domain,
-                name=dataset.catalogue.domains[domain],
+                domains=(domain,),
+                names=(dataset.catalogue.domains[domain],),
                 rows=slice(first, last),
                 pool=pool,
                 sample=sample,

@@ -122,6 +122,7 @@ class Fit:
             share=self.share,
             epoch=progress.epoch,
             first_step=progress.step,
+            stacked=self.device.type == "cuda",
         )
         for batch in staged("batch assembly", ahead(waiting)):
             self._step(batch.to(self.device))

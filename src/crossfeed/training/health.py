@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from crossfeed.config import TrainConfig
-from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.batches import Batch
+from crossfeed.training.domain_rows import RowsOfDomains
 from crossfeed.training.proposals import Proposals
 from crossfeed.training.steps import Move
 from crossfeed.training.transfer import Later
@@ -71,7 +72,8 @@ class HealthSums:
     ) -> None:
         """Count a step of the generator."""
         for group, confidence in zip(batch.groups, proposals.confidences, strict=True):
-            self._add(f"entropy {group.name}", _entropy(confidence[:_ROWS].detach()))
+            names = [f"entropy {name}" for name in group.names]
+            self._later.add_all(names, _entropy(group, confidence.detach()))
         rewards = move.scores.candidates - proposals.candidate_log_confidence.detach()  # (B, K)
         self._add("reward mean", rewards.mean())
         self._add("reward square", rewards.square().mean())
@@ -120,20 +122,30 @@ def _under(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
 
 def _distinct_share(batch: Batch, proposals: Proposals) -> Tensor:
     """Return the mean over the batch's domains."""
-    shares = [_distinct(group, proposals.candidates[group.rows]) for group in batch.groups]
-    return torch.stack(shares).mean()
+    candidates = batch.by_domain(proposals.candidates)
+    shares = [_distinct(*each) for each in zip(batch.groups, candidates, strict=True)]
+    return torch.cat(shares).mean()
 
 
-def _distinct(group: DomainRows, candidates: Tensor) -> Tensor:
-    drawn = candidates.new_zeros(group.size).index_fill(0, candidates.flatten(), 1)
-    return drawn.sum().double() / min(candidates.numel(), group.size)
+def _distinct(group: RowsOfDomains, candidates: Tensor) -> Tensor:
+    """Return (n,) the share of each domain's candidates (..., b, K)."""
+    drawn = candidates.new_zeros(*candidates.shape[:-2], group.size)
+    drawn = drawn.scatter_(-1, candidates.flatten(-2), 1).sum(-1)
+    return (drawn.double() / group.most_distinct(candidates.shape[-1])).reshape(-1)
 
 
-def _entropy(log_confidence: Tensor) -> Tensor:
-    """Return the mean over rows (b, N) of entropy by its maximum; rows of one item count as 1."""
-    inside = log_confidence.isfinite()
+def _entropy(group: RowsOfDomains, log_confidence: Tensor) -> Tensor:
+    """Return (n,) each domain's mean over some rows (..., b, N) of entropy by its maximum.
+
+    Rows of one item count as 1.
+    """
+    log_confidence = log_confidence[..., :_ROWS, :]
+    inside = log_confidence > -torch.inf
     terms = torch.where(inside, log_confidence.exp() * log_confidence, 0.0)
-    sizes = inside.sum(dim=1)
+    sizes = inside.sum(dim=-1)
     most = sizes.clamp_min(2).float().log()
-    shares = torch.where(sizes > 1, -terms.sum(dim=1) / most, 1.0)
-    return shares.mean()
+    shares = torch.where(sizes > 1, -terms.sum(dim=-1) / most, 1.0)  # (..., b)
+    if group.padding is None:
+        return shares.mean(dim=-1, keepdim=True)
+    weights = group.padding.rows[..., :_ROWS]
+    return (shares * weights).sum(-1) / weights.sum(-1)

@@ -17,8 +17,10 @@ from torch import Tensor
 
 from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
+from crossfeed.model.discriminator import values_of
 from crossfeed.model.generator import Generator
-from crossfeed.training.batches import Batch, DomainRows
+from crossfeed.training.batches import Batch
+from crossfeed.training.domain_rows import RowsOfDomains
 from crossfeed.training.pools import static_weights
 from crossfeed.training.stages import stage
 
@@ -30,8 +32,8 @@ class Proposals:
     """The generator's view of a batch and the candidates drawn from the proposal."""
 
     confidences: tuple[Tensor, ...]
-    """Log-confidence (b, N) of each domain's rows, in the batch's order of domains, of a sampled
-    pool log(g / pi); none where the generator rests, because only its own phase needs them."""
+    """Log-confidence (..., b, N) of the rows of each of the batch's groups, of a sampled pool
+    log(g / pi); none where the generator rests, because only its own phase needs them."""
     candidates: Tensor
     """(B, K) position of each candidate in the pool of its row's domain."""
     candidate_log_confidence: Tensor
@@ -42,8 +44,8 @@ class Proposals:
     """(B, K) log q of each candidate; has no gradient."""
     click_log_proposal: Tensor
     """(B,) log q of each click; has no gradient."""
-    expanded: Tensor
-    """(B,) whether the generator expands the row's domain."""
+    expanded: Tensor | None
+    """(B,) whether the generator expands the row's domain; None where it expands all."""
 
     def detached(self) -> Proposals:
         """Return the same without gradients, for the phase in which the generator rests."""
@@ -67,11 +69,13 @@ class StaticProposals:
         self._weights = self._weights.to(device)
         return self
 
-    def weights(self, group: DomainRows) -> Tensor:
-        """Return (N,) unnormalised weights of the pool's items."""
+    def weights(self, group: RowsOfDomains) -> Tensor:
+        """Return (..., N) unnormalised weights of the pool's items."""
         if self._kind != "batch":
             return self._weights[group.items]
-        return torch.bincount(group.clicks, minlength=group.size).float()
+        counts = self._weights.new_zeros(*group.clicks.shape[:-1], group.size)
+        counted = self._weights.new_ones(()) if group.padding is None else group.padding.rows > 0
+        return counts.scatter_add_(-1, group.clicks, counted.to(counts).expand_as(group.clicks))
 
 
 def propose(
@@ -94,21 +98,27 @@ def propose(
         expanded: by domain, whether the generator takes part in its proposal.
         share: the generator's share of q in those domains; 0 during warm-up.
     """
-    expands = [generator is not None and domain for domain in expanded]
     confidences = [] if generator is None else _log_confidences(generator, batch)
+    of_rows: Tensor | None = None
+    shares: Sequence[float | Tensor] = [share] * len(batch.groups)
+    if generator is None or not all(expanded):
+        expands = torch.tensor([generator is not None and domain for domain in expanded])
+        targets = batch.timelines.target_domains
+        of_rows = expands.to(targets.device)[targets]
+        shares = [rows.unsqueeze(-1) for rows in batch.by_domain(of_rows * share)]
     with stage("draws"):
         drawn = [
             _draw(
                 group,
                 confidences[place] if confidences else None,
                 static.weights(group),
-                share=share if expands[group.domain] else 0.0,
+                share=shares[place],
                 count=config.candidates,
             )
             for place, group in enumerate(batch.groups)
         ]
     candidates, confidence, click_confidence, proposal, click_proposal = (
-        torch.cat(column) for column in zip(*drawn, strict=True)
+        batch.together(column) for column in zip(*drawn, strict=True)
     )
     return Proposals(
         confidences=tuple(confidences),
@@ -117,61 +127,68 @@ def propose(
         click_log_confidence=click_confidence,
         candidate_log_proposal=proposal,
         click_log_proposal=click_proposal,
-        expanded=torch.tensor(
-            [expands[group.domain] for group in batch.groups for _ in range(len(group.clicks))],
-            device=candidates.device,
-        ),
+        expanded=of_rows,
     )
 
 
 def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
-    """Return by domain (b, N) the log of the generator's confidence; -inf for what was seen.
+    """Return by group (..., b, N) the log of the generator's confidence; -inf for what was seen.
 
     Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
     """
     pools = generator.output_layer.pools([group.items for group in batch.groups])
     users = batch.by_domain(generator.users(batch.timelines, batch.times))
     return [
-        group.as_masses(torch.addmm(biases, rows, vectors.T)).log_softmax(dim=1)
+        group.as_masses(values_of(rows, vectors, biases)).log_softmax(dim=-1)
         for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True)
     ]
 
 
 def _draw(
-    group: DomainRows, confidence: Tensor | None, weights: Tensor, *, share: float, count: int
+    group: RowsOfDomains,
+    confidence: Tensor | None,
+    weights: Tensor,
+    *,
+    share: float | Tensor,
+    count: int,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Return candidates (b, K), log g of candidates and clicks, log q of candidates and clicks."""
-    mixed = _static(group, weights)  # (b, N)
-    if confidence is not None and share:
-        mixed = mixed.mul_(1 - share).add_(confidence.detach().exp(), alpha=share)
-    candidates = torch.multinomial(mixed, count, replacement=True)  # (b, K)
-    places = torch.cat([candidates, group.clicks.unsqueeze(1)], dim=1)  # (b, K + 1)
+    """Return candidates (..., b, K), log g of candidates and clicks, log q of both."""
+    mixed = _static(group, weights)  # (..., b, N)
+    if confidence is not None and (isinstance(share, Tensor) or share):
+        mixed = mixed.lerp_(confidence.detach().exp(), share)
+    candidates = torch.multinomial(mixed.flatten(0, -2), count, replacement=True)
+    candidates = candidates.view(*mixed.shape[:-1], count)
+    places = torch.cat([candidates, group.clicks.unsqueeze(-1)], dim=-1)  # (..., b, K + 1)
     inclusion = group.log_inclusion(places)
-    log_proposal = mixed.gather(1, places).log() + inclusion
+    log_proposal = mixed.gather(-1, places).log() + inclusion
     log_confidence = (
         torch.zeros_like(log_proposal)
         if confidence is None
-        else confidence.gather(1, places) + inclusion
+        else confidence.gather(-1, places) + inclusion
     )
     return (
         candidates,
-        log_confidence[:, :-1],
-        log_confidence[:, -1],
-        log_proposal[:, :-1],
-        log_proposal[:, -1],
+        log_confidence[..., :-1],
+        log_confidence[..., -1],
+        log_proposal[..., :-1],
+        log_proposal[..., -1],
     )
 
 
-def _static(group: DomainRows, weights: Tensor) -> Tensor:
-    """Return (b, N) the static part of the proposal, normalised over each row's pool."""
-    own = weights[group.clicks].double()
+def _static(group: RowsOfDomains, weights: Tensor) -> Tensor:
+    """Return (..., b, N) the static part of the proposal, normalised over each row's pool."""
+    own = group.of_pool(weights, group.clicks).double()
     if group.sample is not None:
         weights = weights * torch.exp(-group.sample.log_inclusion)
-    taken = weights[group.clicks].double() - own  # a row's own click is always in its pool
-    taken.index_add_(0, group.seen[0], weights[group.seen[1]].double())
-    left = weights.double().sum() - taken  # no pass over (b, N), and exact enough to subtract
-    static = torch.outer(left.reciprocal().to(weights), weights)
+    taken = (
+        group.of_pool(weights, group.clicks).double() - own
+    )  # one's own click is always in one's pool
+    *of_stack, rows, places = group.seen
+    taken.index_put_((*of_stack, rows), weights[(*of_stack, places)].double(), accumulate=True)
+    # No pass over (b, N), and exact enough to subtract.
+    left = weights.double().sum(-1, keepdim=True) - taken
+    static = left.reciprocal().to(weights).unsqueeze(-1) * weights.unsqueeze(-2)
     if group.sample is not None:
-        static.scatter_(1, group.clicks.unsqueeze(1), (own / left).to(static).unsqueeze(1))
+        static.scatter_(-1, group.clicks.unsqueeze(-1), (own / left).to(static).unsqueeze(-1))
     static[group.seen] = 0.0
     return static

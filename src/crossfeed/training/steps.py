@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
+from crossfeed.model.discriminator import values_of
 from crossfeed.model.losses import (
     GAPS,
     anchor_loss,
@@ -95,13 +96,14 @@ def score(players: Players, batch: Batch, proposals: Proposals, config: TrainCon
     for group, rows, drawn, (vectors, biases) in zip(
         batch.groups, users, candidates, pools, strict=True
     ):
-        scores = torch.addmm(biases, rows, vectors.T)  # (b, N)
-        both.append(scores.gather(1, torch.cat([drawn, group.clicks.unsqueeze(1)], 1)).float())
+        scores = values_of(rows, vectors, biases)  # (..., b, N)
+        places = torch.cat([drawn, group.clicks.unsqueeze(-1)], -1)
+        both.append(scores.gather(-1, places).float())
         if config.objective == "full-softmax":
-            pool.append(group.as_masses(scores).logsumexp(dim=1))
-    first_and_second = torch.cat(both)  # (B, K + 1)
+            pool.append(group.as_masses(scores).logsumexp(dim=-1))
+    first_and_second = batch.together(both)  # (B, K + 1)
     return Scores(
-        first_and_second[:, :-1], first_and_second[:, -1], torch.cat(pool) if pool else None
+        first_and_second[:, :-1], first_and_second[:, -1], batch.together(pool) if pool else None
     )
 
 
@@ -113,8 +115,9 @@ def target_loss(
     zero = scores.clicks.new_zeros(())
     log_confidence = proposals.candidate_log_confidence
     generator = gap = zero
-    if train.reward_weight and bool(proposals.expanded.any()):
-        rows = proposals.expanded
+    expanded = proposals.expanded
+    if train.reward_weight and (expanded is None or bool(expanded.any())):
+        rows = slice(None) if expanded is None else expanded
         generator = train.reward_weight * generator_loss(
             log_confidence[rows],
             scores.candidates[rows],
@@ -192,13 +195,13 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     distance = GAPS[config.train.gap]
     with torch.no_grad():  # they are the discriminator's, which rests
         pools = players.discriminator.scoring_layer.pools([group.items for group in batch.groups])
-    losses = [
-        gap_loss(distance(group.clicks, confidence.exp(), vectors), scale=config.train.gap_scale)
+    distances = [
+        distance(group.clicks, confidence.exp(), vectors, group.padding).flatten()
         for group, confidence, (vectors, _) in zip(
             batch.groups, proposals.confidences, pools, strict=True
         )
     ]
-    return torch.stack(losses).mean()
+    return gap_loss(torch.cat(distances), scale=config.train.gap_scale).mean()
 
 
 def _move(
@@ -251,13 +254,17 @@ def _require_finite(losses: TargetLoss, batch: Batch, proposals: Proposals, scor
 
 def _first_bad_domain(batch: Batch, proposals: Proposals, scores: Scores) -> str:
     """Return the first domain of the batch with a value that is not finite."""
-    for group in batch.groups:
-        values = (
-            scores.clicks[group.rows],
-            scores.candidates[group.rows],
-            proposals.click_log_confidence[group.rows],
-            proposals.candidate_log_confidence[group.rows],
-        )
-        if not all(bool(value.isfinite().all()) for value in values):
-            return group.name
-    return ", ".join(group.name for group in batch.groups)
+    values = (
+        scores.clicks,
+        scores.candidates,
+        proposals.click_log_confidence,
+        proposals.candidate_log_confidence,
+    )
+    finite = torch.stack([value.isfinite().reshape(batch.rows, -1).all(1) for value in values])
+    bad = batch.timelines.target_domains[~finite.all(0)].tolist()
+    names = {
+        domain: name
+        for group in batch.groups
+        for domain, name in zip(group.domains, group.names, strict=True)
+    }
+    return names[min(bad)] if bad else ", ".join(names.values())

@@ -37,19 +37,25 @@ class Later:
 
     def __init__(self, take: Callable[[str, float], None]) -> None:
         self._take = take
-        self._waiting: list[tuple[str, Tensor]] = []
+        self._names: list[str] = []
+        self._values: list[Tensor] = []
 
     def add(self, name: str, value: Tensor) -> None:
         """Take note of a scalar; it is handed on by `settle`, or when many wait."""
-        self._waiting.append((name, value.detach().double()))
-        if len(self._waiting) >= _MOST_WAITING:
+        self.add_all([name], value.reshape(1))
+
+    def add_all(self, names: Sequence[str], values: Tensor) -> None:
+        """Take note of several, (n,)."""
+        self._names += names
+        self._values.append(values.detach().double())
+        if len(self._names) >= _MOST_WAITING:
             self.settle()
 
     def settle(self) -> None:
         """Hand on all that waits, in the order in which it came."""
-        if not self._waiting:
+        if not self._names:
             return
-        names, values = zip(*self._waiting, strict=True)
-        self._waiting.clear()
-        for name, value in zip(names, torch.stack(values).tolist(), strict=True):
+        names, values = self._names, torch.cat(self._values).tolist()
+        self._names, self._values = [], []
+        for name, value in zip(names, values, strict=True):
             self._take(name, value)
