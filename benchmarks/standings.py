@@ -168,10 +168,11 @@ def _cell_name(cell: Json) -> str:
 
 
 def _row(name: str, standing: Json, cells: Sequence[Json]) -> str:
-    """Return a scorer's row; costs are means over its seeds."""
+    """Return a scorer's row; costs are means over those seeds that ran where the first one did."""
+    alike = [cell for cell in cells if cell["machine"] == cells[0]["machine"]]
 
     def mean(key: str) -> str:
-        values = [cell[key] for cell in cells if key in cell]
+        values = [cell[key] for cell in alike if key in cell]
         return f"{sum(values) / len(values):,.0f}" if values else ""
 
     micro, macro = (_with_interval(one) for one in standing["estimates"][:2])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -45,8 +46,15 @@ class Catalogue:
         return slice(first, first + int(self.known[domain]))
 
     def domain_of(self, items: Ints) -> Ints:
-        """Return the domain index of each item index."""
-        return np.searchsorted(self.offsets, items, side="right") - 1
+        """Return the domain index of each item index; -1, no item, has none: -1."""
+        return self._domain_of[items].astype(np.int64)
+
+    @cached_property
+    def _domain_of(self) -> NDArray[np.signedinteger]:
+        """(I + 1,) the domain of each item, the smallest type that will do, and -1 for no item."""
+        count = len(self.domains)
+        domains = np.append(np.repeat(np.arange(count), np.diff(self.offsets)), -1)
+        return domains.astype(np.min_scalar_type(-max(count, 1)))
 
     def domain_index(self, domain: str) -> int:
         """Return the index of a domain's name.
