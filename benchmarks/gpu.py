@@ -109,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "precision   batch  clicks/s   events/s   ms/step     GB  look-ups  products  time by part"
     )
     dataset, measured = Dataset.load(asked.dataset), []
+    facts: dict[str, object] = {"torch": torch.__version__, "dataset": dataset.manifest["content_hash"]}
+    facts |= {"chip": asdict(chip), "settings": asked.settings}
     for precision, size in itertools.product(
         asked.precisions.split(","), map(int, asked.batch_sizes.split(","))
     ):
@@ -120,9 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         )
         measured.append(measure(dataset, config, device, chip, steps=asked.steps))
         print(_line(measured[-1]), flush=True)
-    facts = {"torch": torch.__version__, "dataset": dataset.manifest["content_hash"]}
-    rows = [asdict(one) for one in measured]
-    write_json(asked.out, {**facts, "chip": asdict(chip), "settings": asked.settings, "rows": rows})
+        write_json(asked.out, {**facts, "rows": [asdict(one) for one in measured]})
     return 0
 
 

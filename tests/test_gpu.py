@@ -147,6 +147,6 @@ def test_a_profile_has_the_operators_of_the_gpu(data: Dataset, tmp_path: Path) -
     settings = config(epochs=4, batch_size=16)
     run = train(data, out=tmp_path / "run", config=settings, profile=True)
     report = read_profile(run.path)
-    assert report is not None and report.device == "cuda"
+    assert report is not None and report.device == "cuda:0"
     assert report.operators and report.operators[0].seconds > 0
     assert sum(one.share for one in report.stages) == pytest.approx(1)
