@@ -109,8 +109,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "precision   batch  clicks/s   events/s   ms/step     GB  look-ups  products  time by part"
     )
     dataset, measured = Dataset.load(asked.dataset), []
-    facts: dict[str, object] = {"torch": torch.__version__, "dataset": dataset.manifest["content_hash"]}
-    facts |= {"chip": asdict(chip), "settings": asked.settings}
+    facts = {
+        "torch": torch.__version__,
+        "dataset": dataset.manifest["content_hash"],
+        "chip": asdict(chip),
+        "settings": asked.settings,
+    }
     for precision, size in itertools.product(
         asked.precisions.split(","), map(int, asked.batch_sizes.split(","))
     ):

@@ -245,7 +245,7 @@ class Bundle:
         del weights[_CONFIDENCE_BIASES]
         # A private map: torch wants memory that may be written, and nothing is.
         vectors = torch.from_numpy(np.load(self.path / _VECTORS, mmap_mode="c"))
-        for place, name in enumerate(_tables(fused=self.fused)):
+        for place, name in enumerate(_tables(self.config, self.catalogue)):
             weights[name] = vectors[:, place * width : (place + 1) * width]
         return NetworkScorer.from_state(self.catalogue, self.config, weights)
 
@@ -321,7 +321,7 @@ def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
 
     np.save(folder / _VECTORS, np.ascontiguousarray(scorer.item_vectors))
     np.save(folder / _BIASES, scorer.item_biases)
-    written = _tables(fused=scorer.players.fused)
+    written = _tables(scorer.config, scorer.catalogue)
     rest = {name: value for name, value in scorer.state().items() if name not in written}
     rest[_CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
     save_file({name: value.contiguous() for name, value in rest.items()}, folder / _WEIGHTS)
@@ -410,9 +410,11 @@ def _id_type(name: str) -> pa.DataType:
     return pa.int64() if name == "int64" else pa.string()
 
 
-def _tables(*, fused: bool) -> tuple[str, ...]:
-    """Return the players' tables of which the item vectors are made, side by side."""
-    return _PLAYERS_TABLES if fused else _PLAYERS_TABLES[:1]
+def _tables(config: ModelConfig, catalogue: Catalogue) -> tuple[str, ...]:
+    """Return the players' tables that are the item vectors, side by side."""
+    if config.hashes(catalogue.items):
+        return ()  # they are what the vectors are made of
+    return _PLAYERS_TABLES[:1] if config.fuse == "none" else _PLAYERS_TABLES
 
 
 def _mapped(file: Path) -> Floats:

@@ -76,6 +76,9 @@ class ModelConfig(_Section):
     apart (docs/method.md); 0 for a demand that does not change."""
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
+    table_rows: int = Field(default=0, ge=0)
+    """Rows of each player's item table where the catalogue has more items: an item's vector is the
+    sum of two rows by hashing. 0 gives each item a row of its own."""
     heads: int = Field(default=4, ge=1)
     """Attention heads of the cross-domain transformer."""
     layers: int = Field(default=1, ge=1)
@@ -90,6 +93,10 @@ class ModelConfig(_Section):
     """Newest events of each domain that the encoder reads."""
     history_total: int = Field(default=200, ge=1)
     """Newest events of all domains together that the encoder reads."""
+
+    def hashes(self, items: int) -> bool:
+        """Return whether the tables have fewer rows than there are items."""
+        return 0 < self.table_rows < items
 
     @model_validator(mode="after")
     def _heads_divide_width(self) -> Self:
@@ -199,6 +206,15 @@ class Config(_Section):
             raise ValueError(
                 "train.objective='full-softmax' does not go with model.fuse='residual': "
                 "it is 'none' or 'sum' there"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hashed_rows_are_whole(self) -> Self:
+        if self.model.table_rows and self.train.table_sharding == "row":
+            raise ValueError(
+                f"model.table_rows={self.model.table_rows} does not go with "
+                "train.table_sharding='row': a table is hashed or divided"
             )
         return self
 

@@ -145,7 +145,7 @@ def test_fused_score_is_the_discriminators_plus_the_generators() -> None:
 
 def test_several_pools_at_once_are_slices_and_so_are_their_gradients() -> None:
     torch.manual_seed(0)
-    layer = ItemLayer(items=10, width=4)
+    layer = ItemLayer(items=10, config=ModelConfig(width=4))
     slices = [slice(1, 3), slice(3, 4), slice(6, 9)]
     weights = torch.arange(10.0)
     for pool, (vectors, biases) in zip(slices, layer.pools(slices), strict=True):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from planted import tiny_config
 from torch import nn
@@ -41,10 +42,14 @@ def moved(dataset: Dataset, config: Config, *, steps: int = 1) -> FitState:
     return state
 
 
-def test_the_first_step_by_rows_is_that_of_whole_tables(last_out: Dataset) -> None:
+@pytest.mark.parametrize("table_rows", [0, 30], ids=["a row for each item", "hashed"])
+def test_the_first_step_by_rows_is_that_of_whole_tables(table_rows: int, last_out: Dataset) -> None:
     settings = {"batch_size": 256, "weight_decay": 0.1}
-    whole = moved(last_out, tiny_config(**settings))
-    rows = moved(last_out, tiny_config(dense_items=0, **settings))
+    whole, rows = (
+        moved(last_out, config.model_copy(update={"model": model}))
+        for config in (tiny_config(**settings), tiny_config(dense_items=0, **settings))
+        for model in [config.model.model_copy(update={"table_rows": table_rows})]
+    )
     for (name, one), (_, other) in zip(
         whole.players.named_parameters(), rows.players.named_parameters(), strict=True
     ):

@@ -13,10 +13,24 @@ from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.demand import Demand
+from crossfeed.model.hashed_table import HashedTable
 from crossfeed.model.networks import NETWORKS
 from crossfeed.model.timelines import Timelines
 
 __all__ = ["Discriminator", "ItemLayer", "Player", "values_of"]
+
+
+def values_of(users: Tensor, vectors: Tensor, biases: Tensor) -> Tensor:
+    """Return (..., B, N) the value of each item of a pool for each user.
+
+    Args:
+        users: (B, E), or (n, B, E) of n pools.
+        vectors: (..., N, E) and
+        biases: (..., N) of the pools' items, see `ItemLayer.pools`.
+    """
+    if users.ndim == 2:
+        return torch.addmm(biases, users, vectors.T)
+    return torch.baddbmm(biases.unsqueeze(-2), users, vectors.mT)
 
 
 class ItemLayer(nn.Module):
@@ -27,15 +41,26 @@ class ItemLayer(nn.Module):
     each player reads histories through its own layer's item vectors.
     """
 
-    def __init__(self, *, items: int, width: int) -> None:
+    def __init__(self, *, items: int, config: ModelConfig) -> None:
         super().__init__()
-        self.vectors = nn.Embedding(items, width)
+        width = config.width
+        if config.hashes(items):
+            self.vectors: nn.Embedding = HashedTable(
+                items=items, rows=config.table_rows, width=width
+            )
+        else:
+            self.vectors = nn.Embedding(items, width)
+            nn.init.normal_(self.vectors.weight, std=width**-0.5)
         self.biases = nn.Parameter(torch.zeros(items))
-        nn.init.normal_(self.vectors.weight, std=width**-0.5)
 
     def forward(self, users: Tensor, pool: slice) -> Tensor:
         """Return (B, N) the value of each item of the pool for each user (B, E)."""
-        return users @ self.vectors.weight[pool].T + self.biases[pool]
+        return values_of(users, *self.pools([pool])[0])
+
+    def item_vectors(self) -> Tensor:
+        """Return (I, E) the vectors of all items."""
+        table = self.vectors
+        return table.whole() if isinstance(table, HashedTable) else table.weight
 
     def pools(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return the vectors (N, E) and biases (N,) of several pools at once.
@@ -44,7 +69,7 @@ class ItemLayer(nn.Module):
             pools: where each pool's items lie; slices ascend and do not overlap. Of n pools that
                 are padded to N items (n, N), which makes vectors (n, N, E) and biases (n, N).
         """
-        if self.vectors.sparse:
+        if self.vectors.sparse or isinstance(self.vectors, HashedTable):
             return self._looked_up(pools)
         # Each slice of a table would have a gradient as large as the table; those of one split are
         # written once.
@@ -76,25 +101,12 @@ class ItemLayer(nn.Module):
             [one.numel() for one in items],
             torch.cat([one.flatten() for one in items]),
         )
-        biases = torch.gather(self.biases, 0, together, sparse_grad=True)
+        biases = torch.gather(self.biases, 0, together, sparse_grad=self.vectors.sparse)
         looked_up = torch.split(self.vectors(together), sizes), torch.split(biases, sizes)
         return [
             (vectors.view(*one.shape, -1), own.view(one.shape))
             for one, vectors, own in zip(items, *looked_up, strict=True)
         ]
-
-
-def values_of(users: Tensor, vectors: Tensor, biases: Tensor) -> Tensor:
-    """Return (..., B, N) the value of each item of a pool for each user.
-
-    Args:
-        users: (B, E), or (n, B, E) of n pools.
-        vectors: (..., N, E) and
-        biases: (..., N) of the pools' items, see `ItemLayer.pools`.
-    """
-    if users.ndim == 2:
-        return torch.addmm(biases, users, vectors.T)
-    return torch.baddbmm(biases.unsqueeze(-2), users, vectors.mT)
 
 
 class Player(nn.Module, ABC):
@@ -129,7 +141,7 @@ class Discriminator(Player):
     def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
         super().__init__(domains=domains, config=config)
         self.network = NETWORKS[config.discriminator](domains, config)
-        self.scoring_layer = ItemLayer(items=items, width=config.width)
+        self.scoring_layer = ItemLayer(items=items, config=config)
         """The second fully connected layer of claim 6: domain-specific user + item -> score."""
 
     @property

@@ -23,7 +23,7 @@ class Generator(Player):
         super().__init__(domains=domains, config=config)
         encoder = LinearEncoder if config.generator == "linear" else TimelineEncoder
         self.encoder = encoder(domains=domains, config=config)
-        self.output_layer = ItemLayer(items=items, width=config.width)
+        self.output_layer = ItemLayer(items=items, config=config)
         """The first fully connected layer of claim 6: what it gives high confidence is drawn as
         a candidate and goes on to the discriminator's scoring layer."""
 

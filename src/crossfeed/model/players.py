@@ -81,9 +81,9 @@ class Players(nn.Module):
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
         """Return (I, E) the item side of the score; (I, 2E) where it is fused."""
-        vectors = self.discriminator.scoring_layer.vectors.weight
+        vectors = self.discriminator.layer.item_vectors()
         if self.fused:
-            vectors = torch.cat([vectors, self.generator.output_layer.vectors.weight], 1)
+            vectors = torch.cat([vectors, self.generator.layer.item_vectors()], 1)
         return vectors.clone()
 
     @torch.no_grad()
@@ -105,6 +105,6 @@ class Players(nn.Module):
         """Return (I,) biases, with the demand at the end of training."""
         layer, device = player.layer, player.layer.biases.device
         demand = player.demand(None, torch.arange(len(self._sizes), device=device))  # (D, E)
-        tables = torch.split(layer.vectors.weight, self._sizes.tolist())
+        tables = torch.split(layer.item_vectors(), self._sizes.tolist())
         moved = [vectors @ vector for vectors, vector in zip(tables, demand, strict=True)]
         return layer.biases + torch.cat(moved)
