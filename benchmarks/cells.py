@@ -13,9 +13,10 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -33,6 +34,15 @@ from crossfeed.scorer import Scorer
 __all__ = ["Cell", "dataset_of", "run_cells", "seconds", "training_facts", "write_cell"]
 
 ROOT = Path(__file__).parents[1]
+
+SIMULATED: Mapping[str, tuple[Callable[[Path], object], Sequence[str]]] = {
+    "simulated": (simulate, ()),
+    "sparse": (
+        partial(simulate, users=6_000, items=400_000, events=600_000, seed=1),
+        ("data.min_item_events=1",),
+    ),
+}
+"""Name -> what writes the log, and settings: a dense log, and one of items with a click or two."""
 
 
 @dataclass(frozen=True)
@@ -129,11 +139,11 @@ def dataset_of(work: Path, data: str, split: str) -> Dataset:
         return Dataset.load(out)
     shared = Path(os.environ.get("CROSSFEED_DATA", ""))
     settings = [f"data.split={split}"]
-    if data == "simulated":
-        log = work / "simulated.parquet"
+    if data in SIMULATED:
+        log, (write, more) = work / f"{data}.parquet", SIMULATED[data]
         if not log.exists():
-            simulate(log)
-        return prepare(log, out=out, config=load_config(overrides=settings).data)
+            write(log)
+        return prepare(log, out=out, config=load_config(overrides=[*settings, *more]).data)
     if not os.environ.get("CROSSFEED_DATA"):
         sys.exit("CROSSFEED_DATA is not set: it names the folder with ciao/ and movielens-100k/")
     config = load_config(ROOT / "examples" / f"{data}.toml", overrides=settings).data
