@@ -5,7 +5,7 @@
 
 Each row changes the default in one respect, or is a control without which an ensemble would pass
 for a gain of the adversary. All rows are screened with one seed; those that decide are confirmed
-with three, on two data sets more, one of them simulated with 400,000 items. The budget of a row is
+with three, on two data sets more, one of them simulated with 500,000 items. The budget of a row is
 that of the default: at most 30 epochs, stopped after 3 without a better validation; two networks
 that are summed are trained by it one by one. Rows are judged on the validation part, where defaults
 are chosen; the test part is not read.

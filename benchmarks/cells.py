@@ -38,7 +38,7 @@ ROOT = Path(__file__).parents[1]
 SIMULATED: Mapping[str, tuple[Callable[[Path], object], Sequence[str]]] = {
     "simulated": (simulate, ()),
     "sparse": (
-        partial(simulate, users=6_000, items=400_000, events=600_000, seed=1),
+        partial(simulate, users=6_000, items=500_000, events=800_000, seed=1),
         ("data.min_item_events=1",),
     ),
 }
