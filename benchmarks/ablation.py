@@ -72,6 +72,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     "no-dropped-events": ("model.drop_share=0",),
     # A demand that does not change with time.
     "no-periods": ("model.periods=0",),
+    "periods-20": ("model.periods=20",),
     # The weights of the last step instead of their average.
     "no-average": ("train.average=0",),
     # The generator reads histories as the discriminator does.
