@@ -50,6 +50,18 @@ def test_before_and_after_training_are_its_ends() -> None:
     assert torch.equal(demand()(None, DOMAINS)[1:], found[1:])
 
 
+def test_of_many_periods_the_newest_are_served_together() -> None:
+    """One twelfth of 24 boundaries is two: what one of them had by chance is halved."""
+    made = demand(periods=23)
+    first = torch.arange(4.0)
+    for times in (None, torch.tensor([501, 501, 501])):
+        found = made.eval()(times, DOMAINS)
+        torch.testing.assert_close(found[0], first + 4 * 22.5)
+        torch.testing.assert_close(found[1], first + 4 * (24 + 22.5))
+    at_the_end = made(torch.tensor([500, 500, 500]), DOMAINS)
+    torch.testing.assert_close(at_the_end[0], first + 4 * 23)
+
+
 def test_without_periods_there_is_no_demand() -> None:
     none = demand(periods=0)
     assert none.vectors.numel() == 0

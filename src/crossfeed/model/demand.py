@@ -5,7 +5,8 @@ divided into periods; each domain has a vector for every boundary between two of
 vector of a moment, interpolated between its two neighbours, is added to the user's. An inner
 product with it is an item bias that changes with time, of a rank that few clicks suffice for.
 
-What comes after training is the end of the last period: that is what is served.
+What comes after training is served by the mean of the newest boundaries: the last one alone has been
+learned from few clicks, and what they had in common ends with them.
 
 Source: item biases in time bins, Koren 2009 (KDD), equation 6.
 
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from crossfeed.config import ModelConfig
 
 __all__ = ["Demand"]
+
+_NEWEST = 1 / 12
+"""Share of the boundaries whose mean stands for the time after training."""
 
 
 class Demand(nn.Module):
@@ -39,18 +43,27 @@ class Demand(nn.Module):
         """Return (B, E) the vector of each row's moment.
 
         Args:
-            times: (B,) milliseconds since 1970; None is after the end of training.
+            times: (B,) milliseconds since 1970; None, as any later time, is after training.
             domains: (B,) the target domain of each row.
         """
         if not self._periods:
             return self.vectors.new_zeros(domains.shape[0], self._width)
-        line = domains * (self._periods + 1)
         if times is None:
-            return self.vectors[line + self._periods]
+            return self._afterwards(domains)
+        line = domains * (self._periods + 1)
         first, last = self.span[0], self.span[1]
         position = (times - first).double() / (last - first).clamp_min(1) * self._periods
         position = position.clamp(0, self._periods)
         period = position.floor().clamp_max(self._periods - 1)
         share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
         begin = line + period.long()
-        return torch.lerp(self.vectors[begin], self.vectors[begin + 1], share)
+        within = torch.lerp(self.vectors[begin], self.vectors[begin + 1], share)
+        if self.training:
+            return within
+        return torch.where((times > last).unsqueeze(1), self._afterwards(domains), within)
+
+    def _afterwards(self, domains: Tensor) -> Tensor:
+        """Return (B, E) what is in demand after training."""
+        boundaries = self.vectors.view(-1, self._periods + 1, self._width)  # (D, P + 1, E)
+        newest = max(1, round(_NEWEST * (self._periods + 1)))
+        return boundaries[:, -newest:].mean(dim=1)[domains]
