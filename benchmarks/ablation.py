@@ -35,6 +35,8 @@ FINALISTS = ("default", "static-popularity", "likelihood-generator", "two-discri
 CONFIRM = ("ciao", "movielens", "simulated", "sparse")
 """Data on which the finalists are run with three seeds."""
 SEEDS = (0, 1, 2)
+LATER = ("ciao", "movielens", "simulated")
+"""Data on which periods are judged by clicks that are all later than training."""
 
 _STATIC = (
     "model.fuse=none",
@@ -72,7 +74,6 @@ ROWS: Mapping[str, Sequence[str]] = {
     "no-dropped-events": ("model.drop_share=0",),
     # A demand that does not change with time.
     "no-periods": ("model.periods=0",),
-    "periods-20": ("model.periods=20",),
     # The weights of the last step instead of their average.
     "no-average": ("train.average=0",),
     # The generator reads histories as the discriminator does.
@@ -110,6 +111,9 @@ def cells() -> Iterator[Cell]:
         for split in SPLITS:
             for row in ROWS:
                 yield Cell(data, split, row, SEEDS[0])
+    for data in LATER:
+        for row in ("default", "no-periods"):
+            yield Cell(data, "temporal", row, SEEDS[0])
     for seed in SEEDS:
         for data in CONFIRM:
             for split in SPLITS if seed or data not in SCREEN else ():

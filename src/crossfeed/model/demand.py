@@ -5,8 +5,8 @@ divided into periods; each domain has a vector for every boundary between two of
 vector of a moment, interpolated between its two neighbours, is added to the user's. An inner
 product with it is an item bias that changes with time, of a rank that few clicks suffice for.
 
-What comes after training is served by the mean of the newest boundaries: the last one alone has been
-learned from few clicks, and what they had in common ends with them.
+The time after training has the mean of the newest boundaries: the last one alone has learned from
+few clicks, and what those had in common ends with them.
 
 Source: item biases in time bins, Koren 2009 (KDD), equation 6.
 
