@@ -143,7 +143,7 @@ class TrainConfig(_Section):
     pool_items: int = Field(default=4096, ge=2)
     """Largest pool that a step looks at as a whole. Of larger ones it draws as many items anew in
     each step, divided among the domains, with their probabilities in the correction."""
-    dense_items: int = Field(default=100_000, ge=0)
+    dense_items: int = Field(default=50_000, ge=0)
     """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
     that it looked at, so that its cost does not grow with the catalogue."""
     static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
