@@ -107,18 +107,16 @@ class Summed:
 
 def cells() -> Iterator[Cell]:
     """Yield all cells, the screening first."""
-    for data in SCREEN:
-        for split in SPLITS:
-            for row in ROWS:
-                yield Cell(data, split, row, SEEDS[0])
-    for data in LATER:
-        for row in ("default", "no-periods"):
-            yield Cell(data, "temporal", row, SEEDS[0])
-    for seed in SEEDS:
-        for data in CONFIRM:
-            for split in SPLITS if seed or data not in SCREEN else ():
-                for row in FINALISTS:
-                    yield Cell(data, split, row, seed)
+    screened = (Cell(d, split, row, 0) for d in SCREEN for split in SPLITS for row in ROWS)
+    later = (Cell(d, "temporal", row, 0) for d in LATER for row in ("default", "no-periods"))
+    confirmed = (
+        Cell(data, split, row, seed)
+        for seed in SEEDS
+        for data in CONFIRM
+        for split in SPLITS
+        for row in FINALISTS
+    )
+    yield from dict.fromkeys((*screened, *later, *confirmed))
 
 
 def run_cell(cell: Cell, work: Path) -> None:

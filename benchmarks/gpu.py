@@ -249,7 +249,7 @@ def _seconds(act: Callable[[], object], device: torch.device, *, repeats: int = 
 
 def _feed(fit: Fit) -> Iterator[Batch]:
     """Yield whole batches, epoch after epoch, made by a thread of its own as in training."""
-    yield from ahead(_whole_batches(fit))
+    return ahead(_whole_batches(fit))
 
 
 def _whole_batches(fit: Fit) -> Iterator[Batch]:

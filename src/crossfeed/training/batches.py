@@ -39,7 +39,7 @@ class Batch:
     """(B,) when each click was, in milliseconds since 1970."""
     groups: tuple[RowsOfDomains, ...]
     """The rows by target domain: each domain by itself in the order of the rows, or stacks."""
-    padding: tuple[Tensor, Tensor] | None = None
+    stacking: tuple[Tensor, Tensor] | None = None
     """Where the groups are stacks: the row of the batch behind each of their rows, (P,), and where
     each row of the batch is among these, (B,)."""
 
@@ -50,8 +50,8 @@ class Batch:
 
     def by_domain(self, values: Tensor) -> list[Tensor]:
         """Return the rows of `values` (B, ...) of each of the groups, shaped as its clicks are."""
-        if self.padding is not None:
-            values = values.index_select(0, self.padding[0])
+        if self.stacking is not None:
+            values = values.index_select(0, self.stacking[0])
         parts = torch.split(values, [group.clicks.numel() for group in self.groups])
         return [
             part.view(*group.clicks.shape, *values.shape[1:])
@@ -66,14 +66,14 @@ class Batch:
                 for group, part in zip(self.groups, parts, strict=True)
             ]
         )
-        return joined if self.padding is None else joined.index_select(0, self.padding[1])
+        return joined if self.stacking is None else joined.index_select(0, self.stacking[1])
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
         if device == self.timelines.items.device:
             return self
         positions = [getattr(self.timelines, field.name) for field in fields(Timelines)]
-        positions += [self.times, *(self.padding or ())]
+        positions += [self.times, *(self.stacking or ())]
         positions += [each for group in self.groups for each in group.positions()]
         there = iter(moved(positions, device))
         shares = iter(moved([each for group in self.groups for each in group.shares()], device))
@@ -81,7 +81,7 @@ class Batch:
             self,
             timelines=Timelines(**{field.name: next(there) for field in fields(Timelines)}),
             times=next(there),
-            padding=self.padding and (next(there), next(there)),
+            stacking=self.stacking and (next(there), next(there)),
             groups=tuple(group.with_tensors(there, shares) for group in self.groups),
         )
 

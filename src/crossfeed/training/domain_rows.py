@@ -36,7 +36,7 @@ _FREE = 1 << 20
 
 @dataclass(frozen=True)
 class RowsOfDomains(ABC):
-    """Rows of a batch that are neighbours, of one domain or several."""
+    """Rows of a batch, of one domain or several."""
 
     domains: tuple[int, ...]
     names: tuple[str, ...]
@@ -126,7 +126,7 @@ class RowsOfDomains(ABC):
 
 @dataclass(frozen=True)
 class DomainRows(RowsOfDomains):
-    """The rows whose target is one domain."""
+    """The rows whose target is one domain; they are neighbours."""
 
     rows: slice
     pool: slice
@@ -199,7 +199,7 @@ def stack(
         rows: B, of the batch.
 
     Returns:
-        The stacks, and `Batch.padding`.
+        The stacks, and `Batch.stacking`.
     """
     stacks, sources = [], []
     places, first = np.empty(rows, np.int64), 0

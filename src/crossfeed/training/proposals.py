@@ -180,9 +180,8 @@ def _static(group: RowsOfDomains, weights: Tensor) -> Tensor:
     own = group.of_pool(weights, group.clicks).double()
     if group.sample is not None:
         weights = weights * torch.exp(-group.sample.log_inclusion)
-    taken = (
-        group.of_pool(weights, group.clicks).double() - own
-    )  # one's own click is always in one's pool
+    # A row's own click is always in its pool.
+    taken = group.of_pool(weights, group.clicks).double() - own
     *of_stack, rows, places = group.seen
     taken.index_put_((*of_stack, rows), weights[(*of_stack, places)].double(), accumulate=True)
     # No pass over (b, N), and exact enough to subtract.
