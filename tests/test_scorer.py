@@ -68,3 +68,16 @@ def test_no_row_and_an_empty_row_differ() -> None:
     assert len(Histories.of([])) == 0
     assert len(Histories.of([[]])) == 1
     assert Histories.of([[]]).row(0).tolist() == []
+
+
+def test_every_item_lies_in_the_domain_whose_range_holds_it() -> None:
+    """Domains without items, and more of them than one byte can number."""
+    for sizes in ([3, 0, 2], [1] * 200, [0, 70_000]):
+        offsets = np.concatenate([[0], np.cumsum(sizes)])
+        names = tuple(str(number) for number in range(len(sizes)))
+        catalogue = Catalogue(names, offsets=offsets, known=np.array(sizes))
+        items = np.arange(-1, offsets[-1])
+        expected = np.searchsorted(offsets, items, side="right") - 1
+        found = catalogue.domain_of(items)
+        assert found.dtype == np.int64
+        np.testing.assert_array_equal(found, expected)

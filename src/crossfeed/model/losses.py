@@ -206,8 +206,8 @@ def kl_gap(
 
     Args: as `euclidean_gap`; `vectors` is not used.
     """
-    rows = confidence.new_tensor(confidence.shape[-2])
-    even = confidence.new_tensor(1 / confidence.shape[-1])
+    rows: int | Tensor = confidence.shape[-2]
+    even: float | Tensor = 1 / confidence.shape[-1]
     if padding is not None:
         rows = (padding.rows > 0).sum(-1, keepdim=True)
         even = padding.items / padding.items.sum(-1, keepdim=True)
