@@ -37,12 +37,16 @@ ROOT = Path(__file__).parents[1]
 
 SIMULATED: Mapping[str, tuple[Callable[[Path], object], Sequence[str]]] = {
     "simulated": (simulate, ()),
+    "reduced": (partial(simulate, users=2_500, items=1_500, events=75_000), ()),
     "sparse": (
         partial(simulate, users=6_000, items=500_000, events=800_000, seed=1),
         ("data.min_item_events=1",),
     ),
 }
-"""Name -> what writes the log, and settings: a dense log, and one of items with a click or two."""
+"""Name -> what writes the log, and settings.
+
+A dense log, the same with fewer of all, and one of items with a click or two.
+"""
 
 
 @dataclass(frozen=True)

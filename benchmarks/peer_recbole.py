@@ -3,9 +3,10 @@
     python benchmarks/peer_recbole.py FOLDER SASRec|LightGCN [MINUTES]
 
 RecBole's own data loading, training loop and early stop (ndcg@10 on validation, full ranking) with
-its defaults; the split comes as files of its own format. After MINUTES of processor time no epoch
-is begun any more. An interrupted run goes on after its best epoch. Needs recbole 1.2.1 with
-setuptools<80, numpy<2, pandas<2.2, scipy<1.12 and TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
+its defaults, on a GPU where there is one; the split comes as files of its own format. After MINUTES
+of processor time no epoch is begun any more. An interrupted run goes on after its best epoch. Needs
+recbole 1.2.1 with setuptools<80, numpy<2, pandas<2.2, scipy<1.12 (LightGCN alone) and
+TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
 """
 
 import sys
@@ -139,7 +140,8 @@ def scores_of(model, dataset, split, part, sequential):
         else:
             columns = {"user_id": users[split[f"{part}_users"][rows]]}
         asked = Interaction({name: torch.from_numpy(column) for name, column in columns.items()})
-        return model.full_sort_predict(asked).reshape(len(rows), -1).numpy()[:, items[pool]]
+        found = model.full_sort_predict(asked.to(model.device)).reshape(len(rows), -1)
+        return found.cpu().numpy()[:, items[pool]]
 
     model.eval()  # its trainer calls train() at the start of an epoch
     return split.pool_scores(part, score)
