@@ -84,7 +84,7 @@ def test_the_average_of_rows_is_that_of_the_whole_table(last_out: Dataset) -> No
             if torch.rand(()) < 0.3:
                 continue
             places = torch.randperm(len(value))[:5]
-            found.before_move(value, places)
+            found.before_move(value, places, value.detach()[places])
             with torch.no_grad():
                 value[places] += torch.randn(value[places].shape)
                 dict(players.named_parameters())[name].copy_(value)

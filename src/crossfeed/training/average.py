@@ -56,20 +56,22 @@ class RunningAverage:
         """Return the averaged players, with every row up to date."""
         for value, rows in self._tables.items():
             behind = (rows.logs != self._log).nonzero().squeeze(1)
-            self._catch_up(value, rows, behind)
+            weights = value.index_select(0, behind)
+            rows.average.index_copy_(0, behind, self._caught_up(rows, behind, weights))
+            rows.logs[behind] = self._log
         return self._players
 
     @torch.no_grad()
-    def before_move(self, value: nn.Parameter, places: Tensor) -> None:
-        """Make up for what rows missed while they rested; they are about to move.
+    def before_move(self, value: nn.Parameter, places: Tensor, weights: Tensor) -> None:
+        """Make up for what rows missed while they rested; they move before the next update.
 
         Args:
-            value: a table of the moving players.
+            value: a table of the moving players, which moves once between two updates.
             places: (n,) its rows, none twice.
+            weights: (n, ...) what the rows are now.
         """
         rows = self._tables[value]
-        self._catch_up(value, rows, places)
-        rows.moved = places
+        rows.moved = places, self._caught_up(rows, places, weights)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -81,10 +83,10 @@ class RunningAverage:
         self._log += math.log(kept) if kept else _LEAST_LOG
         for value, rows in self._tables.items():
             if rows.moved is not None:
-                average = rows.average.index_select(0, rows.moved)
-                average.lerp_(value.index_select(0, rows.moved), 1 - kept)
-                rows.average.index_copy_(0, rows.moved, average)
-                rows.logs[rows.moved] = self._log
+                places, average = rows.moved
+                average.lerp_(value.index_select(0, places), 1 - kept)
+                rows.average.index_copy_(0, places, average)
+                rows.logs[places] = self._log
                 rows.moved = None
 
     def to_checkpoint(self) -> dict[str, Any]:  # Any: see run.Checkpoint
@@ -103,13 +105,11 @@ class RunningAverage:
         for rows, logs in zip(self._tables.values(), checkpoint["rows"], strict=True):
             rows.logs.copy_(logs)
 
-    def _catch_up(self, value: nn.Parameter, rows: _Rows, places: Tensor) -> None:
+    def _caught_up(self, rows: _Rows, places: Tensor, weights: Tensor) -> Tensor:
+        """Return (n, ...) the averages of rows that have rested at their weights."""
         missed = self._log - rows.logs[places]
-        factors = missed.exp().to(value).reshape(-1, *[1] * (value.ndim - 1))
-        weights = value.index_select(0, places)
-        average = rows.average.index_select(0, places)
-        rows.average.index_copy_(0, places, torch.addcmul(weights, average - weights, factors))
-        rows.logs[places] = self._log
+        factors = missed.exp().to(weights).reshape(-1, *[1] * (weights.ndim - 1))
+        return torch.addcmul(weights, rows.average.index_select(0, places) - weights, factors)
 
 
 class _Rows:
@@ -119,5 +119,5 @@ class _Rows:
         self.average = average
         self.logs = logs
         """(I,) what the sum of the logs was when the row was last brought up to date."""
-        self.moved: Tensor | None = None
-        """(n,) the rows that move in the step that is under way."""
+        self.moved: tuple[Tensor, Tensor] | None = None
+        """(n,) the rows that move in the step under way, (n, ...) their averages before it."""

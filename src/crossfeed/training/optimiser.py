@@ -106,14 +106,20 @@ class RowAdamW(Optimizer):
                 if table.grad is not None:
                     gradient = table.grad.coalesce()
                     places = gradient._indices()[0]
+                    rows = table.index_select(0, places)
                     if self._average is not None:
-                        self._average.before_move(table, places)
-                    self._move(table, places, gradient._values(), group)
+                        self._average.before_move(table, places, rows)
+                    self._move(table, places, rows, gradient._values(), group)
 
     def _move(
-        self, table: nn.Parameter, places: Tensor, gradient: Tensor, group: dict[str, Any]
+        self,
+        table: nn.Parameter,
+        places: Tensor,
+        rows: Tensor,
+        gradient: Tensor,
+        group: dict[str, Any],
     ) -> None:
-        """Move the rows at `places` (n,) by their gradient (n, ...)."""
+        """Move the `rows` at `places` (n,) by their gradient (n, ...)."""
         state = self.state[table]
         state["step"] += 1
         first, second = (state[name].index_select(0, places) for name in ("exp_avg", "exp_avg_sq"))
@@ -123,7 +129,7 @@ class RowAdamW(Optimizer):
         state["exp_avg_sq"].index_copy_(0, places, second)
         first_share, second_share = (1 - beta ** state["step"] for beta in _BETAS)
         spread = second.sqrt_().div_(second_share**0.5).add_(_EPSILON)
-        rows = table.index_select(0, places).mul_(1 - group["lr"] * group["weight_decay"])
+        rows.mul_(1 - group["lr"] * group["weight_decay"])
         table.index_copy_(0, places, rows.addcdiv_(first, spread, value=-group["lr"] / first_share))
 
 
