@@ -78,7 +78,7 @@ ROWS: Mapping[str, Sequence[str]] = {
     "no-average": ("train.average=0",),
     # The generator reads histories as the discriminator does.
     "attention-generator": ("model.generator=attention",),
-    # Another network for the discriminator, the strongest by itself on Ciao and MovieLens together.
+    # Another network for the discriminator.
     "star-discriminator": ("model.discriminator=star",),
     # A quarter of Ciao's items, so that they share rows.
     "hashed": ("model.table_rows=2650",),

@@ -138,7 +138,7 @@ def measure(
         run = Run.create(Path(folder) / "run", dataset=dataset, config=config, overwrite=False)
         fit = Fit(run, dataset, stage="train", epochs=config.train.epochs, selects=True)
         fit.state.players.train()
-        feed = _feed(fit)
+        feed = ahead(_whole_batches(fit))  # by a thread of its own, as in training
         for _ in range(WARM_UP):
             fit._step(next(feed).to(device))
         if device.type == "cuda":
@@ -245,11 +245,6 @@ def _seconds(act: Callable[[], object], device: torch.device, *, repeats: int = 
         _finish(device)
         taken.append(time.perf_counter() - began)
     return min(taken[1:])
-
-
-def _feed(fit: Fit) -> Iterator[Batch]:
-    """Yield whole batches, epoch after epoch, made by a thread of its own as in training."""
-    return ahead(_whole_batches(fit))
 
 
 def _whole_batches(fit: Fit) -> Iterator[Batch]:

@@ -3,10 +3,9 @@
     python benchmarks/peer_recbole.py FOLDER SASRec|LightGCN [MINUTES]
 
 RecBole's own data loading, training loop and early stop (ndcg@10 on validation, full ranking) with
-its defaults, on a GPU where there is one; the split comes as files of its own format. After MINUTES
-of processor time no epoch is begun any more. An interrupted run goes on after its best epoch. Needs
-recbole 1.2.1 with setuptools<80, numpy<2, pandas<2.2, scipy<1.12 (LightGCN alone) and
-TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
+its defaults; the split comes as files of its own format. After MINUTES of processor time no epoch
+is begun any more. An interrupted run goes on after its best epoch. Needs recbole 1.2.1 with
+setuptools<80, numpy<2, pandas<2.2, scipy<1.12 and TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD=1.
 """
 
 import sys

@@ -53,7 +53,7 @@ class RunningAverage:
 
     @torch.no_grad()
     def players(self) -> Players:
-        """Return the averaged players, with every row up to date."""
+        """Return the averaged players, with every row up to date; not while a step is under way."""
         for value, rows in self._tables.items():
             behind = (rows.logs != self._log).nonzero().squeeze(1)
             weights = value.index_select(0, behind)
