@@ -99,9 +99,9 @@ class Histories:
 
     def where(self, kept: NDArray[np.bool_]) -> Histories:
         """Return the batch with only the items for which `kept` (T,) is true."""
-        counts = np.bincount(self.rows()[kept], minlength=len(self))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return Histories(self.items[kept], offsets, self.times)
+        before = np.zeros(len(kept) + 1, np.int64)
+        np.cumsum(kept, out=before[1:])
+        return Histories(self.items[kept], before[self.offsets], self.times)
 
     @classmethod
     def of(cls, rows: Sequence[Sequence[int] | Ints]) -> Histories:

@@ -47,6 +47,17 @@ def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
         assert bool((sample.log_inclusion <= 0).all())
 
 
+def test_places_are_those_of_the_sample_that_was_asked(dataset: Dataset) -> None:
+    sampler = PoolSampler(dataset, tiny_config(pool_items=4).train)
+    asked, rng = np.array([11, 2, 2, 7, 5]), np.random.default_rng(0)
+    for _ in range(20):
+        sample = sampler.draw(1, np.array([11]), rng)
+        assert sample is not None
+        found = sampler.places(1, sample, asked)
+        items = sample.items.tolist()
+        assert found.tolist() == [items.index(i) if i in items else -1 for i in asked.tolist()]
+
+
 WEIGHTS = arrays(np.float64, st.integers(1, 60), elements=st.floats(1e-6, 1e6))
 
 

@@ -51,12 +51,16 @@ class Part(IntEnum):
     """Held out with a test event (new-in-domain split), never evaluated itself."""
 
 
-_VISIBLE: dict[Part, tuple[Part, ...]] = {
-    Part.TRAIN: (Part.TRAIN,),
-    # Selection never sees test, not even as history.
-    Part.VALIDATION: (Part.TRAIN, Part.VALIDATION, Part.VALIDATION_REST),
-    Part.TEST: tuple(Part),
+_VISIBLE: dict[Part, NDArray[np.bool_]] = {
+    part: np.isin(np.arange(len(Part)), parts)
+    for part, parts in {
+        Part.TRAIN: [Part.TRAIN],
+        # Selection never sees test, not even as history.
+        Part.VALIDATION: [Part.TRAIN, Part.VALIDATION, Part.VALIDATION_REST],
+        Part.TEST: list(Part),
+    }.items()
 }
+"""Part that events are used in -> (P,) whether the events of each part may be seen there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -242,16 +246,13 @@ class Dataset:
     def _visible(self, starts: Ints, ends: Ints, part: Part) -> Histories:
         """Return what may be seen in a part of the events from `starts` to before `ends`."""
         lengths = ends - starts
-        rows = np.repeat(np.arange(len(lengths)), lengths)
-        firsts = np.cumsum(lengths) - lengths
-        positions = np.arange(len(rows)) - firsts[rows] + starts[rows]
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
+        positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         items = self.event_item[positions].astype(np.int64)
-        kept = np.isin(self.event_part[positions], _VISIBLE[part]) & self._is_known(items)
+        kept = _VISIBLE[part][self.event_part[positions]] & self._is_known(items)
         if self.history_domains is not None:
             kept &= self.history_domains[self.event_domain[positions]]
-        counts = np.bincount(rows[kept], minlength=len(lengths))
-        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
-        return Histories(items[kept], offsets)
+        return Histories(items, offsets).where(kept)
 
     def narrowed(
         self, *, targets: Iterable[int] | None = None, history: Iterable[int] | None = None

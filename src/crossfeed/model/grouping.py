@@ -45,8 +45,9 @@ def group(
     """
     width, count = len(catalogue.domains), len(histories)
     rows, items = histories.rows(), histories.items
-    keys = rows * width + catalogue.domain_of(items)  # (T,) one key per (row, domain)
-    order = _trimmed(keys, rows, config)
+    of_items = catalogue.domain_of(items)
+    keys = rows * width + of_items  # (T,) one key per (row, domain)
+    order = _trimmed(keys, of_items, rows, config)
     items, keys = items[order], keys[order]
     # Every row has a group of its target domain, also where it holds no item.
     is_there = np.zeros(count * width, np.bool_)
@@ -72,13 +73,17 @@ def group(
     )
 
 
-def _trimmed(keys: Ints, rows: Ints, config: ModelConfig) -> Ints:
+def _trimmed(keys: Ints, domains: Ints, rows: Ints, config: ModelConfig) -> Ints:
     """Return where the entries that stay are, sorted by key, oldest first within each."""
-    order = np.argsort(keys, kind="stable")
     if len(keys) <= min(config.history_per_domain, config.history_total):
-        return order
-    kept = np.sort(order[_recency(keys[order]) < config.history_per_domain])
-    kept = kept[_recency(rows[kept]) < config.history_total]  # rows are sorted already
+        return np.argsort(keys, kind="stable")
+    # By domain alone, which takes no comparisons: the rows are sorted already, so that entries of
+    # one key come together all the same.
+    order = np.argsort(domains.astype(np.min_scalar_type(domains.max())), kind="stable")
+    stays = np.zeros(len(keys), np.bool_)
+    stays[order[_recency(keys[order]) < config.history_per_domain]] = True
+    kept = np.flatnonzero(stays)
+    kept = kept[_recency(rows[kept]) < config.history_total]
     return kept[np.argsort(keys[kept], kind="stable")]
 
 

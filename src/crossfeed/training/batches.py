@@ -201,8 +201,13 @@ def _by_domain(
         pool = dataset.catalogue.pool(domain)
         begin, end = np.searchsorted(seen_rows, [first, last])
         sample = sampler.draw(domain, clicks[first:last], rng)
-        seen = seen_rows[begin:end] - first, seen_items[begin:end]
-        own, seen_places = _places(pool, sample, clicks[first:last], seen)
+        own, places = clicks[first:last] - pool.start, seen_items[begin:end] - pool.start
+        of_rows = seen_rows[begin:end] - first
+        if sample is not None:
+            own = sampler.places(domain, sample, clicks[first:last])
+            places = sampler.places(domain, sample, seen_items[begin:end])
+            inside = places >= 0
+            of_rows, places = of_rows[inside], places[inside]
         groups.append(
             DomainRows(
                 domains=(domain,),
@@ -211,20 +216,7 @@ def _by_domain(
                 pool=pool,
                 sample=sample,
                 clicks=torch.from_numpy(own),
-                seen=(torch.from_numpy(seen_places[0]), torch.from_numpy(seen_places[1])),
+                seen=(torch.from_numpy(of_rows), torch.from_numpy(places)),
             )
         )
     return tuple(groups)
-
-
-def _places(
-    pool: slice, sample: PoolSample | None, clicks: Ints, seen: tuple[Ints, Ints]
-) -> tuple[Ints, tuple[Ints, Ints]]:
-    """Return clicks and (row, seen item) as positions in the pool, without what lies outside."""
-    rows, items = seen
-    if sample is None:
-        return clicks - pool.start, (rows, items - pool.start)
-    sampled = sample.items.numpy()
-    places = np.minimum(np.searchsorted(sampled, items), len(sampled) - 1)
-    inside = sampled[places] == items
-    return np.searchsorted(sampled, clicks), (rows[inside], places[inside])

@@ -81,6 +81,11 @@ class PoolSampler:
             torch.from_numpy(places + first), torch.from_numpy(inclusion.astype(np.float32))
         )
 
+    def places(self, domain: int, sample: PoolSample, items: Ints) -> Ints:
+        """Return where in a sample each of some items of its domain is, -1 where it is not."""
+        first = self._offsets[domain]
+        return self._tables[domain].places(sample.items.numpy() - first, items - first)
+
 
 class _Table:
     """What the draws of one domain need; a draw costs the same whatever N is."""
@@ -90,11 +95,19 @@ class _Table:
         self._shares = weights / weights.sum()
         self._clicks, self._all_clicks = clicks, max(int(clicks.sum()), 1)
         self._kept, self._aliases = alias_table(weights)
+        self._places = np.full(len(clicks), -1)
         self.items = len(clicks)
 
     def draw(self, count: int, rng: np.random.Generator) -> Ints:
         places = rng.integers(self.items, size=count)
         return np.where(rng.random(count) < self._kept[places], places, self._aliases[places])
+
+    def places(self, sampled: Ints, items: Ints) -> Ints:
+        # A look-up beats a search: the items are many, of long histories.
+        self._places[sampled] = np.arange(len(sampled))
+        places = self._places[items]
+        self._places[sampled] = -1
+        return places
 
     def log_inclusion(self, places: Ints, *, draws: int, clicks: int) -> NDArray[np.float64]:
         clicked = self._clicks[places] / self._all_clicks
