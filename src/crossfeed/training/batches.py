@@ -19,7 +19,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
 from crossfeed.training.domain_rows import DomainRows, RowsOfDomains, stack
-from crossfeed.training.pools import PoolSample, PoolSampler
+from crossfeed.training.pools import PoolSampler
 from crossfeed.training.transfer import moved
 
 __all__ = ["Batch", "Share", "ahead", "batches", "steps_per_epoch"]
