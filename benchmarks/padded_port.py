@@ -68,10 +68,10 @@ def _assemble(dataset: Dataset, config: Config, events: Ints, rng: np.random.Gen
     order = np.argsort(domains, kind="stable")
     events, domains = events[order], domains[order]
     histories = dataset.histories(events, Part.TRAIN)
-    shown = mask(histories, domains, catalogue=catalogue, config=config.model, rng=rng)
     clicks = dataset.event_item[events].astype(np.int64)
     of = histories.rows()
     seen = catalogue.domain_of(histories.items) == domains[of]
+    shown = mask(histories, seen, config.model, rng)
     seen &= histories.items != clicks[of]
     return Rows(
         build_timelines(shown, domains, catalogue=catalogue, config=config.model),

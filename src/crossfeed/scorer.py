@@ -104,6 +104,13 @@ class Histories:
         return Histories(self.items[kept], before[self.offsets], self.times)
 
     @classmethod
+    def joined(cls, parts: Sequence[Histories]) -> Histories:
+        """Return the rows of one or more batches, one batch after another, without times."""
+        counts = np.concatenate([np.diff(part.offsets) for part in parts])
+        offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+        return cls(np.concatenate([part.items for part in parts]), offsets)
+
+    @classmethod
     def of(cls, rows: Sequence[Sequence[int] | Ints]) -> Histories:
         """Build a batch from one sequence of item indices per row, newest last."""
         lengths = np.array([len(row) for row in rows], dtype=np.int64)

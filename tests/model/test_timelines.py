@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.config import ModelConfig
+from crossfeed.model.grouping import trimmed
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories
 
@@ -66,6 +67,24 @@ def test_a_row_does_not_depend_on_the_batch(rows: list[list[int]], data: st.Data
     for row, (history, domain) in enumerate(zip(rows, domains, strict=True)):
         alone = groups_of(build([history], [domain], **limits))
         assert [group[1:] for group in together if group[0] == row] == [g[1:] for g in alone]
+
+
+@given(st.lists(st.lists(st.integers(0, 29), max_size=12), min_size=1, max_size=5))
+def test_what_is_trimmed_stays_in_its_order_and_stays_when_trimmed_again(
+    rows: list[list[int]],
+) -> None:
+    config = ModelConfig.model_validate({"history_per_domain": 2, "history_total": 4})
+    once = trimmed(Histories.of(rows), catalogue=CATALOGUE, config=config)
+    for row, history in enumerate(rows):
+        newest: list[int] = []
+        for item in reversed(history):  # as the rule says it
+            of_domain = [other for other in newest if other // 10 == item // 10]
+            if len(of_domain) < 2 and len(newest) < 4:
+                newest.append(item)
+        assert once.row(row).tolist() == newest[::-1]
+    again = trimmed(once, catalogue=CATALOGUE, config=config)
+    assert again.items.tolist() == once.items.tolist()
+    assert again.offsets.tolist() == once.offsets.tolist()
 
 
 def test_every_row_has_one_target_group() -> None:

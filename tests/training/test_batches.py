@@ -4,18 +4,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import fields
 
 import pytest
 import torch
 from planted import tiny_config
 
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.model.timelines import Timelines
 from crossfeed.training.batches import Batch, ahead, batches
 
 
-def made(dataset: Dataset) -> Iterator[Batch]:
+def made(dataset: Dataset, **settings: object) -> Iterator[Batch]:
     config = tiny_config(batch_size=100)
+    config = config.model_copy(update={"model": config.model.model_copy(update=settings)})
     return batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=1)
+
+
+def test_long_histories_are_looked_at_in_blocks_and_make_the_same_batch(
+    last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = {"mask_share": 0, "history_per_domain": 3, "history_total": 5}
+    whole = next(made(last_out, **settings))
+    monkeypatch.setattr("crossfeed.training.batches._BLOCK_EVENTS", 40)
+    blocks = next(made(last_out, **settings))
+    for field in fields(Timelines):
+        one, other = (getattr(batch.timelines, field.name) for batch in (whole, blocks))
+        assert torch.equal(one, other), field.name
+    for one, other in zip(whole.groups, blocks.groups, strict=True):
+        assert torch.equal(one.clicks, other.clicks)
+        assert all(torch.equal(a, b) for a, b in zip(one.seen, other.seen, strict=True))
 
 
 def test_batches_made_ahead_are_the_same_in_the_same_order(last_out: Dataset) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from crossfeed.config import ModelConfig
 from crossfeed.scorer import Catalogue, Histories, Ints
 
-__all__ = ["Grouped", "group"]
+__all__ = ["Grouped", "group", "trimmed"]
 
 
 class Grouped(NamedTuple):
@@ -31,6 +31,25 @@ class Grouped(NamedTuple):
     slots: Ints
 
 
+def trimmed(histories: Histories, *, catalogue: Catalogue, config: ModelConfig) -> Histories:
+    """Return histories with the newest `history_per_domain` items of each domain.
+
+    Of those the `history_total` newest stay. Trimmed again they are the same.
+    """
+    if len(histories.items) <= min(config.history_per_domain, config.history_total):
+        return histories
+    rows, domains = histories.rows(), catalogue.domain_of(histories.items)
+    # By domain alone, which takes no comparisons: the rows are in order, so what is of one row and
+    # one domain comes together all the same.
+    order = np.argsort(domains.astype(np.min_scalar_type(domains.max())), kind="stable")
+    keys = rows * len(catalogue.domains) + domains
+    stays = np.zeros(len(rows), np.bool_)
+    stays[order[_recency(keys[order]) < config.history_per_domain]] = True
+    newest = np.flatnonzero(stays)
+    stays[newest[_recency(rows[newest]) >= config.history_total]] = False
+    return histories.where(stays)
+
+
 def group(
     histories: Histories, domains: Ints, *, catalogue: Catalogue, config: ModelConfig
 ) -> Grouped:
@@ -44,11 +63,10 @@ def group(
             `history_total` newest.
     """
     width, count = len(catalogue.domains), len(histories)
-    rows, items = histories.rows(), histories.items
-    of_items = catalogue.domain_of(items)
-    keys = rows * width + of_items  # (T,) one key per (row, domain)
-    order = _trimmed(keys, of_items, rows, config)
-    items, keys = items[order], keys[order]
+    histories = trimmed(histories, catalogue=catalogue, config=config)
+    keys = histories.rows() * width + catalogue.domain_of(histories.items)  # one per (row, domain)
+    order = np.argsort(keys, kind="stable")
+    items, keys = histories.items[order], keys[order]
     # Every row has a group of its target domain, also where it holds no item.
     is_there = np.zeros(count * width, np.bool_)
     is_there[keys] = True
@@ -71,20 +89,6 @@ def group(
         target_domains=np.ascontiguousarray(domains, dtype=np.int64),
         slots=np.arange(slots.max(initial=-1) + 1),
     )
-
-
-def _trimmed(keys: Ints, domains: Ints, rows: Ints, config: ModelConfig) -> Ints:
-    """Return where the entries that stay are, sorted by key, oldest first within each."""
-    if len(keys) <= min(config.history_per_domain, config.history_total):
-        return np.argsort(keys, kind="stable")
-    # By domain alone, which takes no comparisons: the rows are sorted already, so that entries of
-    # one key come together all the same.
-    order = np.argsort(domains.astype(np.min_scalar_type(domains.max())), kind="stable")
-    stays = np.zeros(len(keys), np.bool_)
-    stays[order[_recency(keys[order]) < config.history_per_domain]] = True
-    kept = np.flatnonzero(stays)
-    kept = kept[_recency(rows[kept]) < config.history_total]
-    return kept[np.argsort(keys[kept], kind="stable")]
 
 
 def _recency(sorted_keys: Ints) -> Ints:

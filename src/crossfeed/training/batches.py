@@ -5,6 +5,7 @@ Dims: B clicks, S pairs of (row, seen item).
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +13,12 @@ from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.model.grouping import trimmed
 from crossfeed.model.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
 from crossfeed.training.domain_rows import DomainRows, RowsOfDomains, stack
@@ -26,6 +29,8 @@ __all__ = ["Batch", "Share", "ahead", "batches", "steps_per_epoch"]
 
 _AHEAD = 2
 """Batches that wait for the step that needs them."""
+_BLOCK_EVENTS = 2**16
+"""History events of a batch that are looked at together, a single longer history apart."""
 
 
 @dataclass(frozen=True)
@@ -152,44 +157,62 @@ def _assemble(
     domains = dataset.event_domain[events].astype(np.int64)
     order = np.argsort(domains, kind="stable")
     events, domains = events[order], domains[order]
-    histories = dataset.histories(events, Part.TRAIN)
+    shown, seen_rows, seen_items = [], [], []
+    for first, last in _blocks(dataset, events):
+        histories = dataset.histories(events[first:last], Part.TRAIN)
+        in_target = _in_target(histories, domains[first:last], dataset.catalogue)
+        seen_rows.append(first + histories.rows()[in_target])
+        seen_items.append(histories.items[in_target])
+        masked = mask(histories, in_target, config.model, rng)
+        shown.append(trimmed(masked, catalogue=dataset.catalogue, config=config.model))
     timelines = build_timelines(
-        mask(histories, domains, catalogue=dataset.catalogue, config=config.model, rng=rng),
-        domains,
-        catalogue=dataset.catalogue,
-        config=config.model,
+        Histories.joined(shown), domains, catalogue=dataset.catalogue, config=config.model
     )
+    seen = np.concatenate(seen_rows), np.concatenate(seen_items)
     times = torch.from_numpy(dataset.event_time[events])
-    return timelines, times, _by_domain(dataset, events, domains, histories, rng, sampler)
+    return timelines, times, _by_domain(dataset, events, domains, seen, rng, sampler)
+
+
+def _blocks(dataset: Dataset, events: Ints) -> Iterator[tuple[int, int]]:
+    """Yield ranges of rows to look at together: their histories, not yet trimmed, fit a cache."""
+    before = np.cumsum(events - dataset.user_offsets[dataset.users_of(events)])
+    edges = np.flatnonzero(np.diff(before // _BLOCK_EVENTS)) + 1
+    bounds = [0, *edges.tolist(), len(events)]
+    yield from itertools.pairwise(bounds)
+
+
+def _in_target(histories: Histories, domains: Ints, catalogue: Catalogue) -> NDArray[np.bool_]:
+    """Return (T,) whether each item is of its row's target domain (B,)."""
+    of_rows = np.repeat(domains, np.diff(histories.offsets))
+    return np.asarray(catalogue.domain_of(histories.items) == of_rows)
 
 
 def mask(
     histories: Histories,
-    domains: Ints,
-    *,
-    catalogue: Catalogue,
+    in_target: NDArray[np.bool_],
     config: ModelConfig,
     rng: np.random.Generator,
 ) -> Histories:
-    """Hide a share of all events, and a further share of those in each row's target domain."""
-    rows = histories.rows()
-    in_target = catalogue.domain_of(histories.items) == domains[rows]
-    shown = rng.random(len(rows)) >= config.drop_share
-    return histories.where(shown & ~(in_target & (rng.random(len(rows)) < config.mask_share)))
+    """Hide a share of all events, and a further share of those `in_target`, (T,).
+
+    These are the events in their row's target domain.
+    """
+    shown = rng.random(len(in_target)) >= config.drop_share
+    hidden = in_target & (rng.random(len(in_target)) < config.mask_share)
+    return histories.where(shown & ~hidden)
 
 
 def _by_domain(
     dataset: Dataset,
     events: Ints,
     domains: Ints,
-    histories: Histories,
+    seen: tuple[Ints, Ints],
     rng: np.random.Generator,
     sampler: PoolSampler,
 ) -> tuple[DomainRows, ...]:
+    """Return the rows by domain; `seen` are pairs of row and item of its target domain."""
     clicks = dataset.event_item[events].astype(np.int64)
-    rows = histories.rows()
-    of_target = dataset.catalogue.domain_of(histories.items) == domains[rows]
-    seen_rows, seen_items = rows[of_target], histories.items[of_target]
+    seen_rows, seen_items = seen
     other = seen_items != clicks[seen_rows]  # where repeats are kept the click was seen before
     seen_rows, seen_items = seen_rows[other], seen_items[other]
     if dataset.config.repeats == "keep":
