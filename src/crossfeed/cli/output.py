@@ -8,12 +8,22 @@ import sys
 
 from rich import box
 from rich.console import Console
+from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from crossfeed.errors import CrossfeedError
 
-__all__ = ["log_to_stderr", "make_table", "print_error", "print_json", "say", "stdout", "title"]
+__all__ = [
+    "log_to_stderr",
+    "make_table",
+    "print_error",
+    "print_json",
+    "say",
+    "status",
+    "stdout",
+    "title",
+]
 
 _FILE_WIDTH = 200
 """Columns of a table that goes to a file or a pipe, where nothing has to be folded."""
@@ -47,6 +57,11 @@ def print_json(value: object) -> None:
 def say(line: str) -> None:
     """Print a line for people, on stderr."""
     print(line, file=sys.stderr)
+
+
+def status(text: str) -> Status:
+    """Return a context in which stderr, where it is a terminal, says what is being done."""
+    return Console(stderr=True).status(text)
 
 
 def print_error(error: CrossfeedError) -> None:

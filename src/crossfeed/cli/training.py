@@ -131,7 +131,8 @@ def evaluate(
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     if names == ["all"]:
         names = list(BASELINES)
-    results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names)
+    with output.status(f"evaluate: ranking the clicks of the {part} part"):
+        results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names)
     opened.write_results(results)
     if not as_json:
         tables.print_results(output.stdout(), results)

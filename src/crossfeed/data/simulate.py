@@ -20,6 +20,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
+from rich.console import Console
+from rich.progress import Progress
 
 from crossfeed.data.truth import START_SECONDS, YEAR_SECONDS, Truth
 from crossfeed.errors import ConfigError
@@ -90,8 +92,10 @@ def simulate(
     written = 0
     with atomic_path(truth_path) as truth_file, atomic_path(out) as log_file:
         truth.save(truth_file)
-        with pq.ParquetWriter(log_file, _SCHEMA) as writer:
-            for table in _chunks(truth, rates, draw_seed):
+        chunks = _starts(truth, users)
+        with pq.ParquetWriter(log_file, _SCHEMA) as writer, _bar() as bar:
+            tables = _tables(truth, rates, chunks, draw_seed)
+            for table in bar.track(tables, total=len(chunks), description="simulate"):
                 writer.write_table(table)
                 written += table.num_rows
     return Simulation(out, truth_path, written)
@@ -167,15 +171,23 @@ def _rates(rng: np.random.Generator, truth: Truth, users: int, events: int) -> N
     return np.asarray(np.minimum(rates * scale, most), np.float32)
 
 
-def _chunks(
-    truth: Truth, rates: NDArray[np.float32], seed: np.random.SeedSequence
+def _bar() -> Progress:
+    console = Console(stderr=True)
+    return Progress(console=console, transient=True, disable=not console.is_terminal)
+
+
+def _starts(truth: Truth, users: int) -> range:
+    """Return the first users of the chunks that are drawn one by one."""
+    return range(0, users, max(1, _CELLS // int(np.diff(truth.item_offsets).max())))
+
+
+def _tables(
+    truth: Truth, rates: NDArray[np.float32], starts: range, seed: np.random.SeedSequence
 ) -> Iterator[pa.Table]:
     """Draw the events of some users at a time; each chunk has a random stream of its own."""
-    size = max(1, _CELLS // int(np.diff(truth.item_offsets).max()))
-    starts = range(0, len(rates), size)
     for start, child in zip(starts, seed.spawn(len(starts)), strict=True):
         rng = np.random.default_rng(child)
-        users = np.arange(start, min(start + size, len(rates)))
+        users = np.arange(start, min(start + starts.step, len(rates)))
         drawn = [
             _draw_domain(rng, truth, users, domain, rates[users, domain])
             for domain in range(len(truth.domains))
