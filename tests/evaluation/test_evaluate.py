@@ -95,16 +95,6 @@ def test_new_in_domain_events_have_no_history_in_their_domain(new_in_domain: Dat
     assert not (domains == new_in_domain.event_domain[events][histories.rows()]).any()
 
 
-def test_histories_can_look_back_a_limited_way(last_out: Dataset) -> None:
-    events = last_out.events(Part.TEST)
-    limited = last_out.histories(events, Part.TEST, limit=3)
-    whole = last_out.histories(events, Part.TEST)
-    for row in range(len(events)):
-        newest = limited.row(row).tolist()
-        assert len(newest) <= 3
-        assert newest == whole.row(row).tolist()[len(whole.row(row)) - len(newest) :]
-
-
 def test_item_knn_finds_the_planted_taste(last_out: Dataset) -> None:
     results = evaluate(BASELINES["item-knn"](last_out), last_out, baselines=("popularity",))
     assert results.micro["ndcg@10"] > 1.3 * results.baselines["popularity"].micro["ndcg@10"]

@@ -224,18 +224,15 @@ class Dataset:
         nearer = ideal - self.user_offsets[before] < self.user_offsets[after] - ideal
         return before if nearer else after
 
-    def histories(self, events: Ints, part: Part, *, limit: int | None = None) -> Histories:
+    def histories(self, events: Ints, part: Part) -> Histories:
         """Return what was known of the user just before each event, and when that was.
 
         Args:
             events: (B,) event indices.
             part: the part that the events are used in: it decides which earlier events may be
                 seen. Training sees training clicks, validation all but the test part, test all.
-            limit: look back at most so many of the user's events, for bounded memory.
         """
         starts = self.user_offsets[self.users_of(events)]
-        if limit is not None:
-            starts = np.maximum(starts, events - limit)
         visible = self._visible(starts, events, part)
         return dataclasses.replace(visible, times=np.array(self.event_time[events]))
 
