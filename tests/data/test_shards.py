@@ -1,4 +1,4 @@
-"""Shards of users, balanced by their events."""
+"""Shards of users, balanced by their events, and chunks of events by their histories."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from toy import toy_dataset
 
-from crossfeed.data.dataset import Dataset
+from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError
 
 
@@ -65,3 +66,26 @@ def test_any_sizes_are_covered(sizes: list[int], count: int) -> None:
 def test_there_is_no_other_shard(index: int, count: int, sized: Dataset) -> None:
     with pytest.raises(ConfigError, match=f"there is no shard {index} of {count}"):
         sized.user_shard(index, count)
+
+
+@given(
+    st.lists(st.integers(1, 9), min_size=1, max_size=6),
+    st.integers(1, 30),
+    st.integers(0, 3),
+    st.data(),
+)
+def test_chunks_cover_all_events_and_cost_no_more_than_asked(
+    sizes: list[int], at_once: int, of_event: int, data: st.DataObject
+) -> None:
+    clicks = [(user, "a", 0, Part.TRAIN) for user, size in enumerate(sizes) for _ in range(size)]
+    chosen = st.lists(st.integers(0, len(clicks) - 1), unique=True)
+    events = np.array(sorted(data.draw(chosen)), np.int64)
+    dataset = toy_dataset({"a": [1]}, clicks)
+    chunks = list(dataset.chunks(events, at_once=at_once, of_event=of_event, of_click=2))
+    assert [place for first, last in chunks for place in range(first, last)] == list(
+        range(len(events))
+    )
+    before = np.concatenate([np.arange(size) for size in sizes])
+    for first, last in chunks:
+        costs = of_event + 2 * before[events[first:last]]
+        assert costs[1:].sum() <= at_once

@@ -14,8 +14,9 @@ Dims: U users, I items, D domains, N events.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from enum import IntEnum
 from functools import cached_property
 from pathlib import Path
@@ -235,6 +236,22 @@ class Dataset:
         starts = self.user_offsets[self.users_of(events)]
         visible = self._visible(starts, events, part)
         return dataclasses.replace(visible, times=np.array(self.event_time[events]))
+
+    def chunks(
+        self, events: Ints, *, at_once: int, of_event: int = 0, of_click: int = 1
+    ) -> Iterator[tuple[int, int]]:
+        """Yield first and last + 1 of consecutive events whose histories fit in memory together.
+
+        Args:
+            events: (B,) event indices.
+            at_once: what a chunk may cost, its first event apart.
+            of_event: what an event costs.
+            of_click: what each earlier event of its user's costs.
+        """
+        costs = of_event + of_click * (events - self.user_offsets[self.users_of(events)])
+        filled = np.cumsum(costs) // at_once
+        bounds = {0, *(np.flatnonzero(np.diff(filled)) + 1).tolist(), len(events)}
+        yield from itertools.pairwise(sorted(bounds))
 
     def timelines(self, users: Ints, part: Part) -> Histories:
         """Return all that may be seen of users (B,) in a part, as if they came after the end."""

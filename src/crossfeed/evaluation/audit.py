@@ -9,7 +9,7 @@ Dims: N events, B events of a chunk, I items.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
@@ -21,7 +21,10 @@ from crossfeed.scorer import Ints, Scorer
 
 __all__ = ["AuditReport", "Finding", "audit", "audit_scorer"]
 
-_EVENTS_AT_ONCE = 5_000
+_CLICKS_AT_ONCE = 1_000_000
+"""Clicks of histories held in memory at a time; with temporaries about 100 MB."""
+_OF_TRAINING = slice(0, 5_000, 100)
+"""The training clicks that scorers are asked about."""
 _HELD_OUT_LATER = {
     Part.TRAIN: (Part.VALIDATION, Part.TEST, Part.VALIDATION_REST, Part.TEST_REST),
     Part.VALIDATION: (Part.TEST, Part.TEST_REST),
@@ -83,7 +86,7 @@ def audit(dataset: Dataset, *, baselines: Sequence[str] = ("popularity",)) -> Au
 def audit_scorer(fit: Callable[[Dataset], Scorer], dataset: Dataset) -> Finding:
     """Fit a scorer as it is and with other clicks in the held-out parts: its scores must agree."""
     scorer, other = fit(dataset), fit(_altered(dataset))
-    events = dataset.events(Part.TRAIN)[:_EVENTS_AT_ONCE:100]
+    events = dataset.events(Part.TRAIN)[_OF_TRAINING]
     histories = dataset.histories(events, Part.TRAIN)
     differing = [
         name
@@ -221,7 +224,8 @@ def _known_clicks(dataset: Dataset) -> Finding:
 def _histories(dataset: Dataset, part: Part) -> Finding:
     """A history holds items of the user's earlier, visible events and nothing else."""
     events, leaking = dataset.events(part), []
-    for chunk in _chunks(events):
+    for first, last in dataset.chunks(events, at_once=_CLICKS_AT_ONCE, of_event=1):
+        chunk = events[first:last]
         histories = dataset.histories(chunk, part)
         allowed = _allowed_keys(dataset, chunk, part)
         keys = histories.rows() * dataset.catalogue.items + histories.items
@@ -270,8 +274,3 @@ def _finding(
     count = len(violations)
     detail = f"{count:,} violations, the first is {noun} {violations[0]}" if count else ""
     return Finding(artefact, rule, not count, checked, detail)
-
-
-def _chunks(events: Ints) -> Iterator[Ints]:
-    for first in range(0, len(events), _EVENTS_AT_ONCE):
-        yield events[first : first + _EVENTS_AT_ONCE]

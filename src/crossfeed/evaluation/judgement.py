@@ -5,9 +5,8 @@ Dims: B events, N items of the domain's pool.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +102,9 @@ def judge_domain(
     targets = _targets(dataset, events, pool)
     lists = ListCounts.none(len(clicks))
     ranks, losses, warm = [], [], []
-    for first, last in _chunks(dataset, events, len(clicks)):
+    for first, last in dataset.chunks(
+        events, at_once=_CELLS_AT_ONCE, of_event=len(clicks) + 1, of_click=_CELLS_OF_A_CLICK
+    ):
         histories = dataset.histories(events[first:last], part)
         scores = scorer.score(histories, domain)
         block = Block.of(scores, targets[first:last], Seen.of(histories, pool))
@@ -129,11 +130,3 @@ def _targets(dataset: Dataset, events: Ints, pool: slice) -> Ints:
     """Return (B,) the column of each event's item in the pool, -1 where it is not in it."""
     items = dataset.event_item[events].astype(np.int64)
     return np.where((items >= pool.start) & (items < pool.stop), items - pool.start, -1)
-
-
-def _chunks(dataset: Dataset, events: Ints, items: int) -> Iterator[tuple[int, int]]:
-    """Return first and last + 1 of consecutive events whose scores and histories fit in memory."""
-    clicks = events - dataset.user_offsets[dataset.users_of(events)]
-    filled = np.cumsum(items + _CELLS_OF_A_CLICK * clicks + 1) // _CELLS_AT_ONCE
-    bounds = [0, *(np.flatnonzero(np.diff(filled)) + 1).tolist(), len(events)]
-    return pairwise(bounds)

@@ -20,6 +20,8 @@ _LIST = 10
 _NEWEST = 5
 _LOOKED_AT = 5_000
 """Held-out events among which examples are sought."""
+_CLICKS_AT_ONCE = 1_000_000
+"""Clicks of their histories held in memory at a time; with temporaries about 100 MB."""
 
 
 def draw_examples(
@@ -35,9 +37,11 @@ def draw_examples(
         seed: of the draw.
     """
     events = np.random.default_rng(seed).permutation(dataset.events(part))[:_LOOKED_AT]
-    histories = dataset.histories(events, part)
-    known = _domains_known(histories, dataset)
-    chosen = _spread(events[known > 1], dataset, count)
+    of_several = [
+        events[first:last][_domains_known(dataset.histories(events[first:last], part), dataset) > 1]
+        for first, last in dataset.chunks(events, at_once=_CLICKS_AT_ONCE, of_event=1)
+    ]
+    chosen = _spread(np.concatenate([events[:0], *of_several]), dataset, count)
     return tuple(_example(scorer, dataset, int(event), part) for event in chosen)
 
 

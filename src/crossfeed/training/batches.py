@@ -5,7 +5,6 @@ Dims: B clicks, S pairs of (row, seen item).
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,8 +28,8 @@ __all__ = ["Batch", "Share", "ahead", "batches", "steps_per_epoch"]
 
 _AHEAD = 2
 """Batches that wait for the step that needs them."""
-_BLOCK_EVENTS = 2**16
-"""History events of a batch that are looked at together, a single longer history apart."""
+_CLICKS_AT_ONCE = 2**16
+"""Clicks of a batch's histories, not yet trimmed, that are looked at together: they fit a cache."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +157,7 @@ def _assemble(
     order = np.argsort(domains, kind="stable")
     events, domains = events[order], domains[order]
     shown, seen_rows, seen_items = [], [], []
-    for first, last in _blocks(dataset, events):
+    for first, last in dataset.chunks(events, at_once=_CLICKS_AT_ONCE):
         histories = dataset.histories(events[first:last], Part.TRAIN)
         in_target = _in_target(histories, domains[first:last], dataset.catalogue)
         seen_rows.append(first + histories.rows()[in_target])
@@ -171,14 +170,6 @@ def _assemble(
     seen = np.concatenate(seen_rows), np.concatenate(seen_items)
     times = torch.from_numpy(dataset.event_time[events])
     return timelines, times, _by_domain(dataset, events, domains, seen, rng, sampler)
-
-
-def _blocks(dataset: Dataset, events: Ints) -> Iterator[tuple[int, int]]:
-    """Yield ranges of rows to look at together: their histories, not yet trimmed, fit a cache."""
-    before = np.cumsum(events - dataset.user_offsets[dataset.users_of(events)])
-    edges = np.flatnonzero(np.diff(before // _BLOCK_EVENTS)) + 1
-    bounds = [0, *edges.tolist(), len(events)]
-    yield from itertools.pairwise(bounds)
 
 
 def _in_target(histories: Histories, domains: Ints, catalogue: Catalogue) -> NDArray[np.bool_]:
