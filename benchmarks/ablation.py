@@ -8,8 +8,8 @@ for a gain of the adversary. All rows are screened with one seed, on Ciao and a 
 log; those that decide are confirmed with three, on these, MovieLens and a simulated log of 500,000
 items. The budget of a row is that of the default: at most 30 epochs (5 where an epoch takes
 minutes), stopped after 3 without a better validation; two networks that are summed are trained by
-it one by one. Rows are
-judged on the validation part, where defaults are chosen; the test part is not read.
+it one by one. Rows are judged on the validation part, where defaults are chosen; the test part is
+not read.
 """
 
 from __future__ import annotations

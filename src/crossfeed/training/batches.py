@@ -184,9 +184,13 @@ def mask(
     config: ModelConfig,
     rng: np.random.Generator,
 ) -> Histories:
-    """Hide a share of all events, and a further share of those `in_target`, (T,).
+    """Hide a share of all events, and a further share of those in their row's target domain.
 
-    These are the events in their row's target domain.
+    Args:
+        histories: B histories of T items together.
+        in_target: (T,) whether each item is of its row's target domain.
+        config: its `drop_share` and `mask_share`.
+        rng: where the draws come from.
     """
     shown = rng.random(len(in_target)) >= config.drop_share
     hidden = in_target & (rng.random(len(in_target)) < config.mask_share)
@@ -215,11 +219,15 @@ def _by_domain(
         pool = dataset.catalogue.pool(domain)
         begin, end = np.searchsorted(seen_rows, [first, last])
         sample = sampler.draw(domain, clicks[first:last], rng)
-        own, places = clicks[first:last] - pool.start, seen_items[begin:end] - pool.start
-        of_rows = seen_rows[begin:end] - first
-        if sample is not None:
-            own = sampler.places(domain, sample, clicks[first:last])
-            places = sampler.places(domain, sample, seen_items[begin:end])
+        own, of_rows, places = (
+            clicks[first:last],
+            seen_rows[begin:end] - first,
+            seen_items[begin:end],
+        )
+        if sample is None:
+            own, places = own - pool.start, places - pool.start
+        else:
+            own, places = (sampler.places(domain, sample, items) for items in (own, places))
             inside = places >= 0
             of_rows, places = of_rows[inside], places[inside]
         groups.append(
