@@ -94,11 +94,9 @@ def simulate(
         truth.save(truth_file)
         chunks = _starts(truth, users)
         with pq.ParquetWriter(log_file, _SCHEMA) as writer, _bar() as bar:
-            # Not `track`: its thread can keep a process that was interrupted from ending.
-            task = bar.add_task("simulate", total=len(chunks))
-            for table in _tables(truth, rates, chunks, draw_seed):
+            tables = _tables(truth, rates, chunks, draw_seed)
+            for table in bar.track(tables, total=len(chunks), description="simulate"):
                 writer.write_table(table)
-                bar.advance(task)
                 written += table.num_rows
     return Simulation(out, truth_path, written)
 
