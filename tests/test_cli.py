@@ -244,14 +244,21 @@ def test_results_fit_the_terminal(width: int, headers: int) -> None:
 def test_ctrl_c_is_exit_code_130_and_a_sentence(tmp_path: Path) -> None:
     out = tmp_path / "clicks.parquet"
     words = ["simulate", out, "--users", "200000", "--items", "20000", "--events", "9000000"]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "crossfeed", *map(str, words)], stderr=subprocess.PIPE, text=True
-    )
-    while not list(tmp_path.glob(".*.tmp")):  # it works now, and will for a while
-        assert process.poll() is None
-        time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
-    _, errors = process.communicate(timeout=60)
+    with subprocess.Popen(
+        [sys.executable, "-m", "crossfeed", *map(str, words)],
+        stderr=subprocess.PIPE,
+        text=True,
+        # Tests that a script runs in the background would have it ignore the signal.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
+        try:
+            while not list(tmp_path.glob(".*.tmp")):  # it works now, and will for a while
+                assert process.poll() is None
+                time.sleep(0.05)
+            process.send_signal(signal.SIGINT)
+            _, errors = process.communicate(timeout=60)
+        finally:
+            process.kill()
     assert (process.returncode, errors) == (130, "stopped\n")
     assert list(tmp_path.iterdir()) == []
 
