@@ -135,6 +135,8 @@ with joined() as workers:
         "apart": apart(workers),
         "evaluated": evaluate(alone, dataset, workers=workers).to_json(),
     }
+tasks = Path("/proc/self/task")
+found["threads"] = [file.read_text() for file in tasks.glob("*/comm")] if tasks.exists() else []
 out.with_suffix(f".{workers.rank}.json").write_text(json.dumps(found))
 """
 
@@ -192,6 +194,14 @@ def test_processes_tell_each_other(together: tuple[Run, list[dict[str, Any]]]) -
         assert found["most"] == [15, 1]
         assert found["means"] == {"loss": 2.5}
         assert found["added"] == {"both": 2.0, "only 0": 2.0, "only 1": 2.0}
+
+
+def test_no_thread_of_the_exchange_outlives_it(
+    together: tuple[Run, list[dict[str, Any]]],
+) -> None:
+    """One that asks for the interpreter when it is ending aborts the process."""
+    for found in together[1]:
+        assert [name for name in found["threads"] if "gloo" in name] == []
 
 
 def test_weights_that_differ_stop_the_training(

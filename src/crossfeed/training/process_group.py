@@ -16,6 +16,10 @@ from types import FrameType
 import torch
 import torch.distributed as dist
 
+# Its functions have the group of all processes as a default, as it is when they are imported. Once
+# there is a group they would keep it, and with it threads that must not outlive the interpreter.
+import torch.distributed.nn.functional
+
 from crossfeed.errors import ConfigError, CrossfeedError
 from crossfeed.training.distributed import ALONE, Workers
 from crossfeed.training.heartbeat import Heartbeat
@@ -51,7 +55,9 @@ def joined() -> Iterator[Workers]:
     heartbeat = Heartbeat(rank=workers.rank, count=workers.count)
     with _ending(heartbeat):
         yield workers
-        workers.wait()
+        # Unlike an exchange it has no tensor, which gloo's threads let go of a little later and
+        # need the interpreter for: it would abort if it were ending by then.
+        dist.barrier()
         heartbeat.stop()
         dist.destroy_process_group()
 
