@@ -28,6 +28,8 @@ __all__ = ["Serving", "log_requests", "make_app", "run_app", "serve"]
 
 _DEFAULTS = Limits()
 _BACKLOG = 2048
+_HEAD_BYTES = 65_536
+"""Of a request's line and headers; one read of the socket may come on top."""
 
 
 def serve(
@@ -137,6 +139,27 @@ def run_app(
         limits: tell how long work may take that has begun.
     """
     import uvicorn
+    from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        """Hangs up on headers without end, before or behind a body: httptools takes them all."""
+
+        _head_bytes = 0
+
+        def data_received(self, data: bytes) -> None:
+            self._head_bytes += len(data)
+            super().data_received(data)
+            if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(STATUS_LINE[431] + b"connection: close\r\n\r\n")
+                self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._head_bytes = 0
+            super().on_message_begin()
+
+        def on_body(self, body: bytes) -> None:
+            self._head_bytes = 0
+            super().on_body(body)
 
     class Server(uvicorn.Server):
         """Tells when it begins to answer, reloads on SIGHUP, and says when it is about to stop."""
@@ -159,6 +182,7 @@ def run_app(
 
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_level="warning",
         access_log=False,
         proxy_headers=False,  # nothing here asks where a request came from
