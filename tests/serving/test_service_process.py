@@ -19,6 +19,8 @@ import pytest
 from service import Service
 from stores import items
 
+from crossfeed.errors import BundleError
+from crossfeed.serving.server import serve
 from crossfeed.serving.store_url import open_store
 
 KEY = "a-key-of-enough-characters"
@@ -139,6 +141,25 @@ def test_hanging_up_reloads_or_keeps_the_model(bundle_path: Path, tmp_path: Path
         assert "items.arrow has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
         answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
         assert answer.status_code == 200
+
+
+def test_hanging_up_while_it_loads_does_not_end_it(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def load(*_: object) -> None:
+        found.append(signal.getsignal(signal.SIGHUP))
+        raise BundleError("planted")
+
+    monkeypatch.setattr("crossfeed.serving.server.make_app", load)
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(BundleError, match="planted"):
+            serve(bundle_path, port=0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [signal.SIG_IGN]
 
 
 @pytest.fixture(scope="module")

@@ -65,6 +65,8 @@ def serve(
         BundleError: the bundle is missing or damaged, or fails its check.
         HistoryStoreError: the store cannot be opened.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload yet
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
@@ -247,7 +249,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         if listening is not None:
             listening.close()
         raise ConfigError(
