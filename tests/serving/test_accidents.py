@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -14,6 +16,9 @@ from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle
 from crossfeed.serving.app import create_app
+from crossfeed.serving.history import Event
+from crossfeed.serving.ids import Id
+from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import REQUEST_LOG
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 from crossfeed.serving.store_url import open_store
@@ -158,6 +163,47 @@ def test_a_full_disk_refuses_events_keeps_the_old_and_answers_on(
         pages(100_000)
         time.sleep(0.5)
         assert client.post("/v1/events", json={"events": many}).json()["accepted"] == 100
+
+
+class Hanging(SqliteHistoryStore):
+    """A store that answers once it is told to, and counts who waits."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.go = threading.Event()
+        self.reads = self.pings = 0
+
+    def read(self, user_id: Id) -> Sequence[Event]:
+        self.reads += 1
+        assert self.go.wait(30)
+        return super().read(user_id)
+
+    def ping(self) -> None:
+        self.pings += 1
+        assert self.go.wait(30)
+        super().ping()
+
+
+def test_health_and_metrics_do_not_wait_for_a_store_that_hangs(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossfeed.serving.app._CHECK_SECONDS", 0.05)
+    store = Hanging()
+    app = create_app(bundle, store=store, limits=Limits(timeout_seconds=60))
+    with TestClient(app) as client, ThreadPoolExecutor(60) as pool:
+        asked = [pool.submit(client.get, "/v1/users/ann/history") for _ in range(60)]
+        while store.reads < 40:  # all threads of the other routes
+            time.sleep(0.01)
+        for _ in range(3):
+            ready = client.get("/health/ready")
+            assert ready.status_code == 200
+            assert ready.json()["status"] == "degraded"
+        assert client.get("/metrics").status_code == 200
+        assert store.pings == 1
+        store.go.set()
+        assert {one.result().status_code for one in asked} == {200}
+        monkeypatch.setattr("crossfeed.serving.app._CHECK_SECONDS", 30)
+        assert client.get("/health/ready").json()["status"] == "ready"
 
 
 def test_a_clock_that_jumps_mixes_up_nothing(

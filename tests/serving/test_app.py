@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +15,16 @@ from urllib.parse import quote
 
 import pyarrow as pa
 import pytest
+from pydantic import BaseModel, field_validator
 from starlette.testclient import TestClient
+from starlette.types import Message
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import HistoryStoreError
 from crossfeed.item_ids import sorted_places
 from crossfeed.serving.app import create_app
 from crossfeed.serving.history import Event
+from crossfeed.serving.hot_route import json_body
 from crossfeed.serving.limits import Limits
 from crossfeed.serving.monitoring import REQUEST_LOG
 from crossfeed.serving.recommender import Recommender
@@ -306,6 +311,64 @@ def test_all_problems_of_a_body_are_named_at_once(client: TestClient) -> None:
     found = problem(client.post("/v1/recommend", json=body))
     for name in ("user_id", "domain", "k:", "kk"):
         assert name in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("route", "name", "body"),
+    [
+        ("/v1/recommend", "history", {"domain": "videos"}),
+        ("/v1/recommend", "exclude", {"user_id": "u001", "domain": "videos"}),
+        ("/v1/events", "events", {}),
+    ],
+)
+def test_of_a_list_the_first_problem_is_named(
+    route: str, name: str, body: dict[str, object], client: TestClient
+) -> None:
+    found = problem(client.post(route, json={**body, name: [None, None]}))
+    assert found["field"].startswith(f"{name}[0]")
+    assert f"{name}[1]" not in found["detail"]
+
+
+@pytest.mark.parametrize(
+    ("method", "route"),
+    [("POST", "/v1/recommend"), ("POST", "/v1/events"), ("PUT", "/v1/items/availability")],
+)
+def test_problems_without_number_are_counted_and_not_named(
+    method: str, route: str, client: TestClient
+) -> None:
+    response = client.request(method, route, json={f"k{number}": 1 for number in range(1000)})
+    assert response.status_code == 422
+    found = problem(response)
+    assert found["detail"].startswith("the body has 1,00")
+    assert found["detail"].endswith(" errors, too many to name them")
+    assert found["field"] == "body"
+
+
+def test_a_large_body_is_checked_beside_the_event_loop() -> None:
+    threads = []
+
+    class Body(BaseModel):
+        text: str
+
+        @field_validator("text")
+        @classmethod
+        def _note(cls, text: str) -> str:
+            threads.append(threading.get_ident())
+            return text
+
+    async def read(letters: int) -> None:
+        content = json.dumps({"text": "x" * letters}).encode()
+
+        async def receive() -> Message:
+            return {"type": "http.request", "body": content}
+
+        scope = {"headers": [(b"content-type", b"application/json")]}
+        await json_body("body", Body)(scope, receive)
+
+    for letters in (1000, 100_000):
+        asyncio.run(read(letters))
+    small, large = threads
+    assert small == threading.get_ident() != large
 
 
 @pytest.mark.parametrize(

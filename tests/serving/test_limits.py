@@ -113,6 +113,16 @@ def test_an_error_in_time_is_raised_and_a_late_one_is_not(
     assert not recwarn.list
 
 
+def body_limit(app: ASGIApp, **limits: float) -> BodyLimit:
+    return BodyLimit(
+        app,
+        limits=Limits(**limits),  # type: ignore[arg-type]
+        too_large=PlainTextResponse("large", 413),
+        too_slow=PlainTextResponse("slow", 408),
+        full=FULL,
+    )
+
+
 def test_a_body_that_comes_too_slowly_is_refused() -> None:
     async def never() -> Message:
         await asyncio.sleep(60)
@@ -124,13 +134,50 @@ def test_a_body_that_comes_too_slowly_is_refused() -> None:
         async def send(message: Message) -> None:
             sent.append(message)
 
-        slow, large = PlainTextResponse("slow", 408), PlainTextResponse("large", 413)
-        limits = Limits(timeout_seconds=0.01)
-        app = BodyLimit(Held(), limits=limits, too_large=large, too_slow=slow)
+        app = body_limit(Held(), timeout_seconds=0.01)
         await app({"type": "http", "method": "POST", "path": "/", "headers": []}, never, send)
         return str(sent[0]["status"])
 
     assert asyncio.run(run()) == "408"
+
+
+async def post(app: ASGIApp, *, rest: asyncio.Event, length: int = 11) -> str:
+    """Return the body of the answer to a POST whose second half comes when `rest` is set."""
+    sent: list[Message] = []
+    halves = iter([b"first", b"second"])
+
+    async def receive() -> Message:
+        half = next(halves)
+        if half == b"second":
+            await rest.wait()
+        return {"type": "http.request", "body": half, "more_body": half == b"first"}
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    headers = [(b"content-length", str(length).encode())]
+    await app({"type": "http", "method": "POST", "path": "/", "headers": headers}, receive, send)
+    return b"".join(message.get("body", b"") for message in sent).decode()
+
+
+def test_as_many_bodies_are_on_their_way_as_requests_in_work() -> None:
+    async def run() -> None:
+        rest = asyncio.Event()
+        app = body_limit(PlainTextResponse("done"), requests_at_once=2)
+        coming = [asyncio.create_task(post(app, rest=rest)) for _ in range(2)]
+        await asyncio.sleep(0)
+        assert await asyncio.wait_for(post(app, rest=rest), 5) == "full"
+        assert await ask(app) == "done"  # what is there already needs no place
+        rest.set()
+        assert await asyncio.gather(*coming) == ["done"] * 2
+        assert await post(app, rest=rest) == "done"
+
+    asyncio.run(run())
+
+
+def test_a_body_that_says_that_it_is_too_large_is_not_waited_for() -> None:
+    app = body_limit(PlainTextResponse("done"), body_bytes=1000, timeout_seconds=5)
+    assert asyncio.run(post(app, rest=asyncio.Event(), length=1001)) == "large"
 
 
 class Clock:

@@ -216,6 +216,14 @@ def test_a_port_in_use_is_a_clear_error(bundle_path: Path) -> None:
             serve(bundle_path, port=port)
 
 
+def test_a_host_that_is_no_name_is_a_clear_error(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(KEYS_VARIABLE, KEY)
+    with pytest.raises(ConfigError, match=r"cannot listen on a\.\.b:8000: .*\nhint: choose"):
+        serve(bundle_path, host="a..b")
+
+
 def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
     url = default_store_url(tmp_path / "bundle")
     assert url == f"sqlite:///{tmp_path.resolve()}/bundle.histories.sqlite"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import select
 import shutil
 import signal
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ import pytest
 from service import Service
 from stores import items
 
+from crossfeed.errors import BundleError
+from crossfeed.serving.server import serve
 from crossfeed.serving.store_url import open_store
 
 KEY = "a-key-of-enough-characters"
@@ -137,3 +141,50 @@ def test_hanging_up_reloads_or_keeps_the_model(bundle_path: Path, tmp_path: Path
         assert "items.arrow has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
         answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
         assert answer.status_code == 200
+
+
+def test_hanging_up_while_it_loads_does_not_end_it(
+    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = []
+
+    def load(*_: object) -> None:
+        found.append(signal.getsignal(signal.SIGHUP))
+        raise BundleError("planted")
+
+    monkeypatch.setattr("crossfeed.serving.server.make_app", load)
+    before = signal.getsignal(signal.SIGHUP)
+    try:
+        with pytest.raises(BundleError, match="planted"):
+            serve(bundle_path, port=0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert found == [signal.SIG_IGN]
+
+
+@pytest.fixture(scope="module")
+def service(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    log = tmp_path_factory.mktemp("service") / "log"
+    with Service(bundle_path, "sqlite://", log=log) as started:
+        yield started
+
+
+@pytest.mark.parametrize(
+    "begin",
+    [
+        b"GET /health/live HTTP/1.1\r\nx-long: ",
+        b"POST /v1/events HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx-long: ",
+    ],
+    ids=["before the body", "behind it"],
+)
+def test_headers_without_end_are_hung_up_on(begin: bytes, service: Service) -> None:
+    usual = httpx2.get(f"{service.url}/health/live", headers={"x-long": "x" * 30_000})
+    assert usual.status_code == 200
+    port = int(service.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+        connection.sendall(begin)
+        for _ in range(100):
+            if select.select([connection], [], [], 0.05)[0]:
+                break
+            connection.sendall(b"x" * 10_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 431 ")

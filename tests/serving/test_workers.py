@@ -23,6 +23,7 @@ from crossfeed.errors import ConfigError
 from crossfeed.serving.channel import Channel, ChannelClosed
 from crossfeed.serving.metric_pages import merged
 from crossfeed.serving.server import serve
+from crossfeed.serving.supervisor import Supervisor
 
 ASKED = "/v1/users/u001/recommendations?domain=videos&k=3"
 EVENT = {"event_id": "e1", "user_id": "ann", "item_id": "a03", "domain": "articles"}
@@ -145,6 +146,22 @@ def test_a_worker_that_dies_is_replaced_and_serves_what_the_others_do(
     fresh = Bundle.load(other).version
     until(lambda: versions(service) == {fresh})
     assert httpx2.get(f"{service.url}/health/ready").json()["status"] == "ready"
+
+
+def test_a_page_of_metrics_is_there_before_prometheus_gives_up(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    waited = []
+
+    def ask_all(what: str, *, seconds: float) -> list[dict[str, str]]:
+        waited.append(seconds)
+        return [{"error": "worker 0: 'page' was not answered"}, {what: "seen_total 5.0"}]
+
+    with socket.socket() as listening:
+        supervisor = Supervisor({}, listening, workers=2, stop_seconds=1)
+        monkeypatch.setattr(supervisor, "_ask_all", ask_all)
+        assert supervisor._answer("pages", {}) == {"pages": {"1": "seen_total 5.0"}}
+    assert waited[0] < 10  # seconds, as Prometheus is set up by default
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])

@@ -16,12 +16,23 @@ __all__ = ["Admission", "BodyLimit", "RateLimit"]
 
 
 class BodyLimit:
-    """Refuses a body that is too large or comes too slowly, before anything reads it."""
+    """Refuses a body that is too large or comes too slowly, before anything reads it.
+
+    Bodies that come in pieces are kept meanwhile: as many at once as requests may be in work.
+    """
 
     def __init__(
-        self, app: ASGIApp, *, limits: Limits, too_large: Response, too_slow: Response
+        self,
+        app: ASGIApp,
+        *,
+        limits: Limits,
+        too_large: Response,
+        too_slow: Response,
+        full: Response,
     ) -> None:
-        self.app, self.limits, self.too_large, self.too_slow = app, limits, too_large, too_slow
+        self.app, self.limits = app, limits
+        self.too_large, self.too_slow, self.full = too_large, too_slow, full
+        self._coming = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Read the body as far as allowed, then let the application have it."""
@@ -30,12 +41,11 @@ class BodyLimit:
             return
         try:
             async with asyncio.timeout(self.limits.timeout_seconds):
-                messages = await self._read(receive)
+                messages = await self._read(scope, receive)
         except TimeoutError:
-            await self.too_slow(scope, receive, send)
-            return
-        if messages is None:
-            await self.too_large(scope, receive, send)
+            messages = self.too_slow
+        if isinstance(messages, Response):
+            await messages(scope, receive, send)
             return
         waiting = iter(messages)
 
@@ -44,17 +54,27 @@ class BodyLimit:
 
         await self.app(scope, replay, send)
 
-    async def _read(self, receive: Receive) -> list[Message] | None:
-        """Return all messages of a body, or None if it is too large."""
+    async def _read(self, scope: Scope, receive: Receive) -> list[Message] | Response:
+        """Return all messages of a body, or why it is refused."""
+        if _announced_bytes(scope) > self.limits.body_bytes:
+            return self.too_large
         messages: list[Message] = []
-        size, more = 0, True
-        while more:
-            message = await receive()
-            messages.append(message)
-            size += len(message.get("body", b""))
-            more = message["type"] == "http.request" and message.get("more_body", False)
-            if size > self.limits.body_bytes:
-                return None
+        size, more, place = 0, True, 0
+        try:
+            while more:
+                message = await receive()
+                messages.append(message)
+                size += len(message.get("body", b""))
+                more = message["type"] == "http.request" and message.get("more_body", False)
+                if size > self.limits.body_bytes:
+                    return self.too_large
+                if more and not place:
+                    if self._coming >= self.limits.requests_at_once:
+                        return self.full
+                    place = 1
+                    self._coming += place
+        finally:
+            self._coming -= place
         return messages
 
 
@@ -135,6 +155,13 @@ class RateLimit:
         taken = left >= 1
         self._left[key] = (left - 1 if taken else left, now)
         return 0.0 if taken else (1 - left) / self.per_second
+
+
+def _announced_bytes(scope: Scope) -> int:
+    for name, value in scope["headers"]:
+        if name == b"content-length" and value.isdigit():
+            return int(value)
+    return 0
 
 
 def _note_error(task: asyncio.Task[None]) -> None:

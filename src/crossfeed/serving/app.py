@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -57,6 +58,9 @@ _DEFAULTS = Limits()
 
 _THREADS = 2
 """Batches of recommendations in work at once: one computes while another waits for the store."""
+_CHECK_SECONDS = 1.0
+"""How long `/health/ready` waits for the history store."""
+_UNREACHABLE = StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
 
 
 def create_app(
@@ -155,6 +159,7 @@ class Service:
         """All workers of this port together, where there are several."""
         self.stopping = False
         """Whether no new work should be sent here."""
+        self._checking: asyncio.Task[StoreFacts] | None = None
 
     def hot_routes(self) -> list[HotRoute]:
         """Return the routes that are asked most."""
@@ -274,24 +279,22 @@ class Service:
         self.monitoring.reloaded(reloaded)
         return reloaded
 
-    def metrics(self) -> Response:
+    async def metrics(self) -> Response:
         """Return the metrics in Prometheus' text format, of all workers of this port."""
-        if self.colleagues:
-            return PlainTextResponse(merged(self.colleagues.pages()))
-        return PlainTextResponse(self.monitoring.page())
+        return PlainTextResponse(await asyncio.to_thread(self._metrics_page))
 
     async def live(self) -> dict[str, str]:
         """Return that the process answers."""
         return {"status": "live"}
 
-    def ready(self, response: Response) -> Readiness:
+    async def ready(self, response: Response) -> Readiness:
         """Return whether requests should be sent here, and what of the service is impaired.
 
         `degraded` is 200: recommendations are answered as for new users, and where replicas share
         a store, taking all of them away would leave nobody to answer at all.
         """
         response.status_code = 503 if self.stopping else 200
-        store = self._store_facts()
+        store = await self._store_facts_in_time()
         able: Literal["ready", "degraded"] = "ready" if store.reachable else "degraded"
         return Readiness(
             status="stopping" if self.stopping else able,
@@ -309,11 +312,22 @@ class Service:
     def _user(self, text: str) -> Id:
         return restore_id(text, self.model.bundle.user_id_type, field="user_id")
 
+    def _metrics_page(self) -> bytes:
+        return merged(self.colleagues.pages()) if self.colleagues else self.monitoring.page()
+
+    async def _store_facts_in_time(self) -> StoreFacts:
+        """Return how the store is; who asks while it is being asked shares the answer."""
+        if self._checking is None or self._checking.done():
+            # asyncio's threads, as FastAPI's may all be waiting for the store.
+            self._checking = asyncio.create_task(asyncio.to_thread(self._store_facts))
+        done, _ = await asyncio.wait({self._checking}, timeout=_CHECK_SECONDS)
+        return self._checking.result() if done else _UNREACHABLE
+
     def _store_facts(self) -> StoreFacts:
         try:
             found = self.store.check()
         except HistoryStoreError:
-            return StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
+            return _UNREACHABLE
         self.monitoring.store_durable(found)
         return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
 

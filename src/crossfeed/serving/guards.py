@@ -32,11 +32,12 @@ def add_guards(
     tracing: Tracing | None = None,
 ) -> None:
     """Put around the routes what every request passes; the last one added is the outermost."""
+    full = _again(503, "The service is busy", "it works on as many requests as it can", 1)
     app.add_middleware(
         Admission,
         limits=limits,
         open_paths=OPEN_PATHS | {"/metrics"},
-        full=_again(503, "The service is busy", "it works on as many requests as it can", 1),
+        full=full,
         late=_again(503, "The answer took too long", "the request may have been carried out", 1),
     )
     app.add_middleware(
@@ -48,6 +49,7 @@ def add_guards(
         too_slow=problem(
             408, "The body came too slowly", f"at most {limits.timeout_seconds:g} s are waited"
         ),
+        full=full,
     )
     if limits.requests_per_second is not None:
         app.add_middleware(

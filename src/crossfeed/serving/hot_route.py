@@ -7,6 +7,7 @@ the same problems, the same handlers of errors.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any
 from urllib.parse import parse_qsl
@@ -16,13 +17,16 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from crossfeed.serving.schemas import Answer, Problem
+from crossfeed.serving.schemas import Answer, Problem, refuse_countless
 
 __all__ = ["HotRoute", "json_body", "query"]
 
 Handler = Callable[..., Awaitable[bytes]]
 Read = Callable[[Scope, Receive], Awaitable[Mapping[str, object]]]
 """Reads a handler's arguments out of a request."""
+
+_LARGE_BYTES = 65_536
+"""Bodies beyond are checked in a thread: the largest would keep the event loop for long."""
 
 
 class HotRoute(APIRoute):
@@ -63,9 +67,11 @@ def json_body(name: str, model: type[BaseModel]) -> Read:
     async def read(scope: Scope, receive: Receive) -> Mapping[str, object]:
         content = await _body(receive)
         try:
-            if _is_json(scope):
-                return {name: model.model_validate_json(content)}
-            return {name: model.model_validate(content or None)}
+            if not _is_json(scope):
+                return {name: model.model_validate(content or None)}
+            if len(content) > _LARGE_BYTES:
+                return {name: await asyncio.to_thread(model.model_validate_json, content)}
+            return {name: model.model_validate_json(content)}
         except ValidationError as error:
             raise _invalid(error, "body") from None
 
@@ -107,5 +113,6 @@ def _is_json(scope: Scope) -> bool:
 
 
 def _invalid(error: ValidationError, place: str) -> RequestValidationError:
-    details: Sequence[Any] = error.errors()  # Any: pydantic's own dictionaries
+    refuse_countless(error)
+    details: Sequence[Any] = error.errors(include_url=False)  # Any: pydantic's own dictionaries
     return RequestValidationError([{**one, "loc": (place, *one["loc"])} for one in details])

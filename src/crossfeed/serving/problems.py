@@ -57,14 +57,14 @@ def request_problem(error: RequestError) -> Response:
 
 def validation_problem(error: RequestValidationError) -> Response:
     """Return all that is wrong with the form of a request, the first of it field by field."""
-    details: Sequence[Any] = error.errors()  # Any: pydantic's own dictionaries
+    details: Sequence[Any] = error.errors()[:_MOST_SENTENCES]  # Any: pydantic's own dictionaries
     names = [_name(detail["loc"][1:]) for detail in details]
     allowed = [_allowed(detail) for detail in details]
     sentences = [f"{name}: {what}" for name, what in zip(names, allowed, strict=True)]
     return problem(
         422,
         "The request is not valid",
-        "; ".join(sentences[:_MOST_SENTENCES]),
+        "; ".join(sentences),
         field=names[0],
         value=details[0].get("input"),
         allowed=allowed[0],

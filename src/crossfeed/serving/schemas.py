@@ -12,15 +12,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    ModelWrapValidatorHandler,
     PlainValidator,
     StrictBool,
     StrictInt,
     StrictStr,
     TypeAdapter,
+    ValidationError,
     WithJsonSchema,
     model_validator,
 )
 
+from crossfeed.errors import RequestError
 from crossfeed.serving.answers import MAX_K, Recommendation, Recommendations, Step
 from crossfeed.serving.ids import ANY_ID, Id, is_id
 from crossfeed.serving.rules import SOURCES, Source
@@ -44,12 +47,14 @@ __all__ = [
     "StoreFacts",
     "UserHistory",
     "WantedBody",
+    "refuse_countless",
 ]
 
 _SECONDS_BELOW = 100_000_000_000
 """Numbers below are seconds (until the year 5138), others milliseconds (from 1973 on)."""
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 _DAY_SECONDS = 86_400
+_MOST_ERRORS = 100
 
 
 def _milliseconds(value: object) -> int:
@@ -84,11 +89,39 @@ AnyId = Annotated[Id, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 Time = Annotated[int, BeforeValidator(_milliseconds)]
 Quota = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
-Ids = Annotated[list[AnyId], Field(max_length=10_000)]
+Ids = Annotated[list[AnyId], Field(max_length=10_000, fail_fast=True)]
+
+
+def refuse_countless(error: ValidationError) -> None:
+    """Refuse a body with more errors than one can read: to describe 100,000 takes seconds.
+
+    Raises:
+        RequestError: there are too many.
+    """
+    if error.error_count() > _MOST_ERRORS:
+        raise RequestError(
+            f"the body has {error.error_count():,} errors, too many to name them",
+            field="body",
+            value=None,
+            allowed="what /docs describes",
+        ) from None
 
 
 class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class _CountedBody(_Body):
+    """A body that FastAPI reads: it would describe all errors."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _refuse_countless(cls, value: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+        try:
+            return validate(value)
+        except ValidationError as error:
+            refuse_countless(error)
+            raise
 
 
 class PastEvent(_Body):
@@ -113,7 +146,7 @@ class RecommendBody(_Body):
         description="How many items of each domain; together at most 1000.",
     )
     user_id: AnyId | None = None
-    history: Annotated[list[PastEvent], Field(max_length=10_000)] | None = None
+    history: Annotated[list[PastEvent], Field(max_length=10_000, fail_fast=True)] | None = None
     k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
     exclude_seen: StrictBool = True
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
@@ -151,10 +184,10 @@ class EventBody(PastEvent):
     user_id: AnyId
 
 
-class EventsBody(_Body):
+class EventsBody(_CountedBody):
     """Events to store."""
 
-    events: Annotated[list[EventBody], Field(min_length=1, max_length=1000)]
+    events: Annotated[list[EventBody], Field(min_length=1, max_length=1000, fail_fast=True)]
 
 
 class ItemFlagBody(_Body):
@@ -165,10 +198,10 @@ class ItemFlagBody(_Body):
     available: StrictBool
 
 
-class AvailabilityBody(_Body):
+class AvailabilityBody(_CountedBody):
     """Items that are available, or no longer."""
 
-    items: Annotated[list[ItemFlagBody], Field(min_length=1, max_length=10_000)]
+    items: Annotated[list[ItemFlagBody], Field(min_length=1, max_length=10_000, fail_fast=True)]
 
 
 class AvailabilityStored(BaseModel):

@@ -28,6 +28,8 @@ __all__ = ["Serving", "log_requests", "make_app", "run_app", "serve"]
 
 _DEFAULTS = Limits()
 _BACKLOG = 2048
+_HEAD_BYTES = 65_536
+"""Of a request's line and headers; one read of the socket may come on top."""
 
 
 def serve(
@@ -63,6 +65,8 @@ def serve(
         BundleError: the bundle is missing or damaged, or fails its check.
         HistoryStoreError: the store cannot be opened.
     """
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload yet
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
@@ -137,6 +141,27 @@ def run_app(
         limits: tell how long work may take that has begun.
     """
     import uvicorn
+    from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+    class Protocol(HttpToolsProtocol):
+        """Hangs up on headers without end, before or behind a body: httptools takes them all."""
+
+        _head_bytes = 0
+
+        def data_received(self, data: bytes) -> None:
+            self._head_bytes += len(data)
+            super().data_received(data)
+            if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
+                self.transport.write(STATUS_LINE[431] + b"connection: close\r\n\r\n")
+                self.transport.close()
+
+        def on_message_begin(self) -> None:
+            self._head_bytes = 0
+            super().on_message_begin()
+
+        def on_body(self, body: bytes) -> None:
+            self._head_bytes = 0
+            super().on_body(body)
 
     class Server(uvicorn.Server):
         """Tells when it begins to answer, reloads on SIGHUP, and says when it is about to stop."""
@@ -159,6 +184,7 @@ def run_app(
 
     config = uvicorn.Config(
         app,
+        http=Protocol,
         log_level="warning",
         access_log=False,
         proxy_headers=False,  # nothing here asks where a request came from
@@ -223,7 +249,7 @@ def _bind(host: str, port: int) -> socket.socket:
         listening = socket.socket(family)
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listening.bind(address)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         if listening is not None:
             listening.close()
         raise ConfigError(

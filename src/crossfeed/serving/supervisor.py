@@ -28,6 +28,8 @@ _log = logging.getLogger(__name__)
 _SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 _LOAD_SECONDS = 600.0
 _ANSWER_SECONDS = 10.0
+_PAGE_SECONDS = 2.0
+"""Prometheus gives up after 10 s by default, and a page of the others is better than none."""
 _PAUSE_SECONDS = 1.0
 """Between the end of a worker that nobody ended and the next one in its place."""
 
@@ -128,7 +130,7 @@ class Supervisor:
         if what == "reload":
             return self.reload()
         assert what == "pages"
-        told = self._ask_all("page", seconds=_ANSWER_SECONDS)
+        told = self._ask_all("page", seconds=_PAGE_SECONDS)
         pairs = zip(self._workers, told, strict=True)
         return {"pages": {one.name: page["page"] for one, page in pairs if "page" in page}}
 
