@@ -40,6 +40,15 @@ def traces(file: Path, user: str) -> int:
     return sum(path.read_bytes().count(user.encode()) for path in files)
 
 
+def test_a_service_that_was_asked_how_it_is_keeps_no_old_page(file: Path) -> None:
+    served, other = Store(file), Store(file, busy_seconds=0.05)
+    served.append([click("e1")])
+    served.ping()
+    assert other.forget("ann") == 1
+    served.close()
+    other.close()
+
+
 def test_forget_says_when_a_reader_keeps_old_pages(file: Path) -> None:
     store = Store(file, busy_seconds=0.05)
     store.append([click("e1")])

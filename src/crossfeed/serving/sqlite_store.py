@@ -61,6 +61,7 @@ ON CONFLICT (name) DO UPDATE SET value = CAST(value AS INTEGER) + 1
 """
 _TAKE_OUT = "INSERT OR IGNORE INTO unavailable (domain, item_id) VALUES (?, ?)"
 _PUT_BACK = "DELETE FROM unavailable WHERE (domain, item_id) = (?, ?)"
+_ANY_EVENT = "SELECT 1 FROM events LIMIT 1"
 _IS_NEW = "SELECT NOT EXISTS (SELECT 1 FROM sqlite_sequence WHERE name = 'events')"
 
 
@@ -217,7 +218,8 @@ class SqliteHistoryStore:
         Raises:
             HistoryStoreError: it cannot.
         """
-        self._write(lambda connection: connection.execute("SELECT 1 FROM events LIMIT 1"))
+        # Read to its end: an open cursor would keep old pages alive, which `forget` cannot erase then.
+        self._write(lambda connection: connection.execute(_ANY_EVENT).fetchone())
 
     def close(self) -> None:
         """Finish what was asked for and let go of the file."""
