@@ -6,10 +6,12 @@ It holds tensors and plain values only, and says by which settings they were mad
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from pickle import UnpicklingError  # what a damaged checkpoint raises; nothing is unpickled freely
 from typing import Any
+from zipfile import BadZipFile, ZipFile
 
 import torch
 
@@ -23,6 +25,12 @@ __all__ = ["CHECKPOINT_VERSION", "Checkpoint", "read_checkpoint", "write_checkpo
 CHECKPOINT_VERSION = 3
 
 Checkpoint = dict[str, Any]  # Any: tensors and the plain values that weights_only loading allows
+
+_DAMAGES = (
+    *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError),
+    *(UnpicklingError, BadZipFile, zlib.error),
+)
+"""What a damaged file may raise, by where the damage is."""
 
 
 def write_checkpoint(file: Path, checkpoint: Mapping[str, Any], config: Config) -> None:
@@ -49,12 +57,14 @@ def read_checkpoint(file: Path, config: Config) -> Checkpoint:
         RunError: it is damaged, of another format version or made by other settings.
     """
     try:
+        _compare_checksums(file)
         checkpoint = torch.load(file, map_location="cpu", weights_only=True)
         version = checkpoint.pop("format_version")
         settings = checkpoint.pop("settings", {})
-    except (RuntimeError, ValueError, KeyError, EOFError, OSError, UnpicklingError) as error:
+    except _DAMAGES as error:
+        told = (str(error) or "it ends too early").splitlines()[0]
         raise RunError(
-            f"the checkpoint '{file}' is damaged: {(str(error) or 'it is empty').splitlines()[0]}",
+            f"the checkpoint '{file}' is damaged: {told}",
             hint="train again with --overwrite",
         ) from error
     if version != CHECKPOINT_VERSION:
@@ -65,6 +75,14 @@ def read_checkpoint(file: Path, config: Config) -> Checkpoint:
         )
     _require_settings(file, settings, config)
     return dict(checkpoint)
+
+
+def _compare_checksums(file: Path) -> None:
+    """Compare each part of a checkpoint with its checksum, which torch.load does not."""
+    with ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise BadZipFile(f"the checksum of its part '{damaged}' differs")
 
 
 def _require_settings(file: Path, settings: Mapping[str, object], config: Config) -> None:

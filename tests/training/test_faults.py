@@ -188,6 +188,24 @@ def test_a_truncated_checkpoint_is_named(share: float, data: Dataset, begun: Run
         train(data, out=begun.path, resume=True)
 
 
+def test_one_changed_bit_of_a_weight_is_noticed(begun: Run) -> None:
+    file = begun.path / "checkpoints" / "best.pt"
+    weights = max(begun.read_checkpoint("best")["players"].values(), key=torch.numel)
+    content = bytearray(file.read_bytes())
+    content[content.index(weights.numpy().tobytes())] ^= 1
+    file.write_bytes(content)
+    damaged = r"best\.pt' is damaged: the checksum of its part '.+' differs"
+    with pytest.raises(RunError, match=damaged):
+        begun.read_checkpoint("best")
+
+
+@pytest.mark.parametrize("content", [[1, 2], "text", {}], ids=["list", "text", "nothing in it"])
+def test_a_file_that_holds_no_checkpoint_is_named(content: object, begun: Run) -> None:
+    torch.save(content, begun.path / "checkpoints" / "best.pt")
+    with pytest.raises(RunError, match=r"best\.pt' is damaged: .+\nhint: .*--overwrite"):
+        begun.read_checkpoint("best")
+
+
 def test_a_checkpoint_of_another_format_version_is_refused(data: Dataset, begun: Run) -> None:
     file = begun.path / "checkpoints" / "last.pt"
     checkpoint = torch.load(file, weights_only=True)
