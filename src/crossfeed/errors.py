@@ -8,7 +8,7 @@ CrossfeedError
 ├── DatasetError            a prepared dataset is missing, damaged or of another version
 ├── RunError                a run is missing, damaged, or does not fit what is asked of it
 ├── TrainingError           training cannot go on
-│   ├── NonFiniteLossError  a loss became infinite or not a number
+│   ├── NonFiniteLossError  a loss or its gradient became infinite or not a number
 │   └── WorkerLostError     one of several processes died
 ├── BundleError             a bundle is missing, damaged, tampered with or of another version
 ├── RequestError            a request for recommendations is not valid
@@ -81,14 +81,14 @@ class TrainingError(CrossfeedError):
 
 
 class NonFiniteLossError(TrainingError):
-    """A loss became infinite or not a number; training stopped before the weights took it."""
+    """A loss or its gradient is infinite or not a number; the weights have not taken it."""
 
-    def __init__(self, *, loss: str, value: float, epoch: int, step: int, domain: str) -> None:
+    def __init__(self, *, what: str, value: float, epoch: int, step: int, domain: str) -> None:
         super().__init__(
-            f"the {loss} loss became {value} in epoch {epoch}, step {step}, domain '{domain}'",
+            f"the {what} became {value} in epoch {epoch}, step {step}, domain '{domain}'",
             hint="lower train.learning_rate, or resume from the last checkpoint with --resume",
         )
-        self.loss, self.value, self.epoch, self.step, self.domain = loss, value, epoch, step, domain
+        self.what, self.value, self.epoch, self.step, self.domain = what, value, epoch, step, domain
 
 
 class WorkerLostError(TrainingError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -96,7 +97,7 @@ def test_a_training_that_fails_is_one_trial(
     last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*args: object, **named: object) -> Run:
-        raise NonFiniteLossError(loss="gap", value=float("nan"), epoch=1, step=1, domain="books")
+        raise NonFiniteLossError(what="gap loss", value=math.inf, epoch=1, step=1, domain="x")
 
     monkeypatch.setattr(module, "train", fails)
     told: list[SearchTrial] = []

@@ -280,3 +280,44 @@ def test_a_loss_that_is_not_finite_stops_before_the_weights(
     assert all(
         torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any() for key in before
     )
+
+
+def test_confidences_that_are_not_finite_stop_before_the_draws(last_out: Dataset) -> None:
+    config = tiny_config()
+    table = deal(last_out, config)
+    group = table.batch.groups[1]
+    with torch.no_grad():
+        table.players.generator.output_layer.biases[group.pool.start] = float("inf")
+    message = f"the anchor loss became nan in epoch 1, step 1, domain '{group.names[0]}'"
+    with pytest.raises(NonFiniteLossError, match=message):
+        propose(
+            table.players.generator,
+            table.batch,
+            static=StaticProposals(last_out, config.train),
+            config=config.train,
+            expanded=[True] * 3,
+            share=0.8,
+        )
+
+
+@pytest.mark.parametrize("name", ["generator", "discriminator"])
+def test_a_gradient_that_is_not_finite_stops_before_the_weights(
+    name: str, last_out: Dataset
+) -> None:
+    table = deal(last_out, CONFIGS["all terms"])
+    player = getattr(table.players, name)
+    next(player.parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    before = {key: value.clone() for key, value in player.state_dict().items()}
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
+    step = generator_step if name == "generator" else discriminator_step
+    message = f"the gradient of the {name} became (inf|nan) in epoch 1, step 1, domain 'articles, "
+    with pytest.raises(NonFiniteLossError, match=message):
+        step(
+            table.players,
+            torch.optim.AdamW(player.parameters()),
+            table.batch,
+            table.proposals,
+            scores,
+            table.config,
+        )
+    assert all(torch.equal(value, before[key]) for key, value in player.state_dict().items())

@@ -52,6 +52,15 @@ class Batch:
         """Return B."""
         return self.timelines.rows
 
+    @property
+    def domain_names(self) -> dict[int, str]:
+        """Return the names of the rows' domains, by their numbers."""
+        return {
+            domain: name
+            for group in self.groups
+            for domain, name in zip(group.domains, group.names, strict=True)
+        }
+
     def by_domain(self, values: Tensor) -> list[Tensor]:
         """Return the rows of `values` (B, ...) of each of the groups, shaped as its clicks are."""
         if self.stacking is not None:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
+from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.discriminator import values_of
 from crossfeed.model.generator import Generator
 from crossfeed.training.batches import Batch
@@ -97,8 +98,13 @@ def propose(
         config: `candidates` is K.
         expanded: by domain, whether the generator takes part in its proposal.
         share: the generator's share of q in those domains; 0 during warm-up.
+
+    Raises:
+        NonFiniteLossError: a confidence is not a number, so that nothing can be drawn by it.
     """
     confidences = [] if generator is None else _log_confidences(generator, batch)
+    if confidences:
+        _require_finite(batch, confidences)
     of_rows: Tensor | None = None
     shares: Sequence[float | Tensor] = [share] * len(batch.groups)
     if generator is None or not all(expanded):
@@ -142,6 +148,29 @@ def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
         group.as_masses(values_of(rows, vectors, biases)).log_softmax(dim=-1)
         for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True)
     ]
+
+
+def _require_finite(batch: Batch, confidences: Sequence[Tensor]) -> None:
+    """Stop where the anchor's loss cannot be finite.
+
+    One score that is inf or NaN makes all confidences of its row NaN, also that of the click.
+    """
+    of_clicks = batch.together(
+        [
+            confidence.detach().gather(-1, group.clicks.unsqueeze(-1)).squeeze(-1)
+            for group, confidence in zip(batch.groups, confidences, strict=True)
+        ]
+    )  # (B,)
+    finite = of_clicks.isfinite()
+    if bool(finite.all()):
+        return
+    raise NonFiniteLossError(
+        what="anchor loss",
+        value=-float(of_clicks.mean()),
+        epoch=batch.epoch + 1,
+        step=batch.step + 1,
+        domain=batch.domain_names[int(batch.timelines.target_domains[~finite].min())],
+    )
 
 
 def _draw(

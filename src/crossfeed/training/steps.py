@@ -147,7 +147,7 @@ def generator_step(
     resting = scores.detached()
     losses = target_loss(players, batch, proposals, resting, config)
     _require_finite(losses, batch, proposals, resting)
-    norm = _move(players.generator, optimiser, losses, config, workers, rows=batch.rows)
+    norm = _move(players.generator, optimiser, losses, batch, config, workers, name="generator")
     return Move(losses, resting, norm)
 
 
@@ -169,7 +169,9 @@ def discriminator_step(
     resting = proposals.detached()
     losses = target_loss(players, batch, resting, scores, config)
     _require_finite(losses, batch, resting, scores)
-    norm = _move(players.discriminator, optimiser, losses, config, workers, rows=batch.rows)
+    norm = _move(
+        players.discriminator, optimiser, losses, batch, config, workers, name="discriminator"
+    )
     return Move(losses, scores.detached(), norm)
 
 
@@ -208,16 +210,25 @@ def _move(
     player: nn.Module,
     optimiser: PlayerOptimiser,
     losses: TargetLoss,
+    batch: Batch,
     config: Config,
     workers: Workers,
     *,
-    rows: int,
+    name: str,
 ) -> Tensor:
     """Move a player, and return the norm of its gradient."""
     optimiser.zero_grad()
     losses.total.backward()  # type: ignore[no-untyped-call]
-    workers.average_gradients(player, rows=rows)
+    workers.average_gradients(player, rows=batch.rows)
     norm = _clip(player, config.train.gradient_clip)
+    if not bool(norm.isfinite()):  # as it may be where the loss is finite
+        raise NonFiniteLossError(
+            what=f"gradient of the {name}",
+            value=float(norm),
+            epoch=batch.epoch + 1,
+            step=batch.step + 1,
+            domain=", ".join(batch.domain_names.values()),
+        )
     optimiser.step()
     return norm
 
@@ -244,7 +255,7 @@ def _require_finite(losses: TargetLoss, batch: Batch, proposals: Proposals, scor
     terms = {term.name: float(getattr(losses, term.name).detach()) for term in fields(losses)}
     name = next(name for name, value in terms.items() if not math.isfinite(value))
     raise NonFiniteLossError(
-        loss=name,
+        what=f"{name} loss",
         value=terms[name],
         epoch=batch.epoch + 1,
         step=batch.step + 1,
@@ -262,9 +273,5 @@ def _first_bad_domain(batch: Batch, proposals: Proposals, scores: Scores) -> str
     )
     finite = torch.stack([value.isfinite().reshape(batch.rows, -1).all(1) for value in values])
     bad = batch.timelines.target_domains[~finite.all(0)].tolist()
-    names = {
-        domain: name
-        for group in batch.groups
-        for domain, name in zip(group.domains, group.names, strict=True)
-    }
+    names = batch.domain_names
     return names[min(bad)] if bad else ", ".join(names.values())

@@ -56,7 +56,7 @@ def train(
         RunError: the run to be resumed was trained on another dataset or has other settings.
         TrainingError: the dataset has no training or no validation click.
         MissingExtraError: what `train.track` or `train.table_sharding` needs is not installed.
-        NonFiniteLossError: a loss became infinite or not a number.
+        NonFiniteLossError: a loss or its gradient became infinite or not a number.
         WorkerLostError: one of several processes died.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
