@@ -486,7 +486,8 @@ def test_a_signal_saves_the_step_of_both(
         both.process.send_signal(number)
         code, error = both.end()
     assert code != 0
-    told = f"stopped and saved; go on with: crossfeed train {last_out.path} --out {out} --resume"
+    command = "torchrun --nproc-per-node 2 -m crossfeed train"
+    told = f"stopped and saved; go on with: {command} {last_out.path} --out {out} --resume"
     assert error.count(told) == 1
     progress = Run.open(out).read_checkpoint("last")["progress"]
     assert progress["epoch"] >= 1 and progress["step"] > 0

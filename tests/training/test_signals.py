@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -151,6 +152,30 @@ def test_a_signal_during_validation_stops_behind_it(
     progress = Run.open(tmp_path / "run").read_checkpoint("last")["progress"]
     assert (progress["epoch"], progress["step"]) == (1, 0)
     assert_same(train(data, out=tmp_path / "run", resume=True), uninterrupted)
+
+
+def test_the_command_to_go_on_with_finishes_what_was_asked_for(
+    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, step = tmp_path / "my run", Fit._step
+
+    def asked(fit: Fit, batch: Batch) -> None:
+        if fit.stage == "refit":
+            signal.raise_signal(signal.SIGTERM)
+        step(fit, batch)
+
+    config = tiny_config(adversary=False, epochs=1)
+    words = ["train", str(data.path), "--out", str(out), *options(config), "--refit", "--profile"]
+    with monkeypatch.context() as patch:
+        patch.setattr(Fit, "_step", asked)
+        stopped = CliRunner().invoke(app, words)
+    assert stopped.exit_code == 143
+    shown = stopped.stderr.partition("go on with: ")[2].splitlines()[0]
+    assert shown == f"crossfeed train {data.path} --out '{out}' --resume --refit --profile"
+    assert not Run.open(out).refitted
+    resumed = CliRunner().invoke(app, shlex.split(shown)[1:])
+    assert resumed.exit_code == 0, resumed.stderr
+    assert Run.open(out).refitted
 
 
 def test_a_second_ctrl_c_stops_at_once(

@@ -53,6 +53,13 @@ class Workers:
         """Return whether this is the process that shows progress and writes the run."""
         return self.rank == 0
 
+    @property
+    def program(self) -> str:
+        """Return what starts crossfeed in as many processes, of one machine."""
+        if self.count == 1:
+            return "crossfeed"
+        return f"torchrun --nproc-per-node {self.count} -m crossfeed"
+
     def device(self, name: str) -> torch.device:
         """Return the device of this process: each has a GPU of its own.
 

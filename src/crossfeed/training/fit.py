@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import shlex
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -53,10 +54,22 @@ class Fit:
         stage: str,
         epochs: int,
         selects: bool,
+        options: Sequence[str] = (),
     ) -> None:
+        """Prepare a fit, or take it up where its last checkpoint left it.
+
+        Args:
+            run: where it is saved.
+            dataset: what is fitted.
+            workers: the processes that take part.
+            stage: what the display calls it.
+            epochs: how many there are at most.
+            selects: whether the best epoch is chosen on validation, or the last one is kept.
+            options: of the command that goes on with it, which is shown when it is interrupted.
+        """
         self.run, self.dataset, self.config = run, dataset, run.config
         self.workers = workers
-        self.stage, self.epochs, self.selects = stage, epochs, selects
+        self.stage, self.epochs, self.selects, self.options = stage, epochs, selects, options
         self.last: CheckpointName = "last" if selects else "refit-last"
         self.best: CheckpointName = "best" if selects else "refit"
         self.progress = FitProgress()
@@ -142,7 +155,9 @@ class Fit:
                 self._stop(interruptible, asked)
 
     def _stop(self, interruptible: Interruptible, number: int) -> None:
-        interruptible.stop(number, f"crossfeed train {self.dataset.path} --out {self.run.path}")
+        words = ["train", str(self.dataset.path), "--out", str(self.run.path), "--resume"]
+        command = f"{self.workers.program} {shlex.join([*words, *self.options])}"
+        interruptible.stop(number, command)
 
     def _step(self, batch: Batch) -> None:
         """Move every `discriminator_steps`-th time the generator, and always the discriminator.

@@ -32,14 +32,14 @@ class Interruptible:
 
         Args:
             number: of the signal.
-            command: what to type, with --resume, to go on.
+            command: what to type to go on.
 
         Raises:
             KeyboardInterrupt: the signal was Ctrl-C.
             SystemExit: with 143, the signal was SIGTERM.
         """
         if not self._quiet:
-            print(f"stopped and saved; go on with: {command} --resume", file=sys.stderr)
+            print(f"stopped and saved; go on with: {command}", file=sys.stderr)
         if number == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt

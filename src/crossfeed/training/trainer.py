@@ -69,8 +69,13 @@ def train(
         if workers.leads:
             run = _open(dataset, workers, out, config, resume=resume, overwrite=overwrite)
         run = workers.leaders_run(run)
+        options = [
+            name for name, asked in {"--refit": refit, "--profile": profile}.items() if asked
+        ]
         epochs = run.config.train.epochs
-        fit = Fit(run, dataset, workers, stage="train", epochs=epochs, selects=True)
+        fit = Fit(
+            run, dataset, workers, stage="train", epochs=epochs, selects=True, options=options
+        )
         fit.after_epoch = after_epoch
         if profile and workers.leads and not fit.progress.finished:
             fit.profile = Profile(run.path, fit.device)
@@ -78,7 +83,15 @@ def train(
         if refit:
             epochs = fit.progress.best_epoch + 1
             everything = dataset.refitted()
-            Fit(run, everything, workers, stage="refit", epochs=epochs, selects=False).go_on()
+            Fit(
+                run,
+                everything,
+                workers,
+                stage="refit",
+                epochs=epochs,
+                selects=False,
+                options=options,
+            ).go_on()
     return run
 
 
