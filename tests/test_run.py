@@ -98,5 +98,6 @@ def test_a_dataset_that_changed_is_refused(last_out: Dataset, tmp_path: Path) ->
     with pytest.raises(RunError, match="its content hash is 000000000000, the run's is"):
         run.dataset()
     shutil.rmtree(copy)
-    with pytest.raises(DatasetError, match="is not a dataset"):
+    moved = rf"is no longer at '{copy}'\nhint: say where it is now: .* --out {run.path} --resume"
+    with pytest.raises(DatasetError, match=moved):
         run.dataset()

@@ -36,7 +36,7 @@ from crossfeed import __version__
 from crossfeed.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 from crossfeed.config import Config, TrainConfig, parse_config
 from crossfeed.data.dataset import Dataset
-from crossfeed.errors import RunError
+from crossfeed.errors import DatasetError, RunError
 from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.evaluation.results import Results
 from crossfeed.files import (
@@ -102,8 +102,9 @@ class Run:
         for folder in (path, path / "checkpoints"):
             require_writable(folder)  # before anything of a former run is removed
         _clear(path)
-        write_json(path / "config.json", {**facts, "config": config.model_dump(mode="json")})
-        return cls(path, config, facts)
+        run = cls(path, config, facts)
+        run._write_config()
+        return run
 
     @classmethod
     def open(cls, path: Path | str) -> Run:
@@ -165,9 +166,29 @@ class Run:
             DatasetError: it is not where it was.
             RunError: it is not what it was.
         """
-        dataset = Dataset.load(self.facts["dataset"])
+        path = Path(self.facts["dataset"])
+        if not path.exists():
+            raise DatasetError(
+                f"the dataset that the run '{self.path}' was trained on is no longer at '{path}'",
+                hint=f"say where it is now: crossfeed train DATASET --out {self.path} --resume "
+                "(a finished run is left as it is)",
+            )
+        dataset = Dataset.load(path)
         self.require_dataset(dataset)
         return dataset
+
+    def relocated(self, dataset: Dataset) -> Run:
+        """Return the run with its dataset where that lies now, which config.json then says too.
+
+        Raises:
+            OutputError: config.json cannot be written.
+        """
+        path = str(dataset.path.resolve())
+        if path == self.facts["dataset"]:
+            return self
+        run = replace(self, facts={**self.facts, "dataset": path})
+        run._write_config()
+        return run
 
     def require_dataset(self, dataset: Dataset) -> None:
         """Refuse a dataset that is not the one the run was trained on.
@@ -294,6 +315,10 @@ class Run:
                 hint="go on with: crossfeed train DATASET --out RUN --resume",
             )
         return read_checkpoint(file, self.config)
+
+    def _write_config(self) -> None:
+        settings = self.config.model_dump(mode="json")
+        write_json(self.path / "config.json", {**self.facts, "config": settings})
 
     def _lines(self, name: str) -> list[dict[str, Any]]:  # Any: JSON
         file = self.path / name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from planted import tiny_config
 
+from crossfeed.config import parse_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, OutputError, RunError
 from crossfeed.evaluation.evaluate import evaluate
@@ -65,6 +67,19 @@ def test_a_finished_run_is_left_as_it_is(finished: Run, last_out: Dataset) -> No
 def test_resume_begins_where_there_is_nothing(last_out: Dataset, tmp_path: Path) -> None:
     run = train(last_out, out=tmp_path / "run", config=tiny_config(epochs=1), resume=True)
     assert len(run.metrics()) == 1
+
+
+def test_resume_tells_the_run_where_its_dataset_is_now(last_out: Dataset, tmp_path: Path) -> None:
+    shutil.copytree(last_out.path, tmp_path / "dataset")
+    config = tiny_config(adversary=False, epochs=1)
+    elsewhere = parse_config({"train": {"device": "cpu"}})
+    train(Dataset.load(tmp_path / "dataset"), out=tmp_path / "run", config=config)
+    shutil.move(tmp_path / "dataset", tmp_path / "moved")
+    moved = Dataset.load(tmp_path / "moved")
+    train(moved, out=tmp_path / "run", config=elsewhere, resume=True)
+    run = Run.open(tmp_path / "run")
+    assert run.dataset().path == moved.path
+    assert run.config.train.device == "auto"
 
 
 def test_resume_refuses_another_dataset(finished: Run, new_in_domain: Dataset) -> None:

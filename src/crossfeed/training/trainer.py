@@ -100,10 +100,11 @@ def _open(
 ) -> Run:
     """Open the run that is to be resumed, or make a new one; refuse first what cannot work."""
     if resume and (out / "config.json").exists():
-        run = Run.open(out).resumed(config)
+        run = Run.open(out)
+        resumed = run.resumed(config)
         run.require_dataset(dataset)
-        _require(dataset, workers, run.config)
-        return run
+        _require(dataset, workers, resumed.config)
+        return run.relocated(dataset).resumed(config)
     _require(dataset, workers, config)
     return Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
 
