@@ -49,14 +49,13 @@ from crossfeed.files import (
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.settings import RUNNING, differences
 
-__all__ = ["FORMAT_VERSION", "CheckpointName", "Run"]
+__all__ = ["FORMAT_VERSION", "CheckpointName", "Run", "may_begin"]
 
 CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
 FORMAT_VERSION = 1
 
 _FILES = (
-    "config.json",
     "metrics.jsonl",
     "health.jsonl",
     "results.json",
@@ -68,6 +67,7 @@ _FILES = (
     "profile.json",
     "profile-operators.txt",
     "profile-trace.json",
+    "config.json",  # the last to go: by it a folder is known for a run
 )
 
 _FOLDERS = ("transfer", "tensorboard")
@@ -89,7 +89,8 @@ class Run:
         Raises:
             OutputError: the folder exists and may not be replaced, or cannot be written.
         """
-        require_free(path, overwrite=overwrite)
+        if not (overwrite and may_begin(path)):
+            require_free(path, overwrite=overwrite)
         config = config.model_copy(update={"data": dataset.config})
         facts = {
             "format_version": FORMAT_VERSION,
@@ -334,11 +335,18 @@ class Run:
         return self.path / "checkpoints" / f"{name}.pt"
 
 
+def may_begin(path: Path) -> bool:
+    """Return whether a folder holds nothing, or only what a run leaves that failed to begin."""
+    return all(
+        one == path / "checkpoints" or one.match(".config.json.*.tmp") for one in path.rglob("*")
+    )
+
+
 def _clear(path: Path) -> None:
     """Remove a former run's files, and nothing that crossfeed did not write."""
-    for name in _FILES:
-        (path / name).unlink(missing_ok=True)
     for name in _FOLDERS:
         shutil.rmtree(path / name, ignore_errors=True)
     for name in get_args(CheckpointName):
         (path / "checkpoints" / f"{name}.pt").unlink(missing_ok=True)
+    for name in _FILES:
+        (path / name).unlink(missing_ok=True)

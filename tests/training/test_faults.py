@@ -118,6 +118,50 @@ def test_a_run_that_cannot_be_replaced_stays_as_it_is(
     assert Run.open(run).metrics() == begun.metrics()
 
 
+@pytest.mark.parametrize("again", ["resume", "overwrite"])
+@pytest.mark.parametrize("former", [True, False], ids=["in place of a run", "in a new folder"])
+def test_a_beginning_that_failed_can_be_tried_again(
+    former: bool, again: str, data: Dataset, begun: Run, tmp_path: Path
+) -> None:
+    out = begun.path if former else tmp_path / "run"
+    with no_larger_files(0), pytest.raises(OutputError, match=r"config\.json': File too large"):
+        train(data, out=out, config=CONFIG, overwrite=former)
+    (out / ".config.json.0a1b2c3d.tmp").touch()  # what a process leaves that is killed there
+    config = tiny_config(epochs=1)
+    run = train(
+        data, out=out, config=config, resume=again == "resume", overwrite=again == "overwrite"
+    )
+    assert len(run.metrics()) == 1
+
+
+def test_a_run_that_is_replaced_is_one_until_all_else_is_gone(
+    data: Dataset, begun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    unlink = Path.unlink
+
+    def killed(file: Path, *, missing_ok: bool = False) -> None:
+        if file.name == "profile-trace.json":
+            raise KeyboardInterrupt
+        unlink(file, missing_ok=missing_ok)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "unlink", killed)
+        train(data, out=begun.path, config=CONFIG, overwrite=True)
+    assert len(train(data, out=begun.path, resume=True).metrics()) == 2
+
+
+def test_a_resume_begins_no_run_in_another_folder(data: Dataset, tmp_path: Path) -> None:
+    dataset = tmp_path / "dataset"
+    shutil.copytree(data.path, dataset)
+    (tmp_path / "other" / "checkpoints").mkdir(parents=True)
+    (tmp_path / "other" / "checkpoints" / "best.pt").touch()
+    for folder in (dataset, tmp_path / "other"):
+        before = sorted(folder.rglob("*"))
+        with pytest.raises(RunError, match=r"is not a run: it has no config\.json\nhint: make one"):
+            train(data, out=folder, config=CONFIG, resume=True)
+        assert sorted(folder.rglob("*")) == before
+
+
 def test_a_run_that_cannot_be_written_is_refused_before_the_work(
     data: Dataset, begun: Run, readable: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

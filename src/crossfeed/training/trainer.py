@@ -7,7 +7,7 @@ from pathlib import Path
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.run import Run
+from crossfeed.run import Run, may_begin
 from crossfeed.training.distributed import Workers
 from crossfeed.training.fit import Fit, expanded_domains
 from crossfeed.training.process_group import joined
@@ -53,7 +53,8 @@ def train(
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
         ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
             processes than its clicks allow.
-        RunError: the run to be resumed was trained on another dataset or has other settings.
+        RunError: the run to be resumed was trained on another dataset or has other settings, or
+            `out` is another kind of folder.
         TrainingError: the dataset has no training or no validation click.
         MissingExtraError: what `train.track` or `train.table_sharding` needs is not installed.
         NonFiniteLossError: a loss or its gradient became infinite or not a number.
@@ -99,7 +100,7 @@ def _open(
     dataset: Dataset, workers: Workers, out: Path, config: Config, *, resume: bool, overwrite: bool
 ) -> Run:
     """Open the run that is to be resumed, or make a new one; refuse first what cannot work."""
-    if resume and (out / "config.json").exists():
+    if resume and not may_begin(out):
         run = Run.open(out)
         resumed = run.resumed(config)
         run.require_dataset(dataset)
