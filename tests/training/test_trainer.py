@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,8 @@ from crossfeed.errors import ConfigError, OutputError, RunError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
 from crossfeed.run import Run
+from crossfeed.training.fit import Fit
+from crossfeed.training.state import FitState
 from crossfeed.training.trainer import train
 
 
@@ -123,6 +126,23 @@ def test_refit_learns_from_all_data_for_the_best_number_of_epochs(
     assert progress["epoch"] == int(np.argmax(values)) + 1
     assert run.scorer(refitted=True).item_vectors.shape == run.scorer().item_vectors.shape
     assert not np.array_equal(run.scorer(refitted=True).item_vectors, run.scorer().item_vectors)
+
+
+def test_a_refit_needs_no_memory_of_the_training_before(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states: list[weakref.ref[FitState]] = []
+    alive: list[int] = []
+    go_on = Fit.go_on
+
+    def counted(fit: Fit) -> None:
+        states.append(weakref.ref(fit.state))
+        alive.append(sum(state() is not None for state in states))
+        go_on(fit)
+
+    monkeypatch.setattr(Fit, "go_on", counted)
+    train(last_out, out=tmp_path / "run", config=tiny_config(epochs=1), refit=True)
+    assert alive == [1, 1]
 
 
 def test_expand_domains_must_be_domains(last_out: Dataset, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 
@@ -83,6 +84,8 @@ def train(
         fit.go_on()
         if refit:
             epochs = fit.progress.best_epoch + 1
+            del fit
+            gc.collect()  # its parts refer to each other; their memory is the refit's
             everything = dataset.refitted()
             Fit(
                 run,
