@@ -48,6 +48,7 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
     [
         ("model.heads=3", r"model\.heads=3 must divide model\.width=64"),
         ("train.warmup_epochs=31", r"train\.warmup_epochs=31 exceeds train\.epochs=30"),
+        ("train.seed=18446744073709551616", r"train\.seed = 18446744073709551616: .* less than"),
         ("train.epochs=many", r"train\.epochs = 'many': input should be a valid integer"),
         ("train.proposal_share=1", r"train\.proposal_share = 1: input should be less than 1"),
         ("data.columns.colour='c'", r"data\.columns\.colour.*'user_id', 'item_id'"),

@@ -108,7 +108,7 @@ class ModelConfig(_Section):
 class TrainConfig(_Section):
     """The alternating training of both players."""
 
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**64)
     """Seed of everything random; the same seed on the same machine gives the same numbers."""
     epochs: int = Field(default=30, ge=1)
     """Largest number of passes over the training clicks, warm-up included."""

@@ -181,6 +181,13 @@ def test_dropout_keeps_the_mean_and_drops_the_share() -> None:
     assert torch.equal(dropout.eval()(torch.ones(3)), torch.ones(3))
 
 
+def test_dropout_of_nearly_all_still_leaves_some() -> None:
+    torch.manual_seed(0)
+    dropped = Dropout(0.999)(torch.ones(1003, 101))
+    assert dropped.unique().tolist() == [0.0, 256.0]
+    assert dropped.mean().item() == pytest.approx(1.0, abs=0.1)
+
+
 def _timelines(config: ModelConfig) -> Timelines:
     return build_timelines(
         HISTORIES, np.zeros(len(HISTORIES), np.int64), catalogue=CATALOGUE, config=config

@@ -1,7 +1,8 @@
 """Dropout that costs less than the layers around it.
 
 torch draws one 53-bit number per element on the CPU, which took a third of a training step; one
-byte per element decides as well. On other devices torch's own is used.
+byte per element decides as well, and keeps at least one in 256. On other devices torch's own is
+used.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ class Dropout(nn.Module):
     def __init__(self, share: float) -> None:
         super().__init__()
         self.share = share
-        self._dropped_levels = round(share * _LEVELS)
+        self._dropped_levels = min(round(share * _LEVELS), _LEVELS - 1)
 
     def forward(self, values: Tensor) -> Tensor:
         """Return `values` with about `share` of them zeroed; unchanged outside training."""
