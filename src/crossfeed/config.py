@@ -147,7 +147,8 @@ class TrainConfig(_Section):
     """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
     that it looked at, so that its cost does not grow with the catalogue."""
     static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
-    """The static part of the proposal: popularity ^ 0.75, uniform, or the batch's own clicks."""
+    """The static part of the proposal: popularity ^ 0.75, uniform, or clicks of the batch's other
+    rows, corrected by the items' shares of all training clicks."""
     gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"
     """The distance between clicks and candidates in the gap loss."""
     gap_weight: float = Field(default=0.1, ge=0)

@@ -9,10 +9,12 @@ import pytest
 import torch
 from planted import tiny_config
 from torch import Tensor, nn
+from toy import toy_dataset
 
-from crossfeed.config import Config
+from crossfeed.config import Config, DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import NonFiniteLossError
+from crossfeed.model.losses import softmax_loss
 from crossfeed.model.players import Players
 from crossfeed.scorer import Histories
 from crossfeed.training.batches import Batch, batches, mask
@@ -199,6 +201,60 @@ def test_the_proposal_mixes_confidence_and_popularity(last_out: Dataset) -> None
         table.proposals.candidate_log_proposal[group.rows],
         proposal.gather(1, table.proposals.candidates[group.rows]).log(),
     )
+
+
+def test_a_batch_s_clicks_are_drawn_for_other_rows_and_corrected_by_all_clicks(
+    last_out: Dataset,
+) -> None:
+    config = tiny_config(batch_size=32, static_proposal="batch", proposal_share=0.0)
+    table = deal(last_out, config)
+    for group in table.batch.groups:
+        drawn = table.proposals.candidates[group.rows]
+        static = torch.from_numpy(last_out.item_clicks[group.pool]).float()
+        static = static.repeat(len(group.clicks), 1)
+        static[group.seen] = 0
+        shares = static / static.sum(1, keepdim=True)
+        torch.testing.assert_close(
+            table.proposals.candidate_log_proposal[group.rows], shares.gather(1, drawn).log()
+        )
+        for row, candidates in enumerate(drawn):
+            others = torch.cat([group.clicks[:row], group.clicks[row + 1 :]])
+            assert set(candidates.tolist()) <= set(others.tolist())
+
+
+def test_a_click_that_is_alone_in_its_batch_has_candidates_from_its_pool(last_out: Dataset) -> None:
+    table = deal(
+        last_out,
+        tiny_config(batch_size=1, candidates=64, static_proposal="batch", proposal_share=0.0),
+    )
+    assert len(table.proposals.candidates.unique()) > 5
+
+
+def test_log_shares_of_clicks_are_what_a_batch_s_clicks_teach() -> None:
+    """Where there is no taste, L2 leaves scores alone that are log p, of rare items too."""
+    counts = np.array([1600, 800, 400, 200, 100, 50])
+    clicks = np.random.default_rng(0).permutation(np.repeat(np.arange(6), counts))
+    dataset = dataclasses.replace(
+        toy_dataset({"all": counts}, [(u, "all", i, Part.TRAIN) for u, i in enumerate(clicks)]),
+        manifest={"config": DataConfig().model_dump()},
+    )
+    config = tiny_config(batch_size=63, candidates=64, static_proposal="batch")
+    static = StaticProposals(dataset, config.train)
+    shares = torch.from_numpy(counts / counts.sum())
+    scores = shares.log().requires_grad_()
+    torch.manual_seed(0)
+    for batch in batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0):
+        drawn = propose(None, batch, static=static, config=config.train, expanded=[True], share=0.0)
+        loss = softmax_loss(
+            scores[batch.groups[0].clicks],
+            scores[drawn.candidates],
+            click_log_proposal=drawn.click_log_proposal,
+            candidate_log_proposal=drawn.candidate_log_proposal,
+            correction=1.0,
+        )
+        (loss / 50).backward()  # of 50 batches
+    assert scores.grad is not None
+    assert float((scores.grad / shares).abs().max()) < 0.05
 
 
 def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dataset) -> None:

@@ -152,12 +152,13 @@ def static_weights(clicks: Ints, config: TrainConfig) -> NDArray[np.float64]:
 
     Args:
         clicks: (N,) training clicks of each item.
-        config: its `static_proposal` says how; `batch` has no weights of its own, and takes
-            those of popularity where a pool has to be sampled.
+        config: its `static_proposal` says how; `batch` has the shares of the clicks themselves,
+            because a batch's clicks are drawn by them.
     """
     if config.static_proposal == "uniform":
         return np.ones(len(clicks))
-    return np.asarray(np.maximum(clicks, 1) ** 0.75, np.float64)
+    power = 1.0 if config.static_proposal == "batch" else 0.75
+    return np.asarray(np.maximum(clicks, 1) ** power, np.float64)
 
 
 def _log_rest(share: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -4,6 +4,10 @@ q = share . g + (1 - share) . static, over the row's pool: the domain's items mi
 history, the click always in it. Draws are independent and with replacement; duplicates and hits
 of the click stay, because the correction -log q counts on them.
 
+With `train.static_proposal = "batch"` the static part of a draw is a click of the batch's other
+rows (Yi et al. 2019). What these are changes from batch to batch; q is the probability over all
+batches, an item's share of the domain's training clicks.
+
 Dims: B clicks, b clicks of one domain, K candidates per click, N items of a pool.
 """
 
@@ -62,7 +66,6 @@ class StaticProposals:
     """The part of the proposal that does not learn, per domain."""
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
-        self._kind = config.static_proposal
         self._weights = torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
 
     def to(self, device: torch.device) -> StaticProposals:
@@ -72,11 +75,7 @@ class StaticProposals:
 
     def weights(self, group: RowsOfDomains) -> Tensor:
         """Return (..., N) unnormalised weights of the pool's items."""
-        if self._kind != "batch":
-            return self._weights[group.items]
-        counts = self._weights.new_zeros(*group.clicks.shape[:-1], group.size)
-        counted = self._weights.new_ones(()) if group.padding is None else group.padding.rows > 0
-        return counts.scatter_add_(-1, group.clicks, counted.to(counts).expand_as(group.clicks))
+        return self._weights[group.items]
 
 
 def propose(
@@ -120,6 +119,7 @@ def propose(
                 static.weights(group),
                 share=shares[place],
                 count=config.candidates,
+                of_batch=config.static_proposal == "batch",
             )
             for place, group in enumerate(batch.groups)
         ]
@@ -180,12 +180,17 @@ def _draw(
     *,
     share: float | Tensor,
     count: int,
+    of_batch: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Return candidates (..., b, K), log g of candidates and clicks, log q of both."""
-    mixed = _static(group, weights)  # (..., b, N)
+    mixed = drawn = _static(group, weights)  # (..., b, N)
+    if of_batch:
+        drawn = _of_other_rows(group, mixed)
     if confidence is not None and (isinstance(share, Tensor) or share):
-        mixed = mixed.lerp_(confidence.detach().exp(), share)
-    candidates = torch.multinomial(mixed.flatten(0, -2), count, replacement=True)
+        confidences = confidence.detach().exp()
+        mixed = mixed.lerp_(confidences, share)
+        drawn = drawn.lerp_(confidences, share) if of_batch else mixed
+    candidates = torch.multinomial(drawn.flatten(0, -2), count, replacement=True)
     candidates = candidates.view(*mixed.shape[:-1], count)
     places = torch.cat([candidates, group.clicks.unsqueeze(-1)], dim=-1)  # (..., b, K + 1)
     inclusion = group.log_inclusion(places)
@@ -220,3 +225,20 @@ def _static(group: RowsOfDomains, weights: Tensor) -> Tensor:
         static.scatter_(-1, group.clicks.unsqueeze(-1), (own / left).to(static).unsqueeze(-1))
     static[group.seen] = 0.0
     return static
+
+
+def _of_other_rows(group: RowsOfDomains, static: Tensor) -> Tensor:
+    """Return (..., b, N) how the clicks of each row's other rows are spread over its pool.
+
+    They are not divided by pi: they are draws by the shares of clicks, in a sample too. A row to
+    which the others leave nothing has the static part itself, (..., b, N).
+    """
+    counts = static.new_zeros(*group.clicks.shape[:-1], group.size)
+    counted = static.new_ones(()) if group.padding is None else group.padding.rows > 0
+    counts.scatter_add_(-1, group.clicks, counted.to(counts).expand_as(group.clicks))
+    others = counts.unsqueeze(-2).expand_as(static).clone()
+    own = group.clicks.unsqueeze(-1)
+    others.scatter_add_(-1, own, -torch.ones_like(own).to(others))
+    others[group.seen] = 0.0
+    left = others.sum(-1, keepdim=True)
+    return torch.where(left > 0, others / left, static)
