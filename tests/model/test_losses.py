@@ -139,6 +139,44 @@ def test_kl_gap_by_hand(two_items: tuple[Tensor, Tensor, Tensor]) -> None:
     assert kl_gap(*two_items).item() == pytest.approx(expected)
 
 
+def test_kl_gap_leaves_out_what_all_rows_have_seen(
+    two_items: tuple[Tensor, Tensor, Tensor],
+) -> None:
+    clicks, confidence, vectors = two_items
+    wider = torch.cat([confidence, torch.zeros(2, 3, dtype=torch.float64)], 1)
+    assert kl_gap(clicks, wider, vectors).item() == pytest.approx(kl_gap(*two_items).item())
+
+
+def test_kl_gap_of_a_sample_by_hand() -> None:
+    """Half of six like items stand for all of them, beside the click, which is always there."""
+    clicks = torch.tensor([0, 0])
+    whole = torch.tensor([[0.4] + 6 * [0.1]], dtype=torch.float64).expand(2, 7)
+    inclusion = torch.tensor([1.0, 0.5, 0.5, 0.5], dtype=torch.float64)
+    none = torch.zeros(0)
+    found = kl_gap(clicks, whole[:, :4] / inclusion, none, None, inclusion.log())
+    assert found.item() == pytest.approx(kl_gap(clicks, whole, none).item())
+    # A row's own click counts once: 0.4 in the first row and, seen by the other, 0.2 / pi.
+    masses = torch.tensor([[0.4, 0.6 / 0.5], [0.2 / 0.5, 0.8]], dtype=torch.float64)
+    found = kl_gap(torch.tensor([0, 1]), masses, none, None, log(0.5, 0.5))
+    # Each item stands for two: p = (1 + 1/4) / 3, and (1 + 2/4) / 3 of the sum over the pool.
+    expected = (math.log(5 / 12 / 0.3) + math.log(5 / 12 / 0.7)) / 2
+    assert found.item() == pytest.approx(expected)
+
+
+def test_kl_gap_of_samples_is_about_that_of_the_pool() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(8, 400, dtype=torch.float64)
+    clicks, weights = torch.arange(8), torch.rand(400) + 0.2
+    whole = kl_gap(clicks, logits.softmax(1), logits)
+    found = []
+    for _ in range(40):
+        drawn = (torch.rand(400) < weights.clamp_max(1)).index_fill(0, clicks, True)
+        inclusion = weights.clamp_max(1).double().index_fill(0, clicks, 1.0)[drawn]
+        masses = (logits[:, drawn] - inclusion.log()).softmax(1)
+        found.append(kl_gap(clicks, masses, logits, None, inclusion.log()))
+    assert torch.stack(found).mean().item() == pytest.approx(whole.item(), rel=0.02)
+
+
 def test_mmd_gap_by_hand(two_items: tuple[Tensor, Tensor, Tensor]) -> None:
     # The difference is (3/4, -3/4); mean squared distance of the four pairs is 12.5.
     kernel = math.exp(-25 / 12.5)

@@ -24,6 +24,7 @@ CONFIGS = {
     "samples": tiny_config(gap_weight=0.1, reward_weight=0.5, pool_items=8),
     "rows": tiny_config(gap_weight=0.1, reward_weight=0.5, pool_items=8, dense_items=0),
     "kl": tiny_config(gap="kl", gap_weight=0.1, objective="full-softmax"),
+    "kl of samples": tiny_config(gap="kl", gap_weight=0.1, pool_items=8),
     "euclidean": tiny_config(gap="euclidean", gap_weight=0.1, static_proposal="batch"),
 }
 EXPANDED = {"all": [True, True, True], "some": [True, False, True]}

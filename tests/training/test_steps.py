@@ -14,7 +14,7 @@ from toy import toy_dataset
 from crossfeed.config import Config, DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import NonFiniteLossError
-from crossfeed.model.losses import softmax_loss
+from crossfeed.model.losses import kl_gap, softmax_loss
 from crossfeed.model.players import Players
 from crossfeed.scorer import Histories
 from crossfeed.training.batches import Batch, batches, mask
@@ -126,6 +126,19 @@ def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
     terms = (losses.generator, losses.anchor, losses.discriminator, losses.gap)
     assert all(float(term.detach()) != 0 for term in terms)
     torch.testing.assert_close(losses.total, sum(terms, torch.zeros(())))
+
+
+def test_the_gap_knows_how_likely_the_items_of_a_sample_were(last_out: Dataset) -> None:
+    table = deal(last_out, tiny_config(gap="kl", gap_weight=0.1, pool_items=6, batch_size=12))
+    scores = score(table.players, table.batch, table.proposals, table.config.train)
+    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    distances = [
+        kl_gap(group.clicks, confidence.exp(), torch.zeros(0), None, group.sample.log_inclusion)
+        for group, confidence in zip(table.batch.groups, table.proposals.confidences, strict=True)
+        if group.sample is not None
+    ]
+    assert len(distances) == 3
+    torch.testing.assert_close(losses.gap, 0.1 * torch.exp(-torch.stack(distances)).mean())
 
 
 def test_the_full_softmax_is_over_the_pool_without_the_history(last_out: Dataset) -> None:

@@ -178,7 +178,11 @@ class Padding:
 
 
 def euclidean_gap(
-    clicks: Tensor, confidence: Tensor, vectors: Tensor, padding: Padding | None = None
+    clicks: Tensor,
+    confidence: Tensor,
+    vectors: Tensor,
+    padding: Padding | None = None,
+    log_inclusion: Tensor | None = None,
 ) -> Tensor:
     """Return the Euclidean distance between the mean click and the mean candidate.
 
@@ -189,6 +193,8 @@ def euclidean_gap(
         confidence: (..., B, N) the generator's confidence; its rows are averaged to g.
         vectors: (..., N, E) item vectors, detached here: the gap moves the generator's choice.
         padding: where there are n domains.
+        log_inclusion: (..., N) log pi of a sampled pool's items, whose confidence is g / pi but of
+            a row's own click; not used, because sums over those are sums over the pool.
 
     Returns:
         (...) the distance of each domain.
@@ -198,26 +204,47 @@ def euclidean_gap(
 
 
 def kl_gap(
-    clicks: Tensor, confidence: Tensor, vectors: Tensor, padding: Padding | None = None
+    clicks: Tensor,
+    confidence: Tensor,
+    vectors: Tensor,
+    padding: Padding | None = None,
+    log_inclusion: Tensor | None = None,
 ) -> Tensor:
     """Return the relative entropy KL(p || g) of smoothed click shares to mean confidence.
 
-    p_i = (count_i + 1/N) / (B + 1): one click's worth of mass is spread over the pool.
+    p_i = (count_i + 1/N) / (B + 1): one click's worth of mass is spread over the N items that not
+    all rows have seen. Of a sampled pool confidence is g / pi: g is restored for the logarithm,
+    what is spread is summed with the weights 1 / pi, and N is the sum of these.
 
-    Args: as `euclidean_gap`; `vectors` is not used.
+    Args: as `euclidean_gap`; `vectors` is not used, `log_inclusion` is.
     """
     rows: int | Tensor = confidence.shape[-2]
-    even: float | Tensor = 1 / confidence.shape[-1]
     if padding is not None:
         rows = (padding.rows > 0).sum(-1, keepdim=True)
-        even = padding.items / padding.items.sum(-1, keepdim=True)
-    shares = (_click_shares(clicks, confidence, padding) * rows + even) / (rows + 1)
-    mean = _mean(confidence, padding).clamp_min(torch.finfo(confidence.dtype).tiny)
-    return (torch.xlogy(shares, shares) - shares * mean.log()).sum(-1)
+    mean = _mean(confidence, padding)
+    held = (mean > 0).to(mean)
+    weights = held
+    if log_inclusion is not None:
+        inclusion = log_inclusion.exp().where(mean > 0, 1.0)  # finite for padding too
+        own = confidence.gather(-1, clicks.unsqueeze(-1)).squeeze(-1)  # (..., B) is g already
+        own = own / rows if padding is None else own * padding.rows
+        own = torch.zeros_like(mean).scatter_add(-1, clicks, own)
+        mean = own + (mean - own) * inclusion
+        weights = held / inclusion
+    size = weights.sum(-1, keepdim=True)
+    counts = _click_shares(clicks, confidence, padding) * rows
+    shares = (counts + held / size) / (rows + 1)
+    masses = (counts + weights / size) / (rows + 1)
+    mean = mean.clamp_min(torch.finfo(confidence.dtype).tiny)
+    return (torch.xlogy(masses, shares) - masses * mean.log()).sum(-1)
 
 
 def mmd_gap(
-    clicks: Tensor, confidence: Tensor, vectors: Tensor, padding: Padding | None = None
+    clicks: Tensor,
+    confidence: Tensor,
+    vectors: Tensor,
+    padding: Padding | None = None,
+    log_inclusion: Tensor | None = None,
 ) -> Tensor:
     """Return the maximum mean discrepancy between clicks and candidates.
 
@@ -233,12 +260,13 @@ def mmd_gap(
     return _safe_norm(_weighted_sum(difference, _gaussian_features(vectors.detach(), padding)))
 
 
-GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Padding | None], Tensor]] = {
+GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Padding | None, Tensor | None], Tensor]] = {
     "euclidean": euclidean_gap,
     "kl": kl_gap,
     "mmd": mmd_gap,
 }
-"""Name in `train.gap` -> distance of (clicks, confidence, vectors, padding), by domain."""
+"""Name in `train.gap` -> distance of (clicks, confidence, vectors, padding, log_inclusion), by
+domain."""
 
 
 def _click_shares(clicks: Tensor, confidence: Tensor, padding: Padding | None) -> Tensor:

@@ -198,7 +198,13 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
     with torch.no_grad():  # they are the discriminator's, which rests
         pools = players.discriminator.scoring_layer.pools([group.items for group in batch.groups])
     distances = [
-        distance(group.clicks, confidence.exp(), vectors, group.padding).flatten()
+        distance(
+            group.clicks,
+            confidence.exp(),
+            vectors,
+            group.padding,
+            None if group.sample is None else group.sample.log_inclusion,
+        ).flatten()
         for group, confidence, (vectors, _) in zip(
             batch.groups, proposals.confidences, pools, strict=True
         )
