@@ -70,9 +70,13 @@ def test_without_periods_there_is_no_demand() -> None:
 
 
 def test_where_times_say_nothing_there_is_one_moment() -> None:
-    made = demand()
+    """What is served is what was trained, the last of the boundaries, though others are newest."""
+    made = demand(periods=23)
     made.span.zero_()
-    assert torch.equal(made(torch.tensor([1, 77, 10**12]), DOMAINS), made(None, DOMAINS))
+    last = made.vectors.view(2, 24, 4)[DOMAINS, -1]
+    for times in (torch.tensor([-5, 0, 10**12]), torch.tensor([1, 77, 5]), None):
+        assert torch.equal(made.train()(times, DOMAINS), last)
+        assert torch.equal(made.eval()(times, DOMAINS), last)
 
 
 @pytest.fixture

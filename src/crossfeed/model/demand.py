@@ -6,7 +6,8 @@ vector of a moment, interpolated between its two neighbours, is added to the use
 product with it is an item bias that changes with time, of a rank that few clicks suffice for.
 
 The time after training has the mean of the newest boundaries: the last one alone has learned from
-few clicks, and what those had in common ends with them.
+few clicks, and what those had in common ends with them. Where nothing is known of times, there is
+one moment, and the last boundary is its vector.
 
 Source: item biases in time bins, Koren 2009 (KDD), equation 6.
 
@@ -53,7 +54,7 @@ class Demand(nn.Module):
         line = domains * (self._periods + 1)
         first, last = self.span[0], self.span[1]
         position = (times - first).double() / (last - first).clamp_min(1) * self._periods
-        position = position.clamp(0, self._periods)
+        position = torch.where(first < last, position.clamp(0, self._periods), self._periods)
         period = position.floor().clamp_max(self._periods - 1)
         share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
         begin = line + period.long()
@@ -66,4 +67,5 @@ class Demand(nn.Module):
         """Return (B, E) what is in demand after training."""
         boundaries = self.vectors.view(-1, self._periods + 1, self._width)  # (D, P + 1, E)
         newest = max(1, round(_NEWEST * (self._periods + 1)))
-        return boundaries[:, -newest:].mean(dim=1)[domains]
+        known = self.span[0] < self.span[1]
+        return torch.where(known, boundaries[:, -newest:].mean(dim=1), boundaries[:, -1])[domains]
