@@ -47,6 +47,12 @@ def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
         assert bool((sample.log_inclusion <= 0).all())
 
 
+def test_a_pool_is_large_by_the_items_that_training_knows(dataset: Dataset) -> None:
+    catalogue = replace(dataset.catalogue, known=np.array([2, 8]))
+    sampler = PoolSampler(replace(dataset, catalogue=catalogue), tiny_config(pool_items=8).train)
+    assert sampler.draw(1, np.array([2]), np.random.default_rng(0)) is None
+
+
 def test_places_are_those_of_the_sample_that_was_asked(dataset: Dataset) -> None:
     sampler = PoolSampler(dataset, tiny_config(pool_items=4).train)
     asked, rng = np.array([11, 2, 2, 7, 5]), np.random.default_rng(0)

@@ -55,7 +55,7 @@ class PoolSampler:
         self._offsets = dataset.catalogue.offsets
         by_rows = dataset.catalogue.items > config.dense_items
         self._least = min(_LEAST_DRAWS, config.pool_items)
-        large = np.diff(self._offsets) > (self._least if by_rows else config.pool_items)
+        large = dataset.catalogue.known > (self._least if by_rows else config.pool_items)
         self._tables = {
             domain: _Table(dataset.item_clicks[dataset.catalogue.pool(domain)], config)
             for domain in np.flatnonzero(large).tolist()
