@@ -160,7 +160,7 @@ class TrainConfig(_Section):
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the likelihood anchor, which ties the generator to real clicks."""
     discriminator_steps: int = Field(default=1, ge=1)
-    """Discriminator steps for each generator step."""
+    """Discriminator steps for each generator step, counted over all epochs."""
     select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
     """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"

@@ -168,6 +168,13 @@ def test_every_mode_trains(
     assert np.isfinite(run.scorer().item_vectors).all()
 
 
+def test_discriminator_steps_are_counted_over_epochs(last_out: Dataset, tmp_path: Path) -> None:
+    config = tiny_config(batch_size=10_000, discriminator_steps=2, warmup_epochs=0, epochs=4)
+    run = train(last_out, out=tmp_path / "run", config=config)
+    moved = ["anchor" in line["losses"] for line in run.metrics()]  # one step an epoch
+    assert moved == [False, True, False, True]
+
+
 def test_other_domains_lift_a_new_user_above_popularity(
     new_in_domain: Dataset, tmp_path: Path
 ) -> None:

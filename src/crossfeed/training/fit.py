@@ -162,6 +162,8 @@ class Fit:
     def _step(self, batch: Batch) -> None:
         """Move every `discriminator_steps`-th time the generator, and always the discriminator.
 
+        The steps are counted over all epochs: an epoch may have fewer than that.
+
         One look of each player at the batch serves both phases: the candidates are drawn before
         the generator moves, and the scores are those of a discriminator that has not moved yet.
         """
@@ -181,7 +183,8 @@ class Fit:
             )
         with stage("discriminator forward"), self._autocast():
             scores = score(players, batch, proposals, config.train)
-        if generator is not None and (batch.step + 1) % config.train.discriminator_steps == 0:
+        count = batch.epoch * self.steps + batch.step + 1
+        if generator is not None and count % config.train.discriminator_steps == 0:
             with stage("generator backward, step"):
                 move = generator_step(
                     players,
