@@ -18,8 +18,10 @@ from crossfeed.model.losses import kl_gap, softmax_loss
 from crossfeed.model.players import Players
 from crossfeed.scorer import Histories
 from crossfeed.training.batches import Batch, batches, mask
+from crossfeed.training.health import HealthSums
 from crossfeed.training.proposals import Proposals, StaticProposals, propose
 from crossfeed.training.steps import (
+    Move,
     discriminator_step,
     generator_step,
     score,
@@ -279,7 +281,26 @@ def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dat
     torch.testing.assert_close(table.proposals.click_log_proposal[group.rows], expected)
     scores = score(table.players, table.batch, table.proposals, table.config.train)
     losses = target_loss(table.players, table.batch, table.proposals, scores, config)
-    assert float(losses.generator) == 0
+    assert float(losses.generator) == float(losses.gap) == 0
+    sums = HealthSums({}, {})
+    sums.add_generator(
+        table.batch, table.proposals, Move(losses, scores, torch.zeros(())), config=config.train
+    )
+    assert sums.mean().gap is None
+
+
+def test_the_gap_is_of_the_domains_that_are_expanded(last_out: Dataset) -> None:
+    config = tiny_config(gap_weight=0.1)
+    table = deal(last_out, config)
+    scores = score(table.players, table.batch, table.proposals, config.train)
+    by_domain = []
+    for domain in range(3):
+        expanded = table.batch.timelines.target_domains == domain
+        proposals = dataclasses.replace(table.proposals, expanded=expanded)
+        by_domain.append(target_loss(table.players, table.batch, proposals, scores, config).gap)
+    of_all = target_loss(table.players, table.batch, table.proposals, scores, config).gap
+    assert len({float(gap.detach()) for gap in by_domain}) == 3
+    torch.testing.assert_close(torch.stack(by_domain).mean(), of_all)
 
 
 @pytest.mark.parametrize("drop", [0.0, 0.4])

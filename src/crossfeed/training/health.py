@@ -15,7 +15,7 @@ from crossfeed.config import TrainConfig
 from crossfeed.training.batches import Batch
 from crossfeed.training.domain_rows import RowsOfDomains
 from crossfeed.training.proposals import Proposals
-from crossfeed.training.steps import Move
+from crossfeed.training.steps import Move, has_gap
 from crossfeed.training.transfer import Later
 
 __all__ = ["Health", "HealthSums"]
@@ -78,7 +78,7 @@ class HealthSums:
         self._add("reward mean", rewards.mean())
         self._add("reward square", rewards.square().mean())
         self._add("gradient generator", move.gradient_norm)
-        if config.gap_weight and config.gap != "none" and proposals.confidences:
+        if has_gap(proposals, config):
             share = move.losses.gap.detach().double() / config.gap_weight  # exp(-gap / scale)
             self._add("gap", -config.gap_scale * share.clamp_min(_SMALLEST).log())
 

@@ -52,6 +52,11 @@ class Proposals:
     expanded: Tensor | None
     """(B,) whether the generator expands the row's domain; None where it expands all."""
 
+    @property
+    def expands_any(self) -> bool:
+        """Return whether the generator expands a domain of the batch."""
+        return self.expanded is None or bool(self.expanded.any())
+
     def detached(self) -> Proposals:
         """Return the same without gradients, for the phase in which the generator rests."""
         return replace(

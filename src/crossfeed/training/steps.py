@@ -35,6 +35,7 @@ __all__ = [
     "TargetLoss",
     "discriminator_step",
     "generator_step",
+    "has_gap",
     "score",
     "target_loss",
 ]
@@ -116,14 +117,14 @@ def target_loss(
     log_confidence = proposals.candidate_log_confidence
     generator = gap = zero
     expanded = proposals.expanded
-    if train.reward_weight and (expanded is None or bool(expanded.any())):
+    if train.reward_weight and proposals.expands_any:
         rows = slice(None) if expanded is None else expanded
         generator = train.reward_weight * generator_loss(
             log_confidence[rows],
             scores.candidates[rows],
             candidate_log_proposal=proposals.candidate_log_proposal[rows],
         )
-    if train.gap != "none" and train.gap_weight and proposals.confidences:
+    if has_gap(proposals, train):
         gap = train.gap_weight * _gap(players, batch, proposals, config)
     return TargetLoss(
         generator=generator,
@@ -131,6 +132,12 @@ def target_loss(
         discriminator=_discriminator_loss(proposals, scores, config),
         gap=gap,
     )
+
+
+def has_gap(proposals: Proposals, config: TrainConfig) -> bool:
+    """Return whether L3 is a term of the batch's target loss."""
+    wanted = config.gap != "none" and config.gap_weight > 0
+    return wanted and bool(proposals.confidences) and proposals.expands_any
 
 
 def generator_step(
@@ -193,7 +200,7 @@ def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) ->
 
 
 def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -> Tensor:
-    """Return the mean of exp(-gap / tau) over the batch's domains."""
+    """Return the mean of exp(-gap / tau) over those of the batch's domains that are expanded."""
     distance = GAPS[config.train.gap]
     with torch.no_grad():  # they are the discriminator's, which rests
         pools = players.discriminator.scoring_layer.pools([group.items for group in batch.groups])
@@ -209,7 +216,11 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
             batch.groups, proposals.confidences, pools, strict=True
         )
     ]
-    return gap_loss(torch.cat(distances), scale=config.train.gap_scale).mean()
+    losses = gap_loss(torch.cat(distances), scale=config.train.gap_scale)
+    if proposals.expanded is not None:
+        of_rows = batch.by_domain(proposals.expanded)
+        losses = losses[torch.cat([rows[..., 0].flatten() for rows in of_rows])]
+    return losses.mean()
 
 
 def _move(
