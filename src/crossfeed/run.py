@@ -1,6 +1,6 @@
 """One run on disk: its configuration, what it measured, and its checkpoints.
 
-config.json             all settings, the dataset's path and hash, versions, device
+config.json             all settings, the dataset's path and hash, versions
 metrics.jsonl           one line per epoch
 health.jsonl            what each epoch said of both players, and its alarms
 checkpoints/last.pt     everything needed to go on as if nothing had happened
