@@ -19,6 +19,7 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
+from crossfeed.training import pools
 from crossfeed.training.batches import Batch, batches
 from crossfeed.training.pools import PoolSampler, alias_table
 from crossfeed.training.proposals import Proposals, StaticProposals, propose
@@ -47,7 +48,10 @@ def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
         assert bool((sample.log_inclusion <= 0).all())
 
 
-def test_a_pool_is_large_by_the_items_that_training_knows(dataset: Dataset) -> None:
+def test_a_pool_is_large_by_the_items_that_training_knows(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pools, "_LEAST_DRAWS", 2)
     catalogue = replace(dataset.catalogue, known=np.array([2, 8]))
     sampler = PoolSampler(replace(dataset, catalogue=catalogue), tiny_config(pool_items=8).train)
     assert sampler.draw(1, np.array([2]), np.random.default_rng(0)) is None
