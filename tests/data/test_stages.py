@@ -98,6 +98,28 @@ def test_a_log_that_changed_is_read_anew(
     assert changed == prepare(log, out=tmp_path / "other", config=CONFIG).manifest
 
 
+def test_another_file_of_a_source_is_read_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("Books", "Music"):
+        rows = [f"{name}{n % 4},u{n // 4},5.0,{1_600_000_000 + n}\n" for n in range(40)]
+        (tmp_path / f"{name}.csv").write_text("".join(rows))
+    config = CONFIG.model_copy(update={"min_domain_events": 1})
+    with monkeypatch.context() as patched:
+        interrupt_in("write_tables", patched)
+        with pytest.raises(KeyboardInterrupt):
+            prepare(
+                tmp_path / "Books.csv",
+                out=tmp_path / "dataset",
+                config=config,
+                source="amazon-2018",
+            )
+    other = prepare(
+        tmp_path / "Music.csv", out=tmp_path / "dataset", config=config, source="amazon-2018"
+    )
+    assert other.catalogue.domains == ("Music",)
+
+
 @pytest.mark.parametrize(
     ("failure", "expected"),
     [(OSError(28, "No space left"), OutputError), (LogError("no"), LogError)],

@@ -88,14 +88,9 @@ def _question(
     log: Log, config: DataConfig, source: str | None, engine: str
 ) -> dict[str, Any] | None:
     """Return what a preparation depends on; None for a table, which may be another next time."""
-    paths: list[Path] = []
-    for input_ in log.inputs:
-        if input_.file is not None:
-            paths.append(input_.file.path)
-        elif input_.source is not None:
-            paths += sorted(path for path in input_.source[1].rglob("*") if path.is_file())
-        else:
-            return None
+    if any(input_.file is None and input_.source is None for input_ in log.inputs):
+        return None
+    paths = [path for input_ in log.inputs for path in input_.files]
     stats = [(path.resolve(), path.stat()) for path in paths]
     return {
         "crossfeed": crossfeed.__version__,

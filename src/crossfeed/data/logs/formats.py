@@ -90,6 +90,14 @@ class Input:
             return "try it again; an id is text or an integer, a time is a number, a date or text"
         return "write the file anew; a CSV with one kind of line ending and closed quotes"
 
+    @property
+    def files(self) -> list[Path]:
+        """Return the files that it is read from; none of a table."""
+        if self.source is not None:
+            _, folder = self.source  # or a single file
+            return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
+        return [self.file.path] if self.file is not None else []
+
     @contextlib.contextmanager
     def opened(
         self, connection: duckdb.DuckDBPyConnection, columns: Sequence[str], *, scratch: Path
@@ -218,15 +226,14 @@ def source_input(connection: duckdb.DuckDBPyConnection, source: Source, folder: 
     Raises:
         LogError: the folder lacks a file of the source, or holds another one of that name.
     """
-    files = [path for path in (folder, *folder.rglob("*")) if path.is_file()]
-    size = sum(path.stat().st_size for path in files)
-    found = Input(str(folder), size, {}, source=(source, folder))
+    found = Input(str(folder), 0, {}, source=(source, folder))
+    size = sum(path.stat().st_size for path in found.files)
     try:
         columns = _described(connection, f"({source.query(connection, folder)})")
     except duckdb.Error as error:
         reason = str(error).splitlines()[0]
         raise LogError(f"{found.shown} cannot be read: {reason}", hint=found.remedy) from error
-    return replace(found, columns=columns)
+    return replace(found, size=size, columns=columns)
 
 
 def _numbered(columns: str, source: str) -> str:
