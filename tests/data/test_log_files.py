@@ -109,6 +109,15 @@ def test_a_folder_is_read_in_the_order_of_its_paths_without_hidden_files(
     assert read(folder).rows == ROWS * 3
 
 
+@pytest.mark.parametrize("name", ["log.csv", "log.jsonl", "log.parquet"])
+def test_the_name_of_a_folder_is_no_value(
+    name: str, tmp_path: Path, read: Callable[..., object]
+) -> None:
+    folder = tmp_path / "domain=export"
+    folder.mkdir()
+    assert read(write(folder / name)).rows == ROWS
+
+
 def test_globs_and_several_paths(tmp_path: Path, read: Callable[..., object]) -> None:
     for name in ("a1.jsonl", "a2.jsonl", "b.jsonl"):
         write(tmp_path / name)

@@ -205,6 +205,16 @@ def test_amazon_2018_ratings_alone(tmp_path: Path) -> None:
     ]
 
 
+def test_the_name_of_a_folder_is_no_value_of_a_source(tmp_path: Path) -> None:
+    for form in ("csv", "json"):
+        (tmp_path / form / "user_id=7" / "reviewerID=8").mkdir(parents=True)
+    write(tmp_path / "csv/user_id=7", Books_dot_csv="B7,A1,5.0,1500000000\n")
+    review = '{"reviewerID":"A1","asin":"B7","overall":5.0,"unixReviewTime":1500000000}\n'
+    write(tmp_path / "json/user_id=7/reviewerID=8", Books_dot_json=review)
+    ratings, reviews = (rows_of("amazon-2018", tmp_path / form) for form in ("csv", "json"))
+    assert ratings == reviews and ratings[0]["user_id"] == "A1"
+
+
 def test_amazon_2023_both_ways(tmp_path: Path) -> None:
     review = {"user_id": "A1", "parent_asin": "B7", "asin": "B8", "rating": 2.0, "text": "x"}
     reviews, ratings = tmp_path / "reviews", tmp_path / "ratings"

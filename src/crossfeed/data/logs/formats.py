@@ -162,6 +162,7 @@ class Input:
             "quote": "'\"'",
             "escape": "'\"'",
             "compression": quoted_text(file.compression or "none"),
+            "hive_partitioning": "false",
             "ignore_errors": "true",
             "store_rejects": "true",
             "rejects_table": quoted_text(rejects.table),

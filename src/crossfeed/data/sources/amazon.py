@@ -77,7 +77,10 @@ def _json_rows(files: list[Path], fields: dict[str, tuple[str, str]]) -> str:
     types = ", ".join(f"{text(field)}: {text(type_)}" for field, (_, type_) in fields.items())
     named = ", ".join(f'"{field}" AS {name}' for field, (name, _) in fields.items())
     paths = ", ".join(text(file) for file in files)
-    options = f"columns = {{{types}}}, filename = true, format = 'newline_delimited'"
+    options = (
+        f"columns = {{{types}}}, filename = true, hive_partitioning = false, "
+        "format = 'newline_delimited'"
+    )
     return f"SELECT {named}, filename FROM read_json([{paths}], {options})"
 
 

@@ -60,7 +60,7 @@ def csv_query(
     options = (
         f"delim = {text(delimiter)}, header = {str(has_header).lower()}, quote = {text(quote)}, "
         f"escape = {text(quote)}, encoding = {text(encoding)}, auto_detect = false, "
-        f"nullstr = '', filename = true, max_line_size = 67108864"
+        f"nullstr = '', filename = true, hive_partitioning = false, max_line_size = 67108864"
     )
     return f"SELECT * FROM read_csv([{paths}], {options}, columns = {{{types}}})"
 
