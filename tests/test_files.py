@@ -1,17 +1,26 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from crossfeed.errors import OutputError
-from crossfeed.files import atomic_folder, atomic_path, file_hash, require_free, write_json
+from crossfeed.files import (
+    atomic_folder,
+    atomic_path,
+    file_hash,
+    only_process,
+    require_free,
+    write_json,
+)
 
 
 def names(folder: Path) -> set[str]:
@@ -131,6 +140,45 @@ def test_a_folder_is_not_replaced_without_leave(tmp_path: Path) -> None:
     ):
         pytest.fail("the guard let the work begin")
     assert names(tmp_path / "out") == {"mine"}
+
+
+def test_what_another_process_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    with (
+        pytest.raises(OutputError, match="exists already"),
+        atomic_folder(tmp_path / "out", overwrite=False) as folder,
+    ):
+        (folder / "a").write_text("second")
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "a").write_text("first")
+    assert (tmp_path / "out" / "a").read_text() == "first"
+    assert names(tmp_path) == {"out"}
+
+
+def test_a_lock_keeps_others_out_and_is_gone_at_the_end(tmp_path: Path) -> None:
+    lock = tmp_path / ".lock"
+    lock.touch()  # of a process that died
+    for _ in range(2):
+        with only_process(lock):
+            with pytest.raises(OutputError, match="another process") as caught, only_process(lock):
+                pytest.fail("two hold it")
+            assert lock.exists()
+        assert not lock.exists()
+    assert caught.value.hint == "let it end, or give another --out"
+
+
+def test_a_lock_that_was_removed_after_it_was_opened_is_not_held(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock = tmp_path / ".lock"
+    flock = fcntl.flock
+
+    def late(*given: Any) -> None:
+        lock.unlink()
+        flock(*given)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with pytest.raises(OutputError, match="another process"), only_process(lock):
+        pytest.fail("nobody else would see this lock")
 
 
 def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,6 +6,7 @@ A reader never sees half a file, and a process that dies leaves the previous one
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -14,7 +15,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from crossfeed.errors import OutputError
 
@@ -22,6 +23,7 @@ __all__ = [
     "atomic_folder",
     "atomic_path",
     "file_hash",
+    "only_process",
     "remove_leftovers",
     "require_free",
     "require_writable",
@@ -71,6 +73,33 @@ def remove_leftovers(folder: Path) -> None:
 
 
 @contextlib.contextmanager
+def only_process(lock: Path) -> Iterator[None]:
+    """Keep other processes from the same work; the kernel lets go of it when this one dies.
+
+    Args:
+        lock: a file that is there while the work goes on.
+
+    Raises:
+        OutputError: another process is at it, or the file cannot be written.
+    """
+    try:
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        file = lock.open("ab")
+    except OSError as error:
+        raise _unwritable(lock.parent, error) from error
+    with file:
+        if not _locked(file, lock):
+            raise OutputError(
+                f"another process is at work there: it holds '{lock}'",
+                hint="let it end, or give another --out",
+            )
+        try:
+            yield
+        finally:
+            lock.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
@@ -112,6 +141,7 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
                 file.chmod(mode)
             _sync(file)
         _sync(temporary)
+        require_free(path, overwrite=overwrite)  # another process may have written it meanwhile
         if path.exists():
             os.replace(path, replaced)
         os.replace(temporary, path)
@@ -135,6 +165,17 @@ def file_hash(path: Path) -> str:
     """Return the SHA-256 of a file's bytes in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _locked(file: BinaryIO, path: Path) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        # Who held it may have removed it since it was opened: then another may hold a new one.
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError as error:
+        raise _unwritable(path, error) from error
 
 
 def _beside(path: Path, ending: str) -> Path:

@@ -184,14 +184,20 @@ def test_a_killed_preparation_goes_on(
     assert resumed == prepare(log, out=tmp_path / "whole", config=CONFIG).manifest
 
 
-def test_two_at_the_same_work_are_told(
-    log: Path, tmp_path: Path, start: Callable[[str], subprocess.Popen[str]]
+@pytest.mark.parametrize("split", ["last-out", "temporal"])
+def test_a_second_process_is_refused_and_leaves_the_first_its_work(
+    split: str, log: Path, tmp_path: Path, start: Callable[[str], subprocess.Popen[str]]
 ) -> None:
+    config = DataConfig.model_validate({"split": split})
     with start("read_log") as process:
-        with pytest.raises(OutputError, match="cannot work in") as caught:
-            prepare(log, out=tmp_path / "dataset", config=CONFIG)
+        with pytest.raises(OutputError, match="another process is at work there") as caught:
+            prepare(log, out=tmp_path / "dataset", config=config)
+        assert (tmp_path / WORK / "engine" / "work.duckdb").exists()
         process.kill()
-    assert "another process may be at the same work" in str(caught.value.hint)
+    assert caught.value.hint == "let it end, or give another --out"
+    prepare(log, out=tmp_path / "dataset", config=config)
+    left = {path.name for path in tmp_path.glob("*") if not path.name.endswith(".tmp")}
+    assert left == {"dataset", "log.parquet"}
 
 
 def test_a_memory_limit_changes_no_number(tmp_path: Path) -> None:

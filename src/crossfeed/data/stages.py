@@ -22,7 +22,7 @@ import ibis.expr.types as ir
 from crossfeed.data.engine import Engine
 from crossfeed.data.engine_duckdb import DuckDBEngine, open_duckdb
 from crossfeed.data.engines import open_engine
-from crossfeed.files import write_json
+from crossfeed.files import only_process, write_json
 
 __all__ = ["Stages", "open_stages"]
 
@@ -73,29 +73,33 @@ def open_stages(
     by the end of the process: there it stays for the next call with the same question.
 
     Args:
-        folder: where the work lies.
+        folder: where the work lies; a lock beside it keeps other processes out.
         question: what the work depends on; None where it cannot be known again.
         engine: see `open_engine`.
         memory_limit: see `open_duckdb`.
+
+    Raises:
+        OutputError: another process is at work there, or the folder cannot be written.
     """
-    if question is None or _asked(folder) != question:
-        shutil.rmtree(folder, ignore_errors=True)
-    keep = False
-    try:
-        with open_duckdb(folder / "engine", memory_limit=memory_limit) as embedded:
-            if question is not None:
-                write_json(folder / _QUESTION, question)
-            scratch = folder / "tables"
-            with open_engine(engine, embedded, scratch, memory_limit=memory_limit) as opened:
-                yield Stages(embedded, opened, folder)
-    except (KeyboardInterrupt, SystemExit):
-        keep = question is not None
-        if keep:
-            _log.info("stopped; the same command goes on behind the last finished stage")
-        raise
-    finally:
-        if not keep:
+    with only_process(folder.with_name(f"{folder.name}.lock")):
+        if question is None or _asked(folder) != question:
             shutil.rmtree(folder, ignore_errors=True)
+        keep = False
+        try:
+            with open_duckdb(folder / "engine", memory_limit=memory_limit) as embedded:
+                if question is not None:
+                    write_json(folder / _QUESTION, question)
+                scratch = folder / "tables"
+                with open_engine(engine, embedded, scratch, memory_limit=memory_limit) as opened:
+                    yield Stages(embedded, opened, folder)
+        except (KeyboardInterrupt, SystemExit):
+            keep = question is not None
+            if keep:
+                _log.info("stopped; the same command goes on behind the last finished stage")
+            raise
+        finally:
+            if not keep:
+                shutil.rmtree(folder, ignore_errors=True)
 
 
 def _asked(folder: Path) -> Any:  # Any: JSON
