@@ -22,6 +22,8 @@ from crossfeed.files import (
     write_json,
 )
 
+MARK = {"format_version": 1, "crossfeed": "1.0"}
+
 
 def names(folder: Path) -> set[str]:
     return {path.name for path in folder.iterdir()}
@@ -109,8 +111,27 @@ def test_a_folder_of_others_is_never_replaced(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("mark", ["manifest.json", "config.json", "bundle.json"])
 def test_a_folder_of_crossfeed_may_be_replaced(tmp_path: Path, mark: str) -> None:
-    (tmp_path / mark).write_text("{}")
+    write_json(tmp_path / mark, MARK)
     require_free(tmp_path, overwrite=True)
+
+
+@pytest.mark.parametrize("text", ["{}", '"crossfeed"', "{", '{"format_version": 2}'])
+def test_a_file_of_that_name_alone_does_not_make_a_folder_crossfeed_s(
+    tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "config.json").write_text(text)
+    with pytest.raises(OutputError, match="a folder that crossfeed did not write"):
+        require_free(tmp_path, overwrite=True)
+
+
+def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "log.parquet").write_text("mine")
+    with (
+        pytest.raises(OutputError, match="is a file; what is written there is a folder"),
+        atomic_folder(tmp_path / "log.parquet", overwrite=True),
+    ):
+        pytest.fail("the guard let the work begin")
+    assert (tmp_path / "log.parquet").read_text() == "mine"
 
 
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
@@ -125,7 +146,7 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
         with atomic_folder(tmp_path / "out", overwrite=True) as folder:
-            write_json(folder / "manifest.json", name)
+            write_json(folder / "manifest.json", MARK)
             (folder / name).write_text(name)
     assert names(tmp_path / "out") == {"new", "manifest.json"}
     assert names(tmp_path) == {"out"}
@@ -181,9 +202,23 @@ def test_a_lock_that_was_removed_after_it_was_opened_is_not_held(
         pytest.fail("nobody else would see this lock")
 
 
+def test_a_file_system_without_locks_is_a_clear_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none(*given: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with (
+        pytest.raises(OutputError, match=r"cannot write .*\.out\.lock': Function not implemented"),
+        atomic_folder(tmp_path / "out", overwrite=False),
+    ):
+        pytest.fail("nobody is kept out")
+
+
 def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with atomic_folder(tmp_path / "out", overwrite=False) as folder:
-        (folder / "bundle.json").write_text("old")
+        write_json(folder / "bundle.json", MARK)
     moves = []
     replace = os.replace
 
@@ -207,7 +242,7 @@ def test_a_stop_between_the_two_moves_brings_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with atomic_folder(tmp_path / "out", overwrite=False) as folder:
-        (folder / "bundle.json").write_text("old")
+        write_json(folder / "bundle.json", MARK)
     replace = os.replace
     moves = []
 
@@ -222,8 +257,8 @@ def test_a_stop_between_the_two_moves_brings_the_old_folder_back(
         pytest.raises(KeyboardInterrupt),
         atomic_folder(tmp_path / "out", overwrite=True) as folder,
     ):
-        (folder / "bundle.json").write_text("new")
-    assert (tmp_path / "out" / "bundle.json").read_text() == "old"
+        (folder / "new").write_text("new")
+    assert names(tmp_path / "out") == {"bundle.json"}
     assert names(tmp_path) == {"out"}
 
 
@@ -245,7 +280,7 @@ def test_a_kill_half_way_leaves_the_old_one_readable(tmp_path: Path, kind: str) 
     content.parent.mkdir(exist_ok=True)
     content.write_text("old")
     if kind == "folder":
-        (target / "manifest.json").write_text("{}")
+        write_json(target / "manifest.json", MARK)
     died = subprocess.run([sys.executable, "-c", _DIES_HALF_WAY, kind, str(target)])
     assert died.returncode == -signal.SIGKILL
     assert content.read_text() == "old"
@@ -261,7 +296,46 @@ def test_what_a_kill_left_is_not_in_the_way(tmp_path: Path, kind: str) -> None:
     else:
         with atomic_folder(target, overwrite=False) as folder:
             (folder / "a").write_text("new")
+        assert names(tmp_path) == {"out"}
     assert target.exists()
+
+
+def test_what_another_folder_s_writer_left_stays(tmp_path: Path) -> None:
+    others = {".out.0123abcd.0123abcd.tmp", ".out.txt.0123abcd.tmp", ".out.notes.old", ".out.tmp"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    with atomic_folder(tmp_path / "out", overwrite=False):
+        pass
+    assert names(tmp_path) == {"out", *others}
+
+
+_DIES_BETWEEN_THE_MOVES = """
+import os, signal, sys
+from pathlib import Path
+from crossfeed.files import atomic_folder
+replace = os.replace
+def dies_at_the_second(source, target):
+    if Path(target) == Path(sys.argv[1]):
+        os.kill(os.getpid(), signal.SIGKILL)
+    replace(source, target)
+with atomic_folder(Path(sys.argv[1]), overwrite=True) as new:
+    os.replace = dies_at_the_second
+"""
+
+
+def test_a_folder_that_a_kill_between_the_moves_set_aside_comes_back(tmp_path: Path) -> None:
+    target = tmp_path / "out"
+    target.mkdir()
+    write_json(target / "manifest.json", MARK)
+    subprocess.run([sys.executable, "-c", _DIES_BETWEEN_THE_MOVES, str(target)])
+    assert not target.exists()
+    with (
+        pytest.raises(OutputError, match="exists already"),
+        atomic_folder(target, overwrite=False),
+    ):
+        pytest.fail("the guard let the work begin")
+    assert names(target) == {"manifest.json"}
+    assert names(tmp_path) == {"out"}
 
 
 def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:

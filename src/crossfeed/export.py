@@ -14,7 +14,7 @@ import pyarrow as pa
 from crossfeed.bundle import BundleContents, write_bundle
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError
-from crossfeed.files import require_free
+from crossfeed.files import require_free_folder
 from crossfeed.item_index import BuiltIndex, build_index
 from crossfeed.model.probes import probes
 from crossfeed.model.scorer import NetworkScorer
@@ -63,7 +63,7 @@ def export(
         RunError: nothing has been trained yet, or the dataset changed.
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
-    require_free(Path(out), overwrite=overwrite)  # before the work, not after
+    require_free_folder(Path(out), overwrite=overwrite)  # before the work, not after
     dataset = run.dataset()
     if run.refitted:
         dataset = dataset.refitted()

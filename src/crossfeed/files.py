@@ -1,12 +1,14 @@
 """Durable files: written under a temporary name, synced, then renamed.
 
-A reader never sees half a file, and a process that dies leaves the previous one in place.
+A reader never sees half a file, and a process that dies leaves the previous one in place: at worst,
+for a folder, beside it, from where the next writer brings it back.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import glob
 import hashlib
 import json
 import os
@@ -26,12 +28,13 @@ __all__ = [
     "only_process",
     "remove_leftovers",
     "require_free",
+    "require_free_folder",
     "require_writable",
     "write_json",
 ]
 
 _MARKS = ("manifest.json", "config.json", "bundle.json")
-"""One of these is in every folder that crossfeed wrote."""
+"""One of these is in every folder that crossfeed wrote, and says by which version."""
 
 
 def require_free(path: Path, *, overwrite: bool) -> None:
@@ -45,10 +48,24 @@ def require_free(path: Path, *, overwrite: bool) -> None:
         raise OutputError(
             f"'{path}' exists already", hint="choose another --out, or replace it with --overwrite"
         )
-    if path.is_dir() and any(path.iterdir()) and not any((path / name).exists() for name in _MARKS):
+    if path.is_dir() and any(path.iterdir()) and not any(_marked(path / name) for name in _MARKS):
         raise OutputError(
             f"'{path}' is a folder that crossfeed did not write; it will not be replaced",
             hint="choose another --out, or remove the folder yourself",
+        )
+
+
+def require_free_folder(path: Path, *, overwrite: bool) -> None:
+    """Refuse what `require_free` refuses, and a file, which no folder replaces.
+
+    Raises:
+        OutputError: `path` may not be replaced.
+    """
+    require_free(path, overwrite=overwrite)
+    if path.exists() and not path.is_dir():
+        raise OutputError(
+            f"'{path}' is a file; what is written there is a folder",
+            hint="choose another --out, or remove the file yourself",
         )
 
 
@@ -127,32 +144,35 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
+    What writers that died left beside it is put right first.
+
     Raises:
-        OutputError: `path` exists and may not be replaced, or cannot be written.
+        OutputError: `path` exists and may not be replaced, cannot be written, or another process
+            is writing it.
     """
-    require_free(path, overwrite=overwrite)
-    temporary, replaced = _beside(path, "tmp"), _beside(path, "old")
-    try:
-        temporary.mkdir(parents=True)
-        yield temporary
-        mode = temporary.stat().st_mode & 0o666  # what the umask gives; some writers leave 0600
-        for file in sorted(temporary.rglob("*")):
-            if file.is_file():
-                file.chmod(mode)
-            _sync(file)
-        _sync(temporary)
-        require_free(path, overwrite=overwrite)  # another process may have written it meanwhile
-        if path.exists():
-            os.replace(path, replaced)
-        os.replace(temporary, path)
-        _sync(path.parent)
-    except OSError as error:
-        raise _unwritable(path, error) from error
-    finally:
-        if replaced.exists() and not path.exists():
-            os.replace(replaced, path)
-        shutil.rmtree(temporary, ignore_errors=True)
-        shutil.rmtree(replaced, ignore_errors=True)
+    require_free_folder(path, overwrite=overwrite)
+    with only_process(path.with_name(f".{path.name}.lock")):
+        try:
+            _put_right(path)
+            require_free_folder(path, overwrite=overwrite)
+            temporary = _beside(path, "tmp")
+            temporary.mkdir()
+            yield temporary
+            mode = temporary.stat().st_mode & 0o666  # what the umask gives; some writers leave 0600
+            for file in sorted(temporary.rglob("*")):
+                if file.is_file():
+                    file.chmod(mode)
+                _sync(file)
+            _sync(temporary)
+            require_free_folder(path, overwrite=overwrite)  # it may have been written meanwhile
+            if path.exists():
+                os.replace(path, _beside(path, "old"))
+            os.replace(temporary, path)
+            _sync(path.parent)
+        except OSError as error:
+            raise _unwritable(path, error) from error
+        finally:
+            _put_right(path)
 
 
 def write_json(path: Path, value: Any) -> None:  # Any: whatever JSON can hold
@@ -174,13 +194,39 @@ def _locked(file: BinaryIO, path: Path) -> bool:
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False
-    except OSError as error:
+    except OSError as error:  # a file system without locks
         raise _unwritable(path, error) from error
+
+
+def _marked(file: Path) -> bool:
+    try:
+        facts = json.loads(file.read_text("utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(facts, dict) and {"format_version", "crossfeed"} <= facts.keys()
+
+
+def _put_right(path: Path) -> None:
+    """Bring back the folder that was to be replaced, if nothing is in its place; remove the rest.
+
+    No other process may be writing it.
+    """
+    for replaced in _left_beside(path, "old"):
+        if not path.exists():
+            os.replace(replaced, path)
+    for folder in (*_left_beside(path, "old"), *_left_beside(path, "tmp")):
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _beside(path: Path, ending: str) -> Path:
     """Return a hidden name beside `path` that no other process uses, or left when it died."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
+
+
+def _left_beside(path: Path, ending: str) -> list[Path]:
+    """Return the folders of such names."""
+    names = f".{glob.escape(path.name)}.{'[0-9a-f]' * 8}.{ending}"
+    return [found for found in path.parent.glob(names) if found.is_dir()]
 
 
 def _sync(path: Path) -> None:

@@ -42,7 +42,7 @@ from crossfeed.evaluation.results import Results
 from crossfeed.files import (
     atomic_path,
     remove_leftovers,
-    require_free,
+    require_free_folder,
     require_writable,
     write_json,
 )
@@ -90,7 +90,7 @@ class Run:
             OutputError: the folder exists and may not be replaced, or cannot be written.
         """
         if not (overwrite and may_begin(path)):
-            require_free(path, overwrite=overwrite)
+            require_free_folder(path, overwrite=overwrite)
         config = config.model_copy(update={"data": dataset.config})
         facts = {
             "format_version": FORMAT_VERSION,

@@ -22,7 +22,7 @@ from crossfeed.data.split import SPLITS, Split, SplitInput
 from crossfeed.data.stages import Stages, open_stages
 from crossfeed.data.tables import Coded, encode, index, write_parquet, write_tables
 from crossfeed.errors import LogError
-from crossfeed.files import atomic_folder, require_free, write_json
+from crossfeed.files import atomic_folder, require_free_folder, write_json
 
 __all__ = ["prepare"]
 
@@ -63,7 +63,7 @@ def prepare(
     config = config or DataConfig()
     out = Path(out)
     require_engine(engine)
-    require_free(out, overwrite=overwrite)
+    require_free_folder(out, overwrite=overwrite)
     with _Progress("prepare") as progress:
         progress.begin("checking the log")
         log = open_log(logs, config=config, source=source)
