@@ -223,8 +223,8 @@ def test_a_file_of_a_database_gives_the_dataset_of_its_rows(
 ) -> None:
     monkeypatch.setattr(databases, "_BATCH_ROWS", 100)
     log = dirty_log(rows=1500)
-    write(tmp_path / "shop.db", log)
-    table = prepared(url.format(tmp_path / "shop.db"), name="table", **DIRTY)
+    write(tmp_path / "shop@home.db", log)
+    table = prepared(url.format(tmp_path / "shop@home.db"), name="table", **DIRTY)
     memory = prepared(pa.Table.from_pandas(log, preserve_index=False), name="memory", **DIRTY)
     assert table.manifest["content_hash"] == memory.manifest["content_hash"]
     assert table.manifest["log"] == memory.manifest["log"]
@@ -352,6 +352,29 @@ def test_without_the_driver_the_install_command_is_told(
     with pytest.raises(LogError, match="needs the package 'psycopg'") as other:
         prepare("trino://a/b?table=c", out=tmp_path / "dataset")
     assert other.value.hint == "pip install 'ibis-framework[trino]'"
+
+
+@pytest.mark.parametrize("scheme", ["postgres", "Postgres", "spark"])
+@pytest.mark.parametrize(
+    "rest",
+    [
+        "me:s3cret/w0rd@host/shop?table=clicks",
+        "me:5432/s3cret@host/shop?table=clicks",
+        "me:w0rd?s3cret@host/shop?table=clicks",
+        "me:w0rd#s3cret@host/shop?table=clicks",
+        "me:w0rd[s3cret@host/shop?table=clicks",
+        "me:w0rd[s3cret/shop?table=clicks",
+        "host/shop?table=clicks&password=w0rd@s3cret",
+    ],
+)
+def test_a_password_that_is_not_encoded_is_not_shown(
+    scheme: str, rest: str, tmp_path: Path
+) -> None:
+    with pytest.raises(LogError, match=rf"a URL of {scheme}:// cannot be taken apart") as caught:
+        prepare(f"{scheme}://{rest}", out=tmp_path / "dataset")
+    assert "percent-encode the password" in str(caught.value.hint)
+    assert not [part for part in ("w0rd", "s3cret", "5432") if part in str(caught.value)]
+    assert caught.value.__suppress_context__ or caught.value.__context__ is None
 
 
 def test_secrets_of_a_driver_s_message_are_struck_out(

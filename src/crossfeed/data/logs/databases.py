@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     import ibis.expr.datatypes as dt
     import ibis.expr.types as ir
 
-__all__ = ["DatabaseTable", "database_table", "is_url"]
+__all__ = ["DatabaseTable", "database_table", "is_url", "url_parts"]
 
 _BATCH_ROWS = 1 << 16
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://")
+_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FILES = ("duckdb", "sqlite")
 """Databases that are a file: duckdb:///absolute/path?table=clicks, sqlite://relative/path?..."""
 _WITHOUT_TABLES = ("polars", "datafusion")
@@ -123,13 +123,31 @@ def is_url(log: object) -> bool:
     return isinstance(log, str) and _URL.match(log) is not None
 
 
+def url_parts(url: str) -> SplitResult:
+    """Take a URL apart, unless a part of a password would be taken for something that is shown.
+
+    Raises:
+        LogError: a character that parts a URL stands before the @.
+    """
+    scheme, _, rest = url.partition("://")
+    before = "" if scheme.lower() in _FILES else rest.rpartition("@")[0]
+    with contextlib.suppress(ValueError):  # which may show the password
+        if not set(before) & set("/?#[]"):
+            return urlsplit(url)
+    raise LogError(
+        f"a URL of {scheme}:// cannot be taken apart: it has / ? # [ or ] where none may stand, or "
+        "an @ behind the host",
+        hint="percent-encode the password, and an @ elsewhere: %2F %3F %23 %5B %5D %40",
+    )
+
+
 def database_table(url: str) -> DatabaseTable:
     """Take a URL apart.
 
     Raises:
         LogError: it names no table, or a database that cannot be read in batches.
     """
-    parts = urlsplit(url)
+    parts = url_parts(url)
     options = parse_qs(parts.query)
     [table] = options.pop("table", [""])[-1:]
     shown = _without_secrets(parts, table)

@@ -16,12 +16,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import parse_qs
 
 import pyarrow as pa
 import pyarrow.dataset as pads
 
 from crossfeed.data.engine import BATCH_ROWS
+from crossfeed.data.logs.databases import url_parts
 from crossfeed.data.spark_session import spark_errors, spark_session
 from crossfeed.errors import LogError
 
@@ -93,7 +94,7 @@ def spark_table(url: str) -> SparkTable:
     Raises:
         LogError: it names no table.
     """
-    parts = urlsplit(url)
+    parts = url_parts(url)
     [table] = parse_qs(parts.query).get("table", [""])[-1:]
     address = parts.netloc.rpartition("@")[2]
     shown = f"spark://{address}"  # whatever else stands in the URL
