@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
@@ -38,6 +41,32 @@ def test_a_folder_that_holds_itself_is_read_once(tmp_path: Path) -> None:
     log().to_csv(folder / "log.csv", index=False)
     (folder / "again").symlink_to(folder, target_is_directory=True)
     assert events(prepare(folder, out=tmp_path / "out", config=CONFIG)) == 120
+
+
+def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / os.fsdecode(b"log\xff.csv")
+    log().to_csv(file, index=False)
+    for given in (file, tmp_path):
+        with pytest.raises(LogError, match=r"log\ufffd\.csv' is not UTF-8: rename the file"):
+            prepare(given, out=tmp_path / "out", config=CONFIG)
+
+
+def test_parquet_without_columns_is_refused(tmp_path: Path) -> None:
+    pq.write_table(pa.table({}), tmp_path / "log.parquet")
+    with pytest.raises(LogError, match=r"log\.parquet' has no columns"):
+        prepare(tmp_path / "log.parquet", out=tmp_path / "out", config=CONFIG)
+
+
+def test_a_csv_of_one_long_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log.csv").write_text("x" * 200_000)
+    with pytest.raises(LogError, match=r"the first line of '.*log\.csv' names no columns"):
+        prepare(tmp_path / "log.csv", out=tmp_path / "out", config=CONFIG)
+
+
+def test_a_type_that_the_engine_has_not_is_named(tmp_path: Path) -> None:
+    table = pa.Table.from_pandas(log()).append_column("x", pa.nulls(120, pa.float16()))
+    with pytest.raises(LogError, match="its columns are halffloat, int64, "):
+        prepare(table, out=tmp_path / "out", config=CONFIG)
 
 
 def test_a_link_to_itself_is_no_file(tmp_path: Path) -> None:

@@ -190,6 +190,12 @@ def test_a_unit_may_be_given(read: Callable[..., object]) -> None:
         validate_log(log_of(timestamp=[1_600_000_000]), config=DataConfig(time_unit="ms"))
 
 
+def test_numbers_are_no_text_of_times(read: Callable[..., object]) -> None:
+    with pytest.raises(ConfigError, match=r"'iso' is for text, .* are BIGINT") as caught:
+        read(log_of(user_id=["u"]), time_unit="iso")
+    assert caught.value.hint == "numbers are s or ms; auto detects the unit"
+
+
 def test_times_in_no_known_unit() -> None:
     with pytest.raises(LogError, match=r"cannot be recognised: from 'soon' to 'yesterday'"):
         validate_log(log_of(timestamp=["yesterday", "soon"]), config=DataConfig())

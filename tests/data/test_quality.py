@@ -78,6 +78,17 @@ def test_what_prepare_would_refuse_is_refused_here(tmp_path: Path) -> None:
         validate_log(LOG[:0])
 
 
+def test_a_damaged_column_is_one_clear_error(tmp_path: Path) -> None:
+    file = tmp_path / "log.parquet"
+    names = pd.Series([f"books {n % 500}" for n in range(5_000)])
+    pd.DataFrame(
+        {"user_id": 1, "item_id": 2, "domain": names, "timestamp": 1_600_000_000}
+    ).to_parquet(file, compression=None)
+    file.write_bytes(file.read_bytes().replace(b"books 1", b"books\xff\xff"))
+    with pytest.raises(LogError, match=r"log\.parquet' cannot be read"):
+        validate_log(file, config=SETTINGS)
+
+
 def test_a_log_without_times_has_no_first_and_last() -> None:
     config = DataConfig(split="last-out", max_quarantine_share=0.2)
     report = validate_log(LOG.drop(columns="timestamp"), config=config)

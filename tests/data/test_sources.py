@@ -389,6 +389,14 @@ def test_a_folder_without_its_files_is_told_what_it_lacks(name: str, tmp_path: P
     assert SOURCES[name].home_page in str(caught.value.hint)
 
 
+def test_two_copies_of_movielens_100k_are_told(tmp_path: Path) -> None:
+    for copy in ("a", "b"):
+        (tmp_path / copy).mkdir()
+        write(tmp_path / copy, u_dot_data="1\t1\t5\t8\n", u_dot_genre="War|0\n", u_dot_item="1|x\n")
+    with pytest.raises(LogError, match=r"has several u\.genre: .*a/u\.genre, .*b/u\.genre"):
+        rows_of("movielens-100k", tmp_path)
+
+
 def test_files_of_another_kind_are_one_clear_error(tmp_path: Path) -> None:
     folder = movielens_100k(tmp_path / "ml")
     (folder / "u.item").write_text("1|only|one|line\n")

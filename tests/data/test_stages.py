@@ -199,6 +199,20 @@ def test_a_second_process_is_refused_and_leaves_the_first_its_work(
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", "log.parquet"}
 
 
+@pytest.mark.parametrize("out", ["log.parquet/dataset", "/proc/dataset"])
+def test_a_place_that_cannot_be_written_is_one_clear_error(
+    out: str, log: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(OutputError, match="cannot write"):
+        prepare(log, out=tmp_path / out, config=CONFIG)
+
+
+def test_work_that_is_in_the_way_is_one_clear_error(log: Path, tmp_path: Path) -> None:
+    (tmp_path / WORK).write_text("no folder")
+    with pytest.raises(OutputError, match=rf"cannot write '.*{WORK}"):
+        prepare(log, out=tmp_path / "dataset", config=CONFIG)
+
+
 def test_a_memory_limit_changes_no_number(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.parquet", rows=200_000)
     whole, limited = (
@@ -208,10 +222,11 @@ def test_a_memory_limit_changes_no_number(tmp_path: Path) -> None:
     assert limited["content_hash"] == whole["content_hash"]
 
 
-def test_too_little_memory_is_one_clear_error(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", ["1KiB", "2MiB"])
+def test_too_little_memory_is_one_clear_error(limit: str, tmp_path: Path) -> None:
     log = write_log(tmp_path / "log.parquet", rows=200_000)
     with pytest.raises(OutputError, match="the work did not fit") as caught:
-        prepare(log, out=tmp_path / "dataset", config=CONFIG, memory_limit="2MiB")
+        prepare(log, out=tmp_path / "dataset", config=CONFIG, memory_limit=limit)
     assert "--memory-limit" in str(caught.value.hint)
     assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
 

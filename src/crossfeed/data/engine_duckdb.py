@@ -18,6 +18,7 @@ import pyarrow as pa
 from crossfeed.data.engine import BATCH_ROWS, Engine
 from crossfeed.data.sql import quoted_text
 from crossfeed.errors import ConfigError, OutputError
+from crossfeed.files import require_writable
 
 __all__ = ["DuckDBEngine", "open_duckdb"]
 
@@ -127,22 +128,16 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
 
     Raises:
         ConfigError: the limit is no size.
-        OutputError: disk or memory did not suffice.
+        OutputError: `scratch` cannot be written, or disk or memory did not suffice.
     """
     if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
         raise ConfigError(
             f"the memory limit '{memory_limit}' is no size", hint="write it as 500MiB or 4GiB"
         )
-    scratch.mkdir(parents=True, exist_ok=True)
+    require_writable(scratch)
     try:
-        engine = DuckDBEngine(scratch, memory_limit=memory_limit)
-    except duckdb.IOException as error:
-        raise OutputError(
-            f"cannot work in '{scratch}': {str(error).splitlines()[0]}",
-            hint="another process may be at the same work: let it end, or give another --out",
-        ) from error
-    try:
-        yield engine
+        with contextlib.closing(_begun(scratch, memory_limit)) as engine:
+            yield engine
     except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
         # Fatal is a table that could not be written to its end; what was there is as it was.
         if isinstance(error, duckdb.FatalException) and "write" not in str(error):
@@ -154,8 +149,16 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
             if in_memory
             else "free some space on the disk of --out; nothing was replaced",
         ) from error
-    finally:
-        engine.close()
+
+
+def _begun(scratch: Path, memory_limit: str | None) -> DuckDBEngine:
+    try:
+        return DuckDBEngine(scratch, memory_limit=memory_limit)
+    except duckdb.IOException as error:
+        raise OutputError(
+            f"cannot work in '{scratch}': {str(error).splitlines()[0]}",
+            hint="try it again, which begins anew, or give another --out",
+        ) from error
 
 
 def _default_limit() -> str:

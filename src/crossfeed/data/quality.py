@@ -14,7 +14,7 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engine import Engine
 from crossfeed.data.engine_duckdb import open_duckdb
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, require_readable
+from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
 from crossfeed.data.logs.times import iso_time
 from crossfeed.data.oddities import BOT_RULE, Oddities, find_oddities
 
@@ -102,7 +102,8 @@ def validate_log(
     with tempfile.TemporaryDirectory() as folder, open_duckdb(Path(folder) / "scratch") as engine:
         rows = read_log(engine, log, config)
         require_readable(rows, config)
-        return _report(engine, log, rows, config)
+        with reading(log):
+            return _report(engine, log, rows, config)
 
 
 def _report(engine: Engine, log: Log, rows: LogRows, config: DataConfig) -> LogReport:

@@ -150,6 +150,9 @@ def _format_of(path: Path) -> tuple[Format, Compression | None] | None:
 
 
 def _log_file(path: Path) -> LogFile:
+    shown = os.fsencode(path).decode(errors="replace")
+    if shown != str(path):
+        raise LogError(f"the name of '{shown}' is not UTF-8: rename the file")
     known = _format_of(path)
     if known is None:
         raise LogError(f"'{path}' is not a log by its name, which must end in {_ALLOWED}")
@@ -175,10 +178,10 @@ def _content_problem(file: LogFile) -> str | None:
 
 def _parquet_problem(file: LogFile) -> str | None:
     try:
-        pq.read_schema(file.path)
+        schema = pq.read_schema(file.path)
     except (pa.ArrowException, OSError) as error:
         return f"is not complete Parquet: {error}"
-    return None
+    return None if schema.names else "has no columns"
 
 
 def _compression_problem(file: LogFile) -> str | None:

@@ -183,7 +183,11 @@ def file_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
         return Input(file.name, size, dict.fromkeys(_json_keys(head), UNTYPED), file=file)
     header = head.lstrip("\r\n").partition("\n")[0].partition("\r")[0]
     delimiter = max(_DELIMITERS, key=header.count)
-    columns = next(csv.reader([header], delimiter=delimiter))
+    try:
+        columns = next(csv.reader([header], delimiter=delimiter))
+    except csv.Error as error:
+        unread = f"the first line of '{file.name}' names no columns: {error}"
+        return Input(file.name, size, {}, problem=unread, file=file)
     twice = sorted({column for column in columns if columns.count(column) > 1})
     problem = f"'{file.name}' has two columns of the name {', '.join(twice)}" if twice else None
     types = dict.fromkeys(columns, UNTYPED)
@@ -194,7 +198,7 @@ def arrow_input(connection: duckdb.DuckDBPyConnection, table: ArrowTable) -> Inp
     """Look at the columns of a table in memory.
 
     Raises:
-        LogError: a column holds values of several types, or two columns have the same name.
+        LogError: a column is of an unknown type or of several, or two have the same name.
     """
     try:
         arrow = pa.table(table)
@@ -205,8 +209,16 @@ def arrow_input(connection: duckdb.DuckDBPyConnection, table: ArrowTable) -> Inp
         ) from error
     if len(set(arrow.column_names)) < arrow.num_columns:
         raise LogError("the table in memory has two columns of the same name")
-    connection.register(_IN_MEMORY, arrow)
-    types = _described(connection, _IN_MEMORY)
+    try:
+        connection.register(_IN_MEMORY, arrow)
+        types = _described(connection, _IN_MEMORY)
+    except duckdb.Error as error:
+        found = ", ".join(sorted({str(type_) for type_ in arrow.schema.types}))
+        raise LogError(
+            f"the table in memory cannot be read: {str(error).splitlines()[0]}; its columns are "
+            f"{found}",
+            hint="leave out columns that are neither text nor usual numbers or times",
+        ) from error
     return Input("table in memory", arrow.num_rows, types, table=arrow)
 
 

@@ -107,7 +107,9 @@ def _inputs(
     inputs = tuple(file_input(connection, file) for file in files)
     problems = [input_.problem for input_ in inputs if input_.problem]
     if problems:
-        raise LogError("\n".join(problems), hint="give every column a name of its own")
+        raise LogError(
+            "\n".join(problems), hint="the first line gives every column a name of its own"
+        )
     return inputs, files[0].format
 
 

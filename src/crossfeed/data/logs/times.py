@@ -106,6 +106,7 @@ def time_rule(
 
     Raises:
         LogError: in no unit does any of them lie in the possible range.
+        ConfigError: numbers are not in the unit that is asked for.
     """
     name = quoted_name(column)
     if staged_type == "DATE" or staged_type.startswith("TIMESTAMP"):
@@ -115,6 +116,11 @@ def time_rule(
         for unit_, expression in _expressions(name, staged_type).items()
         if unit in ("auto", unit_)
     }
+    if not rules:
+        raise ConfigError(
+            f"data.time_unit = {unit!r} is for text, and the times in '{column}' are {staged_type}",
+            hint="numbers are s or ms; auto detects the unit",
+        )
     for rule in rules.values():
         if staged_type in _INTEGERS and _all_possible(connection, name, table, rule, possible):
             return dataclasses.replace(rule, all_possible=True)
@@ -200,6 +206,6 @@ def _no_unit(
     return LogError(
         f"the times in '{column}' cannot be recognised: from {smallest!r} to {largest!r}, none is "
         f"within {possible} as {', '.join(units)}",
-        hint="times are seconds, ms, us or ns since 1970, or ISO 8601; set data.time_unit, or "
-        "data.time_range if they are right",
+        hint="times are seconds, ms, us or ns since 1970, or ISO 8601; set data.time_unit to "
+        "one of s, ms and iso, or data.time_range if they are right",
     )

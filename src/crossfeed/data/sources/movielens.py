@@ -32,7 +32,13 @@ def _query_100k(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
         return find(folder, name, title="MovieLens 100K", home_page=MOVIELENS_100K.home_page)
 
     ratings = csv_query(one("u.data"), columns=_RATINGS, delimiter="\t")
-    [genres_file], films_file = one("u.genre"), one("u.item")
+    genres_files, films_file = one("u.genre"), one("u.item")
+    if len(genres_files) > 1:
+        raise LogError(
+            f"'{folder}' has several u.genre: {', '.join(map(str, genres_files))}",
+            hint="give the folder of one copy",
+        )
+    [genres_file] = genres_files
     lines = genres_file.read_text("latin-1").splitlines()
     genres = [line.rpartition("|")[0] for line in lines if "|" in line]
     if not genres:
