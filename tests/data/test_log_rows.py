@@ -19,6 +19,7 @@ from hypothesis import strategies as st
 from crossfeed.config import DataConfig
 from crossfeed.data.engine_duckdb import open_duckdb
 from crossfeed.data.logs import Logs, open_log, read_log
+from crossfeed.data.logs.files import HEAD_BYTES
 from crossfeed.data.prepare import prepare
 from crossfeed.data.quality import validate_log
 from crossfeed.errors import ConfigError, LogError, QuarantineError
@@ -238,6 +239,17 @@ def test_which_rows_are_clicks(
             ] == clicked, positive
 
 
+@pytest.mark.parametrize("label", ["label", "liked"])
+def test_labels_that_begin_late_in_a_file_count(label: str, tmp_path: Path) -> None:
+    row = {"user_id": "u", "item_id": "i" * 1000, "domain": "d", "timestamp": 1_600_000_000}
+    rows = [*[row] * 1_100, *[{**row, label: n % 2} for n in range(20)]]
+    file = tmp_path / "log.jsonl"
+    file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert file.stat().st_size > HEAD_BYTES
+    config = DataConfig(columns={} if label == "label" else {"label": label})
+    assert validate_log(file, config=config).clicks == 10
+
+
 def test_neither_true_nor_false_is_not_a_click(read: Callable[..., object]) -> None:
     result = read(log_of(label=[1, None, 1]))
     assert [row["clicked"] for row in result.rows] == [True, False, True]
@@ -357,6 +369,16 @@ def test_malformed_lines_of_jsonl(tmp_path: Path, read: Callable[..., object]) -
         (3, "malformed row"),
         (4, "item_id is neither a string nor a 64-bit integer"),
     ]
+
+
+def test_a_line_of_deep_json_is_a_row_without_values(
+    tmp_path: Path, read: Callable[..., object]
+) -> None:
+    good = '{"user_id":"u","item_id":"i","domain":"d","timestamp":1600000000}\n'
+    (tmp_path / "log.jsonl").write_text(good + '{"a":' + "[" * 10**5 + "]" * 10**5 + "}\n" + good)
+    found = read(tmp_path / "log.jsonl")
+    assert len(found.rows) == 2
+    assert [row["reason"] for row in found.quarantine] == ["missing user_id"]
 
 
 def test_too_many_bad_rows_stop_with_counts_per_reason(tmp_path: Path) -> None:

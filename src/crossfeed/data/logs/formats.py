@@ -146,11 +146,8 @@ class Input:
         if self.file.format == "CSV":
             return _numbered(names(columns), self._csv_source(self.file, path, rejects))
         fields = ", ".join(_json_field(column, as_json=column in ids) for column in columns)
-        compression = quoted_text(self.file.compression or "uncompressed")
-        options = f"ignore_errors = true, compression = {compression}"
-        objects = f"read_ndjson_objects({path}, {options})"
         malformed = "json IS NULL OR json_type(json) <> 'OBJECT'"
-        return f"SELECT row_number() OVER (), {malformed}, {fields} FROM {objects}"
+        return f"SELECT row_number() OVER (), {malformed}, {fields} FROM {_objects(self.file)}"
 
     def _csv_source(self, file: LogFile, path: str, rejects: Rejects) -> str:
         types = ", ".join(f"{quoted_text(column)}: '{UNTYPED}'" for column in self.columns)
@@ -171,8 +168,20 @@ class Input:
         return f"read_csv({path}, {', '.join(f'{name} = {v}' for name, v in options.items())})"
 
 
-def file_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
-    """Look at the columns of a file."""
+def file_input(
+    connection: duckdb.DuckDBPyConnection, file: LogFile, *, optional: Sequence[str]
+) -> Input:
+    """Look at the columns of a file.
+
+    Args:
+        connection: any connection.
+        file: the file.
+        optional: columns that are looked for in every object of a JSONL file, not in the first
+            ones alone: nobody would notice that they were missed.
+
+    Raises:
+        LogError: its objects cannot be read.
+    """
     size = file.path.stat().st_size
     if file.format == "Parquet":
         path = quoted_text(glob.escape(str(file.path)))
@@ -180,7 +189,9 @@ def file_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
         return Input(file.name, size, _described(connection, source), file=file)
     head = read_head(file)
     if file.format == "JSONL":
-        return Input(file.name, size, dict.fromkeys(_json_keys(head), UNTYPED), file=file)
+        keys = _json_keys(head)
+        keys += _keys_of_any(connection, file, [name for name in optional if name not in keys])
+        return Input(file.name, size, dict.fromkeys(keys, UNTYPED), file=file)
     header = head.lstrip("\r\n").partition("\n")[0].partition("\r")[0]
     delimiter = max(_DELIMITERS, key=header.count)
     try:
@@ -264,15 +275,43 @@ def _json_keys(head: str) -> list[str]:
     for line in head.splitlines():
         try:
             value = json.loads(line)
-        except ValueError:
+        except (ValueError, RecursionError):
             continue  # The row will be quarantined, or the head ends within it.
         if isinstance(value, dict):
             keys.update(dict.fromkeys(value))
     return list(keys)
 
 
+def _keys_of_any(
+    connection: duckdb.DuckDBPyConnection, file: LogFile, keys: Sequence[str]
+) -> list[str]:
+    """Return those of some keys that any object of a file has."""
+    if not keys:
+        return []
+    found = ", ".join(f"bool_or(json_exists(json, {_pointer(key)}))" for key in keys)
+    try:
+        [any_has] = connection.execute(f"SELECT {found} FROM {_objects(file)}").fetchall()
+    except duckdb.Error as error:
+        raise LogError(
+            f"'{file.name}' cannot be read: {str(error).splitlines()[0]}",
+            hint="write the file anew, one object per line",
+        ) from error
+    return [key for key, has in zip(keys, any_has, strict=True) if has]
+
+
+def _objects(file: LogFile) -> str:
+    """Return the table function of a JSONL file's rows, each in the column json."""
+    path = quoted_text(glob.escape(str(file.path)))
+    compression = quoted_text(file.compression or "uncompressed")
+    return f"read_ndjson_objects({path}, ignore_errors = true, compression = {compression})"
+
+
+def _pointer(column: str) -> str:
+    return quoted_text("/" + column.replace("~", "~0").replace("/", "~1"))
+
+
 def _json_field(column: str, *, as_json: bool) -> str:
-    pointer = quoted_text("/" + column.replace("~", "~0").replace("/", "~1"))
+    pointer = _pointer(column)
     if not as_json:
         return f"json_extract_string(json, {pointer}) AS {quoted_name(column)}"
     field = f"json_extract(json, {pointer})"

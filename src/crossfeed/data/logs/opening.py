@@ -71,7 +71,7 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
     """
     possible = time_range(config)
     with duckdb.connect() as connection:
-        inputs, format_ = _inputs(connection, logs, source)
+        inputs, format_ = _inputs(connection, logs, config, source)
         roles = _roles(inputs, config)
         if "timestamp" not in roles and config.split not in _SPLITS_WITHOUT_TIME:
             raise ConfigError(
@@ -90,7 +90,7 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
 
 
 def _inputs(
-    connection: duckdb.DuckDBPyConnection, logs: Logs, source: str | None
+    connection: duckdb.DuckDBPyConnection, logs: Logs, config: DataConfig, source: str | None
 ) -> tuple[tuple[Input, ...], Format | None]:
     if source is not None:
         return (source_input(connection, *_source_of(logs, source)),), None
@@ -104,7 +104,8 @@ def _inputs(
         return (database_input(connection, urls[0]),), None
     files = find_files(given)
     check_content(files)
-    inputs = tuple(file_input(connection, file) for file in files)
+    optional = [_column(config, role) for role in _OPTIONAL]
+    inputs = tuple(file_input(connection, file, optional=optional) for file in files)
     problems = [input_.problem for input_ in inputs if input_.problem]
     if problems:
         raise LogError(
