@@ -279,6 +279,40 @@ def test_ids_of_two_types(tmp_path: Path, read: Callable[..., object]) -> None:
         read(tmp_path / "a.jsonl")
 
 
+def labelled(folder: Path, *labels: pa.Array) -> Path:
+    for number, label in enumerate(labels):
+        pq.write_table(TABLE.append_column("label", label), folder / f"{number}.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("type_", [pa.int8(), pa.int64(), pa.float32(), pa.float64()])
+def test_labels_of_two_numeric_types(
+    type_: pa.DataType, tmp_path: Path, read: Callable[..., object]
+) -> None:
+    folder = labelled(tmp_path, pa.array([0, 1, 2], pa.int32()), pa.array([0, 1, None], type_))
+    clicked = [row["clicked"] for row in read(folder).rows]
+    assert clicked == [False, True, True, False, True, False]
+
+
+def test_labels_of_types_that_do_not_go_together_are_named(
+    tmp_path: Path, read: Callable[..., object]
+) -> None:
+    folder = labelled(tmp_path, pa.array([0, 1, 2]), pa.array(["0", "1", "x"]))
+    message = r"'label' is BIGINT in '.*0\.parquet' and VARCHAR in '.*1\.parquet'"
+    with pytest.raises(LogError, match=message):
+        read(folder)
+    assert len(read(folder, positive="try_cast(label AS DOUBLE) > 0").rows) == 6
+
+
+def test_times_of_two_numeric_types(tmp_path: Path, read: Callable[..., object]) -> None:
+    nanoseconds = 1_600_000_000_000_999_999  # a double would make the next millisecond of it
+    for number, type_ in enumerate((pa.int64(), pa.float64())):
+        times = pa.array([nanoseconds] * 3).cast(type_, safe=False)
+        column = TABLE.column_names.index("timestamp")
+        pq.write_table(TABLE.set_column(column, "timestamp", times), tmp_path / f"{number}.parquet")
+    assert [row["time"] for row in read(tmp_path).rows][:3] == [1_600_000_000_000] * 3
+
+
 def test_a_log_without_rows(prepared: Callable[..., object]) -> None:
     with pytest.raises(LogError, match="the log has no rows"):
         prepared(TABLE.slice(0, 0))

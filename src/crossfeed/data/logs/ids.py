@@ -18,7 +18,7 @@ from crossfeed.data.logs.files import Format
 from crossfeed.data.sql import quoted_name
 from crossfeed.errors import LogError
 
-__all__ = ["IdRule", "id_rule", "staged_id_type"]
+__all__ = ["IdRule", "common_type", "id_rule"]
 
 _INTEGERS = {
     *("TINYINT", "SMALLINT", "INTEGER", "BIGINT"),
@@ -38,8 +38,8 @@ class IdRule:
     """NULL where the id is missing or cannot be one."""
 
 
-def staged_id_type(types: Collection[str]) -> str | None:
-    """Return the SQL type that holds the ids of all files, None if there is none."""
+def common_type(types: Collection[str]) -> str | None:
+    """Return the SQL type that holds the ids or numbers of all files, None if there is none."""
     families = {_family(type_) for type_ in types}
     if families == {"integer"}:
         return "BIGINT"

@@ -26,7 +26,7 @@ from crossfeed.data.logs.formats import (
     file_input,
     source_input,
 )
-from crossfeed.data.logs.ids import staged_id_type
+from crossfeed.data.logs.ids import common_type
 from crossfeed.data.logs.times import TimeRange, is_time_type, time_range
 from crossfeed.data.sources import SOURCES, Source
 from crossfeed.errors import ConfigError, LogError
@@ -83,7 +83,11 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
         positive = _positive(roles, config, source)
         types = _types(inputs)
         typed = {name: None if format_ in ("CSV", "JSONL") else types[name] for name in types}
-        check_positive(connection, positive, typed)
+        try:
+            check_positive(connection, positive, typed)
+        except ConfigError:
+            _require_alike(inputs, columns_in(positive, types))
+            raise
     needed = dict.fromkeys([*roles.values(), *columns_in(positive, types)])
     staged = _staged_types(inputs, roles, list(needed))
     return Log(inputs, format_, roles, staged, positive, possible)
@@ -190,12 +194,35 @@ def _positive(roles: dict[str, str], config: DataConfig, source: str | None) -> 
 
 
 def _types(inputs: Sequence[Input]) -> dict[str, str]:
-    """Return the type of every column; text where the files differ."""
-    types: dict[str, str] = {}
+    """Return the type of every column; where files differ, that of all their numbers, or text."""
+    found: dict[str, set[str]] = {}
     for input_ in inputs:
         for name, type_ in input_.columns.items():
-            types[name] = type_ if types.get(name, type_) == type_ else UNTYPED
-    return types
+            found.setdefault(name, set()).add(type_)
+    return {
+        name: next(iter(types)) if len(types) == 1 else common_type(types) or UNTYPED
+        for name, types in found.items()
+    }
+
+
+def _require_alike(inputs: Sequence[Input], columns: Sequence[str]) -> None:
+    """Say of columns whose type differs between files that they do.
+
+    Raises:
+        LogError: a column has several types.
+    """
+    problems = []
+    for name in columns:
+        first = {i.columns[name]: i.name for i in reversed(inputs) if name in i.columns}
+        if len(first) > 1:
+            found = " and ".join(f"{type_} in '{file}'" for type_, file in sorted(first.items()))
+            problems.append(f"the column '{name}' is {found}")
+    if problems:
+        raise LogError(
+            "\n".join(problems),
+            hint="write it with one type in all files, or name it in data.positive as the text "
+            "that it is read as: try_cast(label AS DOUBLE) > 0",
+        )
 
 
 def _staged_types(
@@ -209,12 +236,14 @@ def _staged_types(
         staged[name] = UNTYPED if types[name].startswith("ENUM") else types[name]
     for role in ("user_id", "item_id"):
         name = roles[role]
-        type_ = staged_id_type(by_column[name])
+        type_ = common_type(by_column[name])
         if type_ is None:
             found = " and ".join(sorted(by_column[name]))
             problems.append(f"the column '{name}' ({role}) is {found}")
         staged[name] = type_ or UNTYPED
     time = roles.get("timestamp")
+    if time is not None and len(by_column[time]) > 1:
+        staged[time] = UNTYPED  # which keeps nanoseconds exact, as a double does not
     if time is not None and not all(map(is_time_type, by_column[time])):
         found = " and ".join(sorted(by_column[time]))
         problems.append(f"the column '{time}' (timestamp) is {found}")
