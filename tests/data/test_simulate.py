@@ -157,6 +157,23 @@ def test_a_file_that_is_no_truth(tmp_path: Path) -> None:
         Truth.load(tmp_path / "odd.safetensors")
 
 
+@pytest.mark.parametrize("items", [500, 550, 700])
+def test_many_small_domains_have_ten_items_each(items: int, tmp_path: Path) -> None:
+    sizes = {"users": 1000, "items": items, "domains": 50, "events": 1000}
+    truth = Truth.load(simulate(tmp_path / "log.parquet", **sizes).truth)
+    counts = np.diff(truth.item_offsets)
+    assert counts.min() >= 10 and counts.sum() == items
+
+
+@pytest.mark.parametrize(
+    ("items", "counts"), [(120, [74, 32, 14]), (60, [34, 16, 10]), (34, [14, 10, 10])]
+)
+def test_how_items_are_shared_out(items: int, counts: list[int], tmp_path: Path) -> None:
+    sizes = {**SMALL, "items": items, "events": 200}
+    truth = Truth.load(simulate(tmp_path / "log.parquet", **sizes).truth)
+    assert np.diff(truth.item_offsets).tolist() == counts
+
+
 def test_existing_files_are_refused_or_replaced(tmp_path: Path) -> None:
     simulate(tmp_path / "log.parquet", **SMALL)
     with pytest.raises(OutputError, match=r"log\.parquet' exists already"):
@@ -171,6 +188,7 @@ def test_existing_files_are_refused_or_replaced(tmp_path: Path) -> None:
     ("sizes", "message"),
     [
         ({"users": 0}, "must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0, not -1"),
         ({"items": 29}, "3 domains need at least 30 items, not 29"),
         ({"events": 10_000}, "200 users and 120 items can give 2400 events without repeats"),
     ],

@@ -42,6 +42,8 @@ _ACTIVITY_POWER = 1.6
 _DENSEST_TO_SPARSEST = 30.0
 _MOST_OF_DOMAIN = 0.4
 """Largest share of a domain's items that one user clicks."""
+_FEWEST_ITEMS = 10
+"""Of a domain."""
 _CELLS = 1 << 22
 """Scores that are held at a time."""
 _NAMES = ("videos", "articles", "shopping", "music", "books", "games", "travel", "courses")
@@ -78,11 +80,11 @@ def simulate(
         overwrite: whether existing files are replaced.
 
     Raises:
-        ConfigError: the sizes do not go together.
+        ConfigError: the sizes do not go together, or the seed is negative.
         OutputError: the files exist or cannot be written.
     """
     out = Path(out)
-    _check_sizes(out, users, items, domains, events)
+    _check_sizes(out, users, items, domains, events, seed)
     truth_path = out.with_suffix(".truth.safetensors")
     for path in (out, truth_path):
         require_free(path, overwrite=overwrite)
@@ -111,19 +113,22 @@ _SCHEMA = pa.schema(
 )
 
 
-def _check_sizes(out: Path, users: int, items: int, domains: int, events: int) -> None:
+def _check_sizes(out: Path, users: int, items: int, domains: int, events: int, seed: int) -> None:
     problems = []
     if out.suffix != ".parquet":
         problems.append(f"'{out}' must end in .parquet")
     if min(users, domains, events) < 1:
         problems.append("users, domains and events must be at least 1")
-    elif items < 10 * domains:
-        problems.append(f"{domains} domains need at least {10 * domains} items, not {items}")
+    elif items < _FEWEST_ITEMS * domains:
+        fewest = _FEWEST_ITEMS * domains
+        problems.append(f"{domains} domains need at least {fewest} items, not {items}")
     elif events > users * items * _MOST_OF_DOMAIN / 4:
         most = int(users * items * _MOST_OF_DOMAIN / 4)
         problems.append(
             f"{users} users and {items} items can give {most} events without repeats, not {events}"
         )
+    if seed < 0:
+        problems.append(f"seed must be at least 0, not {seed}")
     if problems:
         raise ConfigError("\n".join(problems))
 
@@ -150,8 +155,12 @@ def _plant(rng: np.random.Generator, users: int, items: int, domains: int) -> Tr
 def _item_counts(items: int, domains: int) -> NDArray[np.int64]:
     """Share out the items: the sparsest domain has a fifth of the densest's."""
     weights = np.geomspace(1, 1 / 5, domains)
-    sizes = np.maximum(10, np.floor(items * weights / weights.sum())).astype(np.int64)
+    sizes = np.maximum(_FEWEST_ITEMS, np.floor(items * weights / weights.sum())).astype(np.int64)
     sizes[0] += items - sizes.sum()
+    if sizes[0] < _FEWEST_ITEMS:  # what small domains were given more was taken from it
+        free = items - _FEWEST_ITEMS * domains
+        sizes = _FEWEST_ITEMS + np.floor(free * weights / weights.sum()).astype(np.int64)
+        sizes[0] += items - sizes.sum()
     return np.asarray(sizes)
 
 
