@@ -195,6 +195,21 @@ def test_amazon_2018_by_category(tmp_path: Path) -> None:
     assert rows[0]["item_id"] == "B7" and rows[0]["timestamp"] == 1_500_000_000
 
 
+@pytest.mark.parametrize(
+    ("source", "item", "ending"),
+    [("amazon-2018", "asin", "json"), ("amazon-2023", "parent_asin", "jsonl")],
+)
+def test_amazon_partly_unpacked(source: str, item: str, ending: str, tmp_path: Path) -> None:
+    for name in ("Books", "Music", "meta_Music", "Books_5"):
+        review = {"reviewerID": "A1", "user_id": "A1", item: name}
+        (tmp_path / f"{name}.{ending}").write_text(json.dumps(review) + "\n")
+    for name in ("Books", "meta_Books"):
+        packed = gzip.compress((json.dumps({"user_id": "A2", item: name}) + "\n").encode())
+        (tmp_path / f"{name}.{ending}.gz").write_bytes(packed)
+    rows = {row["item_id"]: row["domain"] for row in rows_of(source, tmp_path)}
+    assert rows == {"Books": "Books", "Music": "Music"}
+
+
 def test_amazon_2018_ratings_alone(tmp_path: Path) -> None:
     write(tmp_path, Digital_Music_dot_csv="B7,A1,5.0,1500000000\n")
     assert rows_of("amazon-2018", tmp_path) == [
@@ -273,6 +288,17 @@ def test_ali_ccp_joins_its_common_features(tmp_path: Path) -> None:
         ("9", "70", "scenario-1", 1),
         ("9", "71", "scenario-2", 0),
     ]
+
+
+def test_ali_ccp_s_training_comes_before_its_test(tmp_path: Path) -> None:
+    sample = "{},1,0,c1,2,205\x02{}\x031.0\x01301\x021\x031.0\n"
+    write(
+        tmp_path,
+        sample_skeleton_train_dot_csv=sample.format(2, "second") + sample.format(1, "first"),
+        sample_skeleton_test_dot_csv=sample.format(1, "third"),
+        common_features_train_dot_csv="c1,1,101\x029\x031.0\n",
+    )
+    assert [row["item_id"] for row in rows_of("ali-ccp", tmp_path)] == ["first", "second", "third"]
 
 
 def test_douban_by_kind_of_product(tmp_path: Path) -> None:

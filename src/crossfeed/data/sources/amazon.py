@@ -14,10 +14,12 @@ __all__ = ["AMAZON_2018", "AMAZON_2023"]
 
 _NO_DOMAIN = re.compile(r"^(reviews_|ratings_)|(_\d+|_5core|_reviews|_ratings)?(\.[a-z]+)+$")
 """What a file's name has around the category: reviews_Books_5.json.gz."""
+_NO_REVIEWS = ("meta_",)
+"""How the names of files begin that describe items."""
 
 
 def _query_2018(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    files = find(
+    files = _categories(
         folder,
         *("*.json.gz", "*.json", "*.csv"),
         title="Amazon Reviews 2018",
@@ -45,13 +47,12 @@ def _query_2018(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
 
 
 def _query_2023(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    files = find(
+    files = _categories(
         folder,
         *("*.jsonl.gz", "*.jsonl", "*.csv.gz", "*.csv"),
         title="Amazon Reviews 2023",
         home_page=AMAZON_2023.home_page,
     )
-    files = [file for file in files if not file.name.startswith("meta_")]
     if ".csv" in files[0].suffixes:
         columns = {
             "user_id": "VARCHAR",
@@ -73,6 +74,17 @@ def _query_2023(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
     return f"SELECT user_id, item_id, {_domain(files)} AS domain, rating, timestamp FROM ({rows})"
 
 
+def _categories(folder: Path, *patterns: str, title: str, home_page: str) -> list[Path]:
+    """Return the files of categories; beside packed ones those that are there unpacked alone."""
+    files = find(folder, *patterns, title=title, home_page=home_page, without=_NO_REVIEWS)
+    if files[0].suffix == ".gz":
+        packed = set(map(_category, files))
+        others = sorted(folder.rglob(f"*{Path(files[0].stem).suffix}"))
+        others = [file for file in others if not file.name.startswith(_NO_REVIEWS)]
+        files += [file for file in others if _category(file) not in packed]
+    return files
+
+
 def _json_rows(files: list[Path], fields: dict[str, tuple[str, str]]) -> str:
     types = ", ".join(f"{text(field)}: {text(type_)}" for field, (_, type_) in fields.items())
     named = ", ".join(f'"{field}" AS {name}' for field, (name, _) in fields.items())
@@ -85,7 +97,11 @@ def _json_rows(files: list[Path], fields: dict[str, tuple[str, str]]) -> str:
 
 
 def _domain(files: list[Path]) -> str:
-    return stem_case(files, [_NO_DOMAIN.sub("", file.name) for file in files])
+    return stem_case(files, list(map(_category, files)))
+
+
+def _category(file: Path) -> str:
+    return _NO_DOMAIN.sub("", file.name)
 
 
 _LICENCE = "no licence is stated; the authors ask for citation (McAuley lab, UC San Diego)"
@@ -97,7 +113,7 @@ AMAZON_2018 = Source(
     home_page="https://nijianmo.github.io/amazon/index.html",
     rules=(
         "The files are the reviews of categories (Books.json.gz, Books_5.json.gz), or their "
-        "ratings alone (Books.csv: item, user, rating, time).",
+        "ratings alone (Books.csv: item, user, rating, time); meta_* is left out.",
         "A domain is a category, which is the file's name; an item is an asin.",
         "A rating of 4 or 5 is a click, at unixReviewTime, which is a day.",
     ),

@@ -13,8 +13,12 @@ from crossfeed.errors import LogError
 __all__ = ["csv_query", "find", "header", "rarest_genre", "stem_case", "text"]
 
 
-def find(folder: Path, *patterns: str, title: str, home_page: str) -> list[Path]:
+def find(
+    folder: Path, *patterns: str, title: str, home_page: str, without: tuple[str, ...] = ()
+) -> list[Path]:
     """Return the files below a folder that match the first pattern with a match, by path.
+
+    Names that begin with one of `without` are left out.
 
     Raises:
         LogError: no file matches any of the patterns.
@@ -22,7 +26,8 @@ def find(folder: Path, *patterns: str, title: str, home_page: str) -> list[Path]
     if folder.is_file():
         return [folder]
     for pattern in patterns:
-        if files := sorted(path for path in folder.rglob(pattern) if path.is_file()):
+        found = (path for path in folder.rglob(pattern) if not path.name.startswith(without))
+        if files := sorted(path for path in found if path.is_file()):
             return files
     wanted = " or ".join(patterns)
     raise LogError(

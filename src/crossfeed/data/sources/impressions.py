@@ -81,7 +81,8 @@ def _query_ali_ccp(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
         f"SELECT {_feature('c.features', '101')} AS user_id, {_feature('s.features', '205')} AS "
         f"item_id, 'scenario-' || {_feature('s.features', '301')} AS domain, "
         f"CAST(s.click AS INTEGER) AS label FROM ({samples}) s LEFT JOIN ({common}) c "
-        "USING (common) ORDER BY s.filename, CAST(s.sample AS BIGINT)"
+        "USING (common) ORDER BY ends_with(s.filename, '_test.csv'), s.filename, "
+        "CAST(s.sample AS BIGINT)"
     )
 
 
@@ -153,8 +154,8 @@ ALI_CCP = Source(
         "The files are sample_skeleton_*.csv and common_features_*.csv, or a flat CSV with the "
         "fields' numbers as names.",
         "A user is field 101, an item field 205, a domain field 301 (the scenario).",
-        "click = 1 is a click; there are no times: samples are in the order of their numbers, so "
-        "that last-out is the only split.",
+        "click = 1 is a click; there are no times: samples are in the order of their numbers, "
+        "those for training before those for the test, so that last-out is the only split.",
     ),
     positive=None,
     query=_query_ali_ccp,
