@@ -337,7 +337,7 @@ class Run:
 
 def may_begin(path: Path) -> bool:
     """Return whether a folder holds nothing, or only what a run leaves that failed to begin."""
-    return all(
+    return not path.is_file() and all(
         one == path / "checkpoints" or one.match(".config.json.*.tmp") for one in path.rglob("*")
     )
 
