@@ -13,11 +13,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from planted import planted_log
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from crossfeed import __version__
-from crossfeed.cli import COMMANDS, HISTORIES, app, tables
+from crossfeed.cli import COMMANDS, HISTORIES, app, output, tables
 from crossfeed.cli import data as data_commands
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.simulate import simulate
@@ -239,6 +240,23 @@ def test_results_fit_the_terminal(width: int, headers: int) -> None:
     figures = [word for row in rows for word in row if word.startswith("0.")]
     assert figures == ["0.2000", "0.1000", "0.4000", "0.5000", "0.9000", "0.8000"]
     assert all(row[1] == "1,234" for row in rows)
+
+
+def test_names_that_look_like_markup_are_printed_as_they_are(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = {"articles": "[/books]", "shopping": "[films]", "videos": "games:heart:"}
+    log = tmp_path / "clicks.parquet"
+    planted_log().replace({"domain": names}).to_parquet(log)
+    for words in (["validate", log], ["prepare", log, "--out", tmp_path / "dataset"]):
+        done = run(*words)
+        assert done.exit_code == 0, done.output
+        assert all(name in done.stdout for name in names.values())
+    table = output.make_table("item")
+    table.add_row("[videos-087] shoe")
+    output.stdout().print(table, "[bold]:heart:")
+    shown = capsys.readouterr().out
+    assert "[videos-087] shoe" in shown and "[bold]:heart:" in shown
 
 
 def test_ctrl_c_is_exit_code_130_and_a_sentence(tmp_path: Path) -> None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from crossfeed.cli import output
@@ -86,7 +85,7 @@ def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str,
     table.add_row("all domains", *map(_figure, transfer.joint))
     console.print(table)
     for name, reason in held_back.items():
-        console.print(f"held back: {name} ({reason})", markup=False)
+        console.print(f"held back: {name} ({reason})")
 
 
 def _print(console: Console, contests: Sequence[Contest], *, metric: str, part: str) -> None:
@@ -94,7 +93,7 @@ def _print(console: Console, contests: Sequence[Contest], *, metric: str, part: 
     for scorer in scorers:
         if len(scorer.runs) > 1:
             told = f"{scorer.name} is the mean of {', '.join(scorer.runs)}"
-            console.print(told, markup=False, soft_wrap=True)
+            console.print(told, soft_wrap=True)
     for contest in contests:
         first, second = contest.first.name, contest.second.name
         console.print(output.title(f"{metric}, {part} part: {first} against {second}"))
@@ -103,18 +102,18 @@ def _print(console: Console, contests: Sequence[Contest], *, metric: str, part: 
 
 def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
     columns = (first, second, "difference", "p", "Holm", "Wilcoxon", "better")
-    table = output.make_table("domain", "clicks", "users", *map(escape, columns))
+    table = output.make_table("domain", "clicks", "users", *columns)
     names = {"first": first, "second": second, "not sure": "not sure"}
     for one in comparisons:
         table.add_row(
-            escape(_SCOPES.get(one.scope, one.scope)),
+            _SCOPES.get(one.scope, one.scope),
             f"{one.events:,}",
             f"{one.users:,}",
             _with_interval(f"{one.first:.4f}", one.first_low, one.first_high),
             _with_interval(f"{one.second:.4f}", one.second_low, one.second_high),
             _with_interval(f"{one.difference:+.4f}", one.low, one.high, sign="+"),
             *map(_chance, (one.p, one.p_holm, one.p_wilcoxon)),
-            escape(names[one.better]),
+            names[one.better],
         )
     return table
 

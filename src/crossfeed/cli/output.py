@@ -30,10 +30,13 @@ _FILE_WIDTH = 200
 
 
 def stdout() -> Console:
-    """Return a console on stdout; where that is no terminal it neither colours nor folds."""
+    """Return a console on stdout; where that is no terminal it neither colours nor folds.
+
+    Text is printed as it is: names and ids may look like Rich's markup.
+    """
     if sys.stdout.isatty():
-        return Console()
-    return Console(width=_FILE_WIDTH, no_color=True, highlight=False)
+        return Console(markup=False, emoji=False)
+    return Console(width=_FILE_WIDTH, no_color=True, highlight=False, markup=False, emoji=False)
 
 
 def make_table(*columns: str) -> Table:

@@ -31,7 +31,7 @@ class Display:
     """Shows progress while it is open; where stderr is no terminal, one line per epoch."""
 
     def __init__(self, *, epochs: int, steps: int, stage: str, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet)
+        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)
         self._epochs, self._steps, self._stage = epochs, steps, stage
         self._progress = Progress(
             TextColumn("{task.description}"),
@@ -99,4 +99,4 @@ class Display:
 
     def say(self, line: str) -> None:
         """Show one line."""
-        self._console.print(line, highlight=False, markup=False, soft_wrap=True)
+        self._console.print(line, highlight=False, soft_wrap=True)
