@@ -65,6 +65,21 @@ def test_a_checkpoint_is_read_back(run: Run) -> None:
     assert torch.equal(checkpoint["players"]["a"], torch.ones(2))
 
 
+def test_new_best_weights_leave_nothing_that_was_measured_of_others(
+    run: Run, last_out: Dataset
+) -> None:
+    measured = ["gate.json", "outcomes.parquet", "report.html", "results.json", "transfer.json"]
+    for name in measured:
+        (run.path / name).touch()
+    run.write_checkpoint("last", {})
+    assert all((run.path / name).exists() for name in measured)
+    run.write_checkpoint("best", {})
+    assert not any((run.path / name).exists() for name in measured)
+    (run.path / "report.html").touch()
+    Run.create(run.path, dataset=last_out, config=run.config, overwrite=True)
+    assert not (run.path / "report.html").exists()
+
+
 def test_a_checkpoint_that_runs_code_is_refused(run: Run) -> None:
     run.write_checkpoint("last", {"config": ModelConfig()})  # a class: not plain data
     with pytest.raises(RunError, match=r"last.pt' is damaged"):

@@ -12,6 +12,7 @@ outcomes.parquet        its metrics of every event, for intervals and comparison
 transfer.json           what the domains give each other, if that was measured
 transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
+report.html             the page of `crossfeed report`
 profile.json            where the time went, if that was asked for
 profile-operators.txt   all of torch's operators in some of its steps
 profile-trace.json      those steps, for a viewer of traces
@@ -55,13 +56,13 @@ CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
 FORMAT_VERSION = 1
 
+_MEASURED = ("results.json", "outcomes.parquet", "transfer.json", "gate.json", "report.html")
+"""What is known of the best weights, and of no others."""
+
 _FILES = (
     "metrics.jsonl",
     "health.jsonl",
-    "results.json",
-    "outcomes.parquet",
-    "transfer.json",
-    "gate.json",
+    *_MEASURED,
     "mlflow.json",
     "mlflow.sqlite",
     "profile.json",
@@ -298,9 +299,14 @@ class Run:
     ) -> None:
         """Write a checkpoint; the one before stays until the new one is complete.
 
+        With new best weights goes what was measured of those before.
+
         Raises:
             OutputError: the disk is full or the folder cannot be written.
         """
+        if name == "best":
+            for measured in _MEASURED:
+                (self.path / measured).unlink(missing_ok=True)
         write_checkpoint(self._checkpoint(name), checkpoint, self.config)
 
     def read_checkpoint(self, name: CheckpointName) -> Checkpoint:
