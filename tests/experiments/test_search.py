@@ -21,7 +21,7 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, NonFiniteLossError, RunError
 from crossfeed.experiments import search as module
 from crossfeed.experiments.search import Search, SearchTrial, search
-from crossfeed.experiments.space import Choices, Range, Space
+from crossfeed.experiments.space import Choices, Range, Space, with_settings
 from crossfeed.run import Run
 
 CONFIG = tiny_config(adversary=False, epochs=3, average=0.5)
@@ -51,6 +51,7 @@ def test_the_best_settings_are_those_of_the_best_run(study: tuple[Path, Search])
     assert runs[float(best.settings["train.learning_rate"])] == best.value
     written = load_config(out / "best.toml")
     assert written.train.learning_rate == best.settings["train.learning_rate"]
+    assert written == with_settings(CONFIG, best.settings)  # those that all trials share too
     assert found.importances == {"train.learning_rate": pytest.approx(1.0)}
 
 

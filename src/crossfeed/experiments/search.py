@@ -2,7 +2,7 @@
 
 STUDY/study.sqlite   every trial, for Optuna's own tools too
 STUDY/runs/          one run per trial, named by its settings
-STUDY/best.toml      the best settings so far, for `train --config`
+STUDY/best.toml      all settings of the best trial so far, for `train --config`
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from crossfeed.errors import MissingExtraError, NonFiniteLossError, RunError
 from crossfeed.experiments.space import SPACE, Choices, Range, Space, require_allowed, with_settings
 from crossfeed.files import atomic_path
 from crossfeed.run import Run
+from crossfeed.settings import differences
 from crossfeed.training.trainer import train
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ def search(
         for trial in _trials_to_run(study, trials, seed=seed):
             _run_trial(study, trial, dataset=dataset, out=out, config=config, space=space)
             tell(_trial(study.trials[trial.number]))
-            _write_best(out, study)
+            _write_best(out, study, config)
         found = tuple(map(_trial, study.trials))
         return Search(config.train.select_on, found, _importances(study))
 
@@ -231,7 +232,8 @@ def _digest(value: object) -> bytes:
     return hashlib.sha256(json.dumps(value).encode()).digest()
 
 
-def _write_best(out: Path, study: optuna.Study) -> None:
+def _write_best(out: Path, study: optuna.Study, config: Config) -> None:
+    """Write what the best trial was trained with: its own settings and those that all share."""
     best = max(
         (t for t in map(_trial, study.trials) if t.value is not None),
         key=lambda trial: trial.value or 0.0,
@@ -239,11 +241,13 @@ def _write_best(out: Path, study: optuna.Study) -> None:
     )
     if best is None:
         return
+    shared = {one.name: one.here for one in differences(config, Config())}
+    settings = {**shared, **best.settings}
     lines = [f"# {best.value:.4f} on validation, trial {best.number}"]
     for section in ("model", "train"):
         own = {
             name.partition(".")[2]: value
-            for name, value in best.settings.items()
+            for name, value in settings.items()
             if name.startswith(f"{section}.")
         }
         if own:
