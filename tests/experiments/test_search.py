@@ -71,7 +71,35 @@ def test_what_is_done_is_not_done_again(
     study: tuple[Path, Search], last_out: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "train", None)
+    best = study[0] / "best.toml"
+    written = best.read_text("utf-8")
+    best.unlink()  # as where the process was killed before it was written
     assert look(last_out, study[0], trials=4) == study[1]
+    assert best.read_text("utf-8") == written
+
+
+def test_a_trial_that_was_broken_off_between_two_draws_comes_to_the_same_settings(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Trained:
+        def validation_values(self) -> list[float]:
+            return [0.5]
+
+    monkeypatch.setattr(module, "train", lambda *args, **named: Trained())
+    space = {**RATES, "model.dropout": Range(low=0.1, high=0.5)}
+    whole = look(last_out, tmp_path / "whole", trials=1, space=space)
+    suggest = module._suggest
+
+    def killed(trial: object, name: str, *values: object) -> object:
+        if name == "model.dropout":
+            raise KeyboardInterrupt
+        return suggest(trial, name, *values)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, "_suggest", killed)
+        with pytest.raises(KeyboardInterrupt):
+            look(last_out, tmp_path / "broken", trials=1, space=space)
+    assert look(last_out, tmp_path / "broken", trials=1, space=space) == whole
 
 
 def test_the_same_settings_are_trained_once(last_out: Dataset, tmp_path: Path) -> None:
@@ -158,7 +186,7 @@ def test_the_command_shows_the_best_and_how_to_use_it(last_out: Dataset, tmp_pat
     space, study = tmp_path / "space.toml", tmp_path / "study"
     space.write_text("[train]\nlearning_rate = {choices = [0.01, 1e-6]}\n", "utf-8")
     command = ["tune", str(last_out.path), "--out", str(study), "--space", str(space)]
-    few = ["--trials", "3", "--set", "train.epochs=1", "--set", "model.width=8"]
+    few = ["--trials", "3", "--seed", "1", "--set", "train.epochs=1", "--set", "model.width=8"]
     found = CliRunner().invoke(app, [*command, *few])
     assert found.exit_code == 0, found.output
     assert "the best of 3 trials" in found.stdout and "0.01" in found.stdout

@@ -100,38 +100,49 @@ def search(
     """
     require_allowed(space, config)
     with _opened(out, dataset, config, space) as study:
-        for trial in _trials_to_run(study, trials, seed=seed):
-            _run_trial(study, trial, dataset=dataset, out=out, config=config, space=space)
+        for trial in _trials_to_run(study, trials):
+            settings = _draw(study, trial, space, seed=seed)
+            _run_trial(study, trial, settings, dataset=dataset, out=out, config=config)
             tell(_trial(study.trials[trial.number]))
             _write_best(out, study, config)
+        _write_best(out, study, config)  # a process that was killed may not have come to it
         found = tuple(map(_trial, study.trials))
         return Search(config.train.select_on, found, _importances(study))
 
 
-def _trials_to_run(study: optuna.Study, count: int, *, seed: int) -> Iterator[optuna.Trial]:
+def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
     """Yield trials that were broken off, because the process was killed, and then new ones."""
     import optuna
 
     for broken in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
         # Optuna has no public way to take up a trial of another process.
         yield optuna.Trial(study, broken._trial_id)
-    for number in range(len(study.trials), count):
-        study.sampler = _sampler(seed, number)
+    while len(study.trials) < count:
         yield study.ask()
+
+
+def _draw(
+    study: optuna.Study, trial: optuna.Trial, space: Space, *, seed: int
+) -> dict[str, Value]:
+    """Return a trial's settings; those that it drew before it was broken off stay as they are."""
+    settings = {}
+    for name, values in space.items():
+        study.sampler = _sampler(seed, trial.number, name)
+        settings[name] = _suggest(trial, name, values)
+    return settings
 
 
 def _run_trial(
     study: optuna.Study,
     trial: optuna.Trial,
+    settings: Mapping[str, Value],
     *,
     dataset: Dataset,
     out: Path,
     config: Config,
-    space: Space,
 ) -> None:
     import optuna
 
-    settings = {name: _suggest(trial, name, values) for name, values in space.items()}
     folder = out / "runs" / _name(settings)
     told = set(study.trials[trial.number].intermediate_values)
 
@@ -204,12 +215,12 @@ def _require_same_question(study: optuna.Study, question: Mapping[str, str], out
         study.set_user_attr(name, answer)
 
 
-def _sampler(seed: int, number: int) -> optuna.samplers.BaseSampler:
-    """Return the sampler of one trial: its draws depend on the trials before and its number."""
+def _sampler(seed: int, number: int, name: str) -> optuna.samplers.BaseSampler:
+    """Return the sampler of one trial's setting: what it draws depends on the trials before."""
     import optuna
 
     return optuna.samplers.TPESampler(
-        n_startup_trials=_STARTUP_TRIALS, seed=int.from_bytes(_digest([seed, number])[:4])
+        n_startup_trials=_STARTUP_TRIALS, seed=int.from_bytes(_digest([seed, number, name])[:4])
     )
 
 
