@@ -33,6 +33,8 @@ def test_calibration_by_hand() -> None:
 
 def test_a_probability_on_a_border_belongs_above_and_one_to_the_last_bin() -> None:
     assert calibration([0, 1, 1], [0.0, 0.5, 1.0], bins=2).counts.tolist() == [1, 2]
+    borders = np.arange(100) / 100  # 0.29 * 100 is below 29
+    assert calibration(np.zeros(100), borders, bins=100).counts.tolist() == [1] * 100
 
 
 def test_gauc_by_hand_leaves_out_users_of_one_class() -> None:
@@ -96,6 +98,7 @@ def test_gauc_does_not_depend_on_order_and_turns_with_the_scores(
         (lambda: calibration([1, 0], [0.5]), "labels and probabilities differ in number"),
         (lambda: auc([1], [np.nan]), "a score is not a number"),
         (lambda: gauc([1, 0], [0.5], [0, 0]), "labels and scores differ in number"),
+        (lambda: gauc([1, 0], [0.5, 0.1], [0]), "labels and users differ in number"),
     ],
 )
 def test_what_says_nothing_is_refused(call: Callable[[], float], message: str) -> None:

@@ -66,7 +66,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 10) 
     Source: Guo et al. 2017 (ICML), equation 3; He et al. 2014 (ADKDD), for the ratio.
     """
     clicked, chance = _checked(labels, probabilities)
-    place = np.minimum((chance * bins).astype(np.int64), bins - 1)
+    place = np.searchsorted(np.arange(1, bins) / bins, chance, side="right")
     counts = np.bincount(place, minlength=bins)
     used = counts > 0
     promised = np.bincount(place, chance, minlength=bins)[used] / counts[used]
@@ -114,6 +114,7 @@ def gauc(labels: ArrayLike, scores: ArrayLike, users: ArrayLike) -> float:
     clicked, values = _labels(labels), np.asarray(scores, np.float64)
     _require(not np.isnan(values).any(), "a score is not a number")
     _require(len(values) == len(clicked), "labels and scores differ in number")
+    _require(len(np.asarray(users)) == len(clicked), "labels and users differ in number")
     _, user = np.unique(np.asarray(users), return_inverse=True)
     order = np.argsort(user, kind="stable")
     user, clicked, values = user[order], clicked[order], values[order]
