@@ -98,6 +98,14 @@ def test_the_budget_of_trials_is_small_and_each_can_be_fitted(name: str, last_ou
     assert found == best == {t.settings: t.value for t in tuned.trials}[tuned.settings]
 
 
+def test_of_a_figure_that_is_better_when_lower_the_lowest_is_chosen(last_out: Dataset) -> None:
+    tuned = tune_baseline("item-knn", last_out, metric="nll")
+    values = [trial.value for trial in tuned.trials]
+    found = evaluate(tuned.scorer, last_out, part=Part.VALIDATION).micro["nll"]
+    assert found == min(values) < max(values)
+    assert found == {trial.settings: trial.value for trial in tuned.trials}[tuned.settings]
+
+
 def test_tuning_never_sees_the_test_part(last_out: Dataset) -> None:
     test = last_out.event_part == Part.TEST
     items = np.where(test, last_out.catalogue.offsets[last_out.event_domain], last_out.event_item)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import BASELINES, require_baselines
 from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.evaluation.metrics import LOWER_IS_BETTER
 from crossfeed.scorer import Scorer
 
 __all__ = ["Trial", "Tuned", "tune_baseline"]
@@ -44,14 +45,15 @@ def tune_baseline(name: str, dataset: Dataset, *, metric: str = "ndcg@10") -> Tu
         MissingExtraError: it needs a package that is not installed.
     """
     require_baselines([name], dataset)
+    choose = min if metric in LOWER_IS_BETTER else max
     best: Scorer | None = None
     trials: list[Trial] = []
     for settings, fit in BASELINES[name].trials().items():
         scorer = fit(dataset)
         value = evaluate(scorer, dataset, part=Part.VALIDATION).micro[metric]
-        if best is None or value > max(trial.value for trial in trials):
-            best = scorer
         trials.append(Trial(settings, value))
+        chosen = choose(trials, key=lambda trial: trial.value)
+        if chosen is trials[-1]:
+            best = scorer
     assert best is not None  # every baseline has a trial
-    chosen = max(trials, key=lambda trial: trial.value)
     return Tuned(best, chosen.settings, tuple(trials))
