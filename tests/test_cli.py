@@ -89,6 +89,7 @@ def test_a_known_error_is_one_line_and_a_hint_on_stderr() -> None:
         (["prepare", "x.csv", "--ou", "y"], "No such option: --ou"),
         (["evaluate", "run", "--part", "train"], "'train' is not one of 'test', 'validation'"),
         (["demo", "--port", "99999"], "'--port': Input should be less than or equal to 65535"),
+        (["recommend", "b", "--domain", "d", "--user", "u", "--out", "f"], "--out goes with --all"),
         (["predict"], "No such command 'predict'"),
     ],
 )
@@ -257,6 +258,21 @@ def test_names_that_look_like_markup_are_printed_as_they_are(
     output.stdout().print(table, "[bold]:heart:")
     shown = capsys.readouterr().out
     assert "[videos-087] shoe" in shown and "[bold]:heart:" in shown
+
+
+def test_the_demonstration_names_the_command_of_its_own_log(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: dict[str, object] = {}
+
+    def stop(log: Path, **sizes: object) -> None:
+        asked.update(sizes)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("crossfeed.cli.demo.simulate", stop)
+    command = " ".join(run("demo", "--out", tmp_path).stdout.split())
+    for name in ("users", "items", "domains", "events"):
+        assert f"--{name} {asked[name]}" in command
 
 
 def test_ctrl_c_is_exit_code_130_and_a_sentence(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ def command(*words: str | Path) -> Result:
 def test_trainings_that_differ_in_the_seed_are_one_entrant(judged: Judged) -> None:
     runs = [
         judged("ours-0", shift=0.1),
-        judged("ours-4", seed=4, shift=0.3, device="cpu"),
+        judged("ours-4", seed=4, shift=0.3, device="cpu", checkpoint_minutes=1, track=["mlflow"]),
         judged("theirs", learning_rate=0.5),
     ]
     ours, theirs = entrants(runs)

@@ -42,9 +42,10 @@ def compare(
 ) -> None:
     """Say who is better, by how much and how surely: the first run against each other scorer.
 
-    Runs that differ in train.seed alone are one scorer, the mean of its seeds. Figures come with
-    95% bootstrap intervals by user; p is of a paired randomisation test by user, adjusted (Holm)
-    for all rows of the answer. The part is the one that the runs were last evaluated on.
+    Runs that differ in train.seed alone, or in how they ran (train.device, checkpoint_minutes,
+    track), are one scorer, the mean of its seeds. Figures come with 95% bootstrap intervals by
+    user; p is of a paired randomisation test by user, adjusted (Holm) for all rows of the answer.
+    The part is the one that the runs were last evaluated on.
 
     \b
     crossfeed compare RUN

@@ -71,7 +71,8 @@ def _simulate(demo: _Demo) -> Truth:
         1,
         "Simulate a log",
         f"{_DOMAINS} domains that share users, and a taste that acts in all of them",
-        f"simulate {demo.log} --events {_EVENTS}",
+        f"simulate {demo.log} --users {_USERS} --items {_ITEMS} --domains {_DOMAINS} "
+        f"--events {_EVENTS}",
     )
     written = simulate(
         demo.log, users=_USERS, items=_ITEMS, domains=_DOMAINS, events=_EVENTS, overwrite=True

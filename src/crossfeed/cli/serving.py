@@ -60,6 +60,8 @@ def recommend(
             raise typer.BadParameter("--all needs --out FILE, and neither --user nor --history")
         _recommend_all(bundle, domain=domain, k=k, out=out, overwrite=overwrite)
         return
+    if out is not None:
+        raise typer.BadParameter("--out goes with --all; one user's items are printed")
     if domain is None or (user is None) == (history is None):
         raise typer.BadParameter("give --domain and either --user or --history, or --all")
     from crossfeed.serving.recommender import Recommender

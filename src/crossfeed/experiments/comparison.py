@@ -17,6 +17,7 @@ from crossfeed.evaluation.statistics import (
     mean_over_seeds,
 )
 from crossfeed.run import Run
+from crossfeed.settings import RUNNING
 
 __all__ = ["Contest", "Entrant", "contests", "entrants", "evaluated_part"]
 
@@ -157,11 +158,10 @@ def _by_settings(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _settings(run: Run) -> str:
-    """Return what makes two trainings the same scorer: all but their seed and their machine."""
-    train = run.config.train.model_copy(update={"seed": 0, "device": "auto"})
-    return json.dumps(
-        [run.facts.get("crossfeed"), run.config.model.model_dump_json(), train.model_dump_json()]
-    )
+    """Return what makes two trainings the same scorer: all but their seed and how they ran."""
+    aside = {"seed", *(name.removeprefix("train.") for name in RUNNING)}
+    train = run.config.train.model_dump_json(exclude=aside)
+    return json.dumps([run.facts.get("crossfeed"), run.config.model.model_dump_json(), train])
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
