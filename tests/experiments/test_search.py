@@ -28,6 +28,13 @@ CONFIG = tiny_config(adversary=False, epochs=3, average=0.5)
 RATES: Space = {"train.learning_rate": Range(low=1e-6, high=1e-1, log=True)}
 
 
+class Trained:
+    """What is used of a run."""
+
+    def validation_values(self) -> list[float]:
+        return [0.5]
+
+
 def look(dataset: Dataset, out: Path, *, trials: int, space: Space = RATES) -> Search:
     return search(dataset, out=out, config=CONFIG, space=space, trials=trials)
 
@@ -81,10 +88,6 @@ def test_what_is_done_is_not_done_again(
 def test_a_trial_that_was_broken_off_between_two_draws_comes_to_the_same_settings(
     last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Trained:
-        def validation_values(self) -> list[float]:
-            return [0.5]
-
     monkeypatch.setattr(module, "train", lambda *args, **named: Trained())
     space = {**RATES, "model.dropout": Range(low=0.1, high=0.5)}
     whole = look(last_out, tmp_path / "whole", trials=1, space=space)
@@ -134,6 +137,22 @@ def test_a_training_that_fails_is_one_trial(
     assert [trial.state for trial in told] == ["fail", "fail"]
     assert found.best is None and found.importances == {}
     assert not (tmp_path / "best.toml").exists()
+
+
+def test_a_value_within_a_range_that_is_not_allowed_is_a_failed_trial(
+    last_out: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(module, "train", lambda *args, **named: Trained())
+    space = {"model.width": Range(low=8, high=16)}
+    found = search(last_out, out=tmp_path, config=CONFIG, space=space, trials=6, seed=1)
+    odd = [trial for trial in found.trials if int(trial.settings["model.width"]) % 2]
+    assert 0 < len(odd) < 6  # model.heads is 2
+    assert [trial for trial in found.trials if trial.state == "fail"] == odd
+    assert f"model.heads=2 must divide model.width={odd[0].settings['model.width']}" in caplog.text
+    assert found.best not in odd
 
 
 def test_a_killed_search_goes_on_with_the_trial_it_was_in(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.errors import MissingExtraError, NonFiniteLossError, RunError
+from crossfeed.errors import ConfigError, MissingExtraError, NonFiniteLossError, RunError
 from crossfeed.experiments.space import SPACE, Choices, Range, Space, require_allowed, with_settings
 from crossfeed.files import atomic_path
 from crossfeed.run import Run
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import optuna
 
 __all__ = ["Search", "SearchTrial", "search"]
+
+_log = logging.getLogger(__name__)
 
 Value = bool | int | float | str
 
@@ -121,9 +124,7 @@ def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
         yield study.ask()
 
 
-def _draw(
-    study: optuna.Study, trial: optuna.Trial, space: Space, *, seed: int
-) -> dict[str, Value]:
+def _draw(study: optuna.Study, trial: optuna.Trial, space: Space, *, seed: int) -> dict[str, Value]:
     """Return a trial's settings; those that it drew before it was broken off stay as they are."""
     settings = {}
     for name, values in space.items():
@@ -143,6 +144,12 @@ def _run_trial(
 ) -> None:
     import optuna
 
+    try:
+        config = with_settings(config, settings)
+    except ConfigError as error:  # not every value within a range, nor every mixture, is allowed
+        _log.warning("trial %d is not trained: %s", trial.number, error.message)
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
+        return
     folder = out / "runs" / _name(settings)
     told = set(study.trials[trial.number].intermediate_values)
 
@@ -160,7 +167,7 @@ def _run_trial(
         run = train(
             dataset,
             out=folder,
-            config=with_settings(config, settings),
+            config=config,
             resume=True,
             after_epoch=watch,
         )
