@@ -89,6 +89,7 @@ def test_a_known_error_is_one_line_and_a_hint_on_stderr() -> None:
         (["prepare", "x.csv", "--ou", "y"], "No such option: --ou"),
         (["evaluate", "run", "--part", "train"], "'train' is not one of 'test', 'validation'"),
         (["demo", "--port", "99999"], "'--port': Input should be less than or equal to 65535"),
+        (["simulate", "x.parquet", "--seed", "-1"], "'--seed': Input should be greater than or"),
         (["recommend", "b", "--domain", "d", "--user", "u", "--out", "f"], "--out goes with --all"),
         (["predict"], "No such command 'predict'"),
     ],

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
-from crossfeed.errors import ConfigError, NonFiniteLossError, RunError
+from crossfeed.errors import ConfigError, NonFiniteLossError, OutputError, RunError
 from crossfeed.experiments import search as module
 from crossfeed.experiments.search import Search, SearchTrial, search
 from crossfeed.experiments.space import Choices, Range, Space, with_settings
@@ -191,6 +191,15 @@ def test_another_question_in_the_same_folder_is_refused(
         look(new_in_domain, out, trials=5)
     with pytest.raises(RunError, match="holds a search with another settings"):
         search(last_out, out=out, config=Config(), space=RATES, trials=5)
+
+
+def test_a_folder_that_cannot_hold_a_search_is_refused(last_out: Dataset, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match=r"cannot write '.*file'"):
+        look(last_out, tmp_path / "file", trials=1)
+    (tmp_path / "study.sqlite").write_text("no database " * 100, "utf-8")
+    with pytest.raises(RunError, match=r"study\.sqlite' cannot be read: .*not a database"):
+        look(last_out, tmp_path, trials=1)
 
 
 def test_a_space_that_does_not_fit_is_found_before_anything_is_written(

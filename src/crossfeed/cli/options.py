@@ -46,7 +46,9 @@ SourceName = Annotated[
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace what exists already.")]
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="A folder that train wrote.")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for machines.")]
-Seed = Annotated[int, typer.Option(help="The same seed gives the same result.")]
+Seed = Annotated[
+    int, typer.Option(min=0, max=2**63 - 1, help="The same seed gives the same result.")
+]
 
 
 def read_settings(

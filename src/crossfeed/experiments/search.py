@@ -21,7 +21,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, MissingExtraError, NonFiniteLossError, RunError
 from crossfeed.experiments.space import SPACE, Choices, Range, Space, require_allowed, with_settings
-from crossfeed.files import atomic_path
+from crossfeed.files import atomic_path, require_writable
 from crossfeed.run import Run
 from crossfeed.settings import differences
 from crossfeed.training.trainer import train
@@ -98,7 +98,9 @@ def search(
 
     Raises:
         ConfigError: the space does not fit the settings.
-        RunError: the folder holds a search over other data, settings or space.
+        RunError: the folder holds a search over other data, settings or space, or one that cannot
+            be read.
+        OutputError: the folder cannot be written.
         MissingExtraError: the extra `tune` is not installed.
     """
     require_allowed(space, config)
@@ -184,11 +186,19 @@ def _opened(out: Path, dataset: Dataset, config: Config, space: Space) -> Iterat
     """Open the study of a folder, which must be about the same question."""
     try:
         import optuna
+        from sqlalchemy.exc import SQLAlchemyError
     except ModuleNotFoundError:
         raise MissingExtraError(package="optuna", extra="tune") from None
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    out.mkdir(parents=True, exist_ok=True)
-    storage = optuna.storages.RDBStorage(f"sqlite:///{out / 'study.sqlite'}")
+    require_writable(out)
+    file = out / "study.sqlite"
+    try:
+        storage = optuna.storages.RDBStorage(f"sqlite:///{file}")
+    except SQLAlchemyError as error:
+        raise RunError(
+            f"the study '{file}' cannot be read: {str(error).splitlines()[0]}",
+            hint="put the file back, or give the search a folder of its own",
+        ) from error
     try:
         study = optuna.create_study(
             study_name="crossfeed",
