@@ -206,6 +206,36 @@ def test_every_kind_of_setting_comes_back(run: Run) -> None:
     assert changed_settings(Config()) == ()
 
 
+def test_the_commands_name_the_files_that_were_read_and_no_others(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    logs = [tmp_path / "logs" / name for name in ("a.parquet", "b.parquet", "c.parquet")]
+    logs[0].parent.mkdir()
+    for log in logs:
+        log.touch()
+
+    def prepared(*names: Path) -> list[str]:
+        manifest = {"inputs": [{"name": str(name)} for name in names], "source": None}
+        lines = commands(run, manifest=manifest, results=None, transfer=False)
+        words = shlex.split(lines[0])
+        return words[2 : words.index("--out")]
+
+    assert prepared(*logs) == [str(logs[0].parent)]
+    for some in (logs[:2], logs[::-1], [logs[0], Path("logs/b.parquet")], [Path("x"), Path("y")]):
+        assert prepared(*some) == [str(name) for name in some]
+
+
+def test_the_commands_refit_what_was_refitted(run: Run, tmp_path: Path) -> None:
+    shutil.copytree(run.path, tmp_path / "run")
+    refitted = Run.open(tmp_path / "run")
+    refitted.write_checkpoint("refit", {"players": {}})
+    manifest = run.dataset().manifest
+    for one in (run, refitted):
+        trained = commands(one, manifest=manifest, results=None, transfer=False)[1]
+        assert ("--refit" in shlex.split(trained)) == one.refitted
+
+
 def test_examples_are_what_the_scorer_recommends(last_out: Dataset) -> None:
     scorer = ItemKNN(last_out)
     examples = draw_examples(scorer, last_out, part=Part.TEST, count=6)

@@ -6,10 +6,13 @@ import json
 import os
 import shlex
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from crossfeed.config import Config
+from crossfeed.data.logs.files import find_files
+from crossfeed.errors import LogError
 from crossfeed.evaluation.report.contents import Setting
 from crossfeed.run import Run
 from crossfeed.settings import differences
@@ -38,10 +41,11 @@ def commands(run: Run, *, manifest: Json, results: Json | None, transfer: bool) 
     """
     dataset = str(run.facts["dataset"])
     folder = str(run.path)
-    prepared = [_log(manifest), *_source(manifest), "--out", dataset]
+    prepared = [*_log(manifest), *_source(manifest), "--out", dataset]
+    refit = ["--refit"] if run.refitted else []
     lines = [
         ["prepare", *prepared, *_settings(run.config, "data")],
-        ["train", dataset, "--out", folder, *_settings(run.config, "model", "train")],
+        ["train", dataset, "--out", folder, *refit, *_settings(run.config, "model", "train")],
     ]
     if results is not None:
         baselines = ["--baselines", ",".join(results["baselines"])]
@@ -76,10 +80,15 @@ def _toml(value: object) -> str:
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _log(manifest: Json) -> str:
-    """Return the file or folder that was read; of several files the folder that holds them."""
+def _log(manifest: Json) -> list[str]:
+    """Return what was read; instead of several files the folder, if it holds no others."""
     names = [str(one["name"]) for one in manifest["inputs"]]
-    return names[0] if len(names) == 1 else str(Path(os.path.commonpath(names)))
+    if len(names) > 1:
+        with suppress(ValueError, LogError):  # relative and absolute paths; files that are gone
+            folder = Path(os.path.commonpath(names))
+            if [file.name for file in find_files([folder])] == names:
+                return [str(folder)]
+    return names
 
 
 def _source(manifest: Json) -> list[str]:
