@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -13,8 +14,9 @@ from typer.testing import CliRunner
 
 from crossfeed.cli import app
 from crossfeed.config import DataConfig
-from crossfeed.data.dataset import Dataset
+from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.prepare import prepare
+from crossfeed.errors import RunError
 from crossfeed.experiments.transfer import Transfer, held_back, measure_transfer
 from crossfeed.run import Run
 from crossfeed.training.trainer import train
@@ -63,6 +65,30 @@ def test_what_is_trained_is_not_trained_again(run: Run, transfer: Transfer) -> N
     assert len(files) == 2 * (3 + 2 + 2)
     assert measure_transfer(run, metric="auc", largest=2) == transfer
     assert files == written(run)
+
+
+def test_without_the_only_domain_that_can_be_validated_there_is_no_figure(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = (last_out.event_part == Part.VALIDATION) & (last_out.event_domain > 0)
+    part = np.where(elsewhere, np.uint8(Part.TEST), last_out.event_part)
+    dataset = dataclasses.replace(last_out, event_part=part)
+    monkeypatch.setattr(Run, "dataset", lambda run: dataset)
+    config = tiny_config(adversary=False, epochs=1)
+    found = measure_transfer(train(dataset, out=tmp_path / "run", config=config), largest=1)
+    assert found.domains == ("articles",)
+    assert found.without == [[None]] and found.matrix[0][0] is not None
+
+
+def test_one_domain_is_refused_before_anything_is_ranked(tmp_path: Path) -> None:
+    log = planted_log().query("domain == 'videos'")
+    data = DataConfig(split="last-out", min_domain_events=10)
+    dataset = prepare(log, out=tmp_path / "dataset", config=data)
+    run = Run.create(tmp_path / "run", dataset=dataset, config=tiny_config(), overwrite=False)
+    shown = CliRunner().invoke(app, ["evaluate", str(run.path), "--transfer"])
+    assert shown.exit_code == 1 and "has one domain, 'videos'; transfer is" in shown.stderr
+    with pytest.raises(RunError, match="hint: evaluate it without --transfer"):
+        measure_transfer(run)
 
 
 def test_a_good_run_is_not_held_back(run: Run, transfer: Transfer) -> None:

@@ -125,9 +125,12 @@ def evaluate(
     from crossfeed.data.dataset import Part
     from crossfeed.evaluation.baselines import BASELINES
     from crossfeed.evaluation.evaluate import evaluate
+    from crossfeed.experiments.transfer import require_domains
     from crossfeed.run import Run
 
     opened = Run.open(run)
+    if transfer:
+        require_domains(opened.dataset())
     names = [name.strip() for name in baselines.split(",") if name.strip()]
     if names == ["all"]:
         names = list(BASELINES)

@@ -17,7 +17,7 @@ from crossfeed.evaluation.baselines import Popularity
 from crossfeed.scorer import Catalogue, Floats, Histories, Scorer
 from crossfeed.training.trainer import train
 
-__all__ = ["Alone", "Narrowed", "train_alone", "train_narrowed"]
+__all__ = ["Alone", "Narrowed", "is_trainable", "train_alone", "train_narrowed"]
 
 _STEPS_PER_EPOCH = 50
 _SMALLEST_BATCH = 32
@@ -52,6 +52,12 @@ class Alone:
     def score(self, histories: Histories, domain: int) -> Floats:
         """Return (B, N) the scores of the domain's own network."""
         return self._scorers.get(domain, self._otherwise).score(histories, domain)
+
+
+def is_trainable(dataset: Dataset, targets: Sequence[int]) -> bool:
+    """Return whether some domains have a click to learn from, and one to choose an epoch by."""
+    view = dataset.narrowed(targets=targets)
+    return bool(len(view.events(Part.TRAIN)) and len(view.events(Part.VALIDATION)))
 
 
 def train_narrowed(
@@ -95,8 +101,7 @@ def train_alone(dataset: Dataset, *, out: Path, config: Config) -> Alone:
     """
     scorers = {}
     for domain in range(len(dataset.catalogue.domains)):
-        view = dataset.narrowed(targets=[domain])
-        if len(view.events(Part.TRAIN)) and len(view.events(Part.VALIDATION)):
+        if is_trainable(dataset, [domain]):
             scorers[domain] = train_narrowed(
                 dataset, out=out / f"{domain:04}", config=config, targets=[domain], history=[domain]
             )

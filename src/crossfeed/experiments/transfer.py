@@ -18,14 +18,15 @@ from pathlib import Path
 import numpy as np
 
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import Results, evaluate
 from crossfeed.evaluation.statistics import Comparison, compare, holm
-from crossfeed.experiments.narrow import train_alone, train_narrowed
+from crossfeed.experiments.narrow import is_trainable, train_alone, train_narrowed
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
 
-__all__ = ["Transfer", "held_back", "measure_transfer"]
+__all__ = ["Transfer", "held_back", "measure_transfer", "require_domains"]
 
 FORMAT_VERSION = 1
 LARGEST = 8
@@ -52,11 +53,27 @@ class Transfer:
     matrix: list[Row]
     """(N, N) the column's domain, by a network that saw the history in the row's domain alone."""
     without: list[Row]
-    """(N, N) the column's domain, by a network that never saw the row's domain; None in it."""
+    """(N, N) the column's domain, by a network that never saw the row's domain; None in it, and
+    where the other domains have nothing to learn from or to choose an epoch by."""
 
     def to_json(self) -> dict[str, object]:
         """Return the content of transfer.json."""
         return {"format_version": FORMAT_VERSION, **asdict(self)}
+
+
+def require_domains(dataset: Dataset) -> None:
+    """Refuse a dataset of one domain, which no other one can give anything.
+
+    Raises:
+        RunError: naming the domain.
+    """
+    domains = dataset.catalogue.domains
+    if len(domains) < 2:
+        raise RunError(
+            f"'{dataset.path}' has one domain, '{domains[0]}'; transfer is measured between two "
+            "or more",
+            hint="evaluate it without --transfer",
+        )
 
 
 def measure_transfer(
@@ -69,8 +86,12 @@ def measure_transfer(
         part: what is ranked.
         metric: a metric of the evaluation.
         largest: N, how many domains the matrix and leave-one-domain-out have.
+
+    Raises:
+        RunError: the dataset has one domain.
     """
     dataset, folder = run.dataset(), run.path / "transfer"
+    require_domains(dataset)
     joint = evaluate(run, dataset, part=part)
     alone = evaluate(_alone(run, dataset), dataset, part=part)
     chosen = _largest(dataset, largest)
@@ -87,9 +108,10 @@ def measure_transfer(
         source = _train(run, dataset, folder / name, chosen, [domain])
         matrix.append(figures(source))
         others = [other for other in every if other != domain]
-        rest = _train(run, dataset, folder / f"without-{domain:04}", others, others)
-        row = figures(rest)
-        row[chosen.index(domain)] = None
+        row: Row = [None] * len(chosen)
+        if is_trainable(dataset, others):
+            row = figures(_train(run, dataset, folder / f"without-{domain:04}", others, others))
+            row[chosen.index(domain)] = None
         without.append(row)
     return Transfer(
         metric=metric,
