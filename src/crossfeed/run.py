@@ -1,6 +1,6 @@
 """One run on disk: its configuration, what it measured, and its checkpoints.
 
-config.json             all settings, the dataset's path and hash, versions
+config.json             all settings, the dataset's path and hash, what is seen of it, versions
 metrics.jsonl           one line per epoch
 health.jsonl            what each epoch said of both players, and its alarms
 checkpoints/last.pt     everything needed to go on as if nothing had happened
@@ -26,7 +26,7 @@ from __future__ import annotations
 import json
 import platform
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -81,7 +81,7 @@ class Run:
     path: Path
     config: Config
     facts: dict[str, Any]  # Any: JSON
-    """What else config.json says: dataset, dataset_hash and versions."""
+    """What else config.json says: dataset, dataset_hash, narrowed and versions."""
 
     @classmethod
     def create(cls, path: Path, *, dataset: Dataset, config: Config, overwrite: bool) -> Run:
@@ -100,6 +100,7 @@ class Run:
             "python": platform.python_version(),
             "dataset": str(dataset.path.resolve()),
             "dataset_hash": dataset.manifest["content_hash"],
+            "narrowed": dataset.narrowing,
         }
         for folder in (path, path / "checkpoints"):
             require_writable(folder)  # before anything of a former run is removed
@@ -176,7 +177,7 @@ class Run:
                 "(a finished run is left as it is)",
             )
         dataset = Dataset.load(path)
-        self.require_dataset(dataset)
+        self._require_content(dataset)
         return dataset
 
     def relocated(self, dataset: Dataset) -> Run:
@@ -193,11 +194,22 @@ class Run:
         return run
 
     def require_dataset(self, dataset: Dataset) -> None:
-        """Refuse a dataset that is not the one the run was trained on.
+        """Refuse a dataset that the run cannot go on with: another one, or narrowed otherwise.
 
         Raises:
-            RunError: its content differs.
+            RunError: its content differs, or the domains that are seen of it.
         """
+        self._require_content(dataset)
+        asked = dataset.narrowing
+        own = self.facts.get("narrowed", asked)  # former versions did not say
+        if own != asked:
+            raise RunError(
+                f"the run '{self.path}' is trained on {_seen(own)}; asked for is {_seen(asked)}",
+                hint="a run within RUN/transfer goes on with: crossfeed evaluate RUN --transfer; "
+                "train another one in a folder of its own",
+            )
+
+    def _require_content(self, dataset: Dataset) -> None:
         found, expected = dataset.manifest["content_hash"], self.facts["dataset_hash"]
         if found != expected:
             raise RunError(
@@ -346,6 +358,12 @@ def may_begin(path: Path) -> bool:
     return not path.is_file() and all(
         one == path / "checkpoints" or one.match(".config.json.*.tmp") for one in path.rglob("*")
     )
+
+
+def _seen(narrowing: Mapping[str, Sequence[str]]) -> str:
+    """Return in words which domains a run sees."""
+    kept = [f"{name} in {', '.join(domains)}" for name, domains in narrowing.items()]
+    return " and ".join(kept) or "all domains"
 
 
 def _clear(path: Path) -> None:

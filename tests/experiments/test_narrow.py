@@ -5,13 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import pytest
 from planted import tiny_config
 
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.experiments.narrow import Alone, Narrowed, train_alone, train_narrowed
+from crossfeed.run import Run
 from crossfeed.scorer import Floats, Histories
+from crossfeed.training.trainer import train
 
 
 class Spy:
@@ -63,6 +67,24 @@ def test_each_domain_alone_has_its_own_network(last_out: Dataset, tmp_path: Path
     )
     np.testing.assert_array_equal(again.score(histories, 1), alone.score(histories, 1))
     assert evaluate(alone, last_out).scorer == "alone"
+
+
+def test_a_narrowed_run_goes_on_with_the_same_domains_alone(
+    last_out: Dataset, tmp_path: Path
+) -> None:
+    view, config = last_out.narrowed(targets=[0], history=[0, 2]), tiny_config()
+    Run.create(tmp_path / "narrowed", dataset=view, config=config, overwrite=False)
+    Run.create(tmp_path / "whole", dataset=last_out, config=config, overwrite=False)
+    narrowed, whole = Run.open(tmp_path / "narrowed"), Run.open(tmp_path / "whole")
+    narrowed.require_dataset(view)
+    assert narrowed.dataset().narrowing == {}
+    told = r"trained on targets in articles and history in articles, videos; asked for is {}\nhint"
+    with pytest.raises(RunError, match=told.format("all domains")):
+        train(last_out, out=narrowed.path, config=config, resume=True)
+    with pytest.raises(RunError, match=told.format("targets in articles")):
+        narrowed.require_dataset(last_out.narrowed(targets=[0]))
+    with pytest.raises(RunError, match="trained on all domains; asked for is targets in articles"):
+        whole.require_dataset(view)
 
 
 def test_a_domain_without_validation_is_scored_by_popularity(last_out: Dataset) -> None:

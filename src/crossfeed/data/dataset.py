@@ -281,6 +281,16 @@ class Dataset:
             self, target_domains=self._mask(targets), history_domains=self._mask(history)
         )
 
+    @property
+    def narrowing(self) -> dict[str, list[str]]:
+        """Return the names of the domains that `narrowed` kept: by targets, by history, or none."""
+        masks = {"targets": self.target_domains, "history": self.history_domains}
+        return {
+            name: list(itertools.compress(self.catalogue.domains, mask))
+            for name, mask in masks.items()
+            if mask is not None
+        }
+
     def _mask(self, domains: Iterable[int] | None) -> NDArray[np.bool_] | None:
         if domains is None:
             return None
