@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from pathlib import Path
 
 from crossfeed.errors import HistoryStoreError, MissingExtraError
@@ -42,9 +43,26 @@ def open_store(url: str) -> HistoryStore:
 
 
 def default_store_url(bundle: Path) -> str:
-    """Return the store beside a bundle: never inside, where every file is verified by its hash."""
-    folder = bundle.resolve()
-    return f"sqlite:///{folder.with_name(folder.name + '.histories.sqlite')}"
+    """Return the store beside a bundle: never inside, where every file is verified by its hash.
+
+    It lies beside a link, not beside its target, so that it stays when the link is set anew.
+
+    Raises:
+        HistoryStoreError: there is none beside the link, but one beside its target.
+    """
+    store, old = map(_beside, (Path(os.path.abspath(bundle)), bundle.resolve()))
+    if old.exists() and not store.exists():
+        raise HistoryStoreError(
+            f"'{bundle}' is a link: its histories belong in '{store}', and there are some in "
+            f"'{old}'",
+            hint=f"name those, --history-store sqlite:///{old}; or move them there while nothing "
+            "serves them, with the files of that name and -wal or -shm, if there are any",
+        )
+    return f"sqlite:///{store}"
+
+
+def _beside(bundle: Path) -> Path:
+    return bundle.with_name(f"{bundle.name}.histories.sqlite")
 
 
 def _open_redis(url: str) -> HistoryStore:
