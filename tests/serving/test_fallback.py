@@ -14,14 +14,15 @@ from toy import toy_dataset
 
 from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Part
-from crossfeed.errors import ConfigError
+from crossfeed.errors import BundleError, ConfigError
 from crossfeed.export import recent_clicks
 from crossfeed.serving.answers import Step
 from crossfeed.serving.app import create_app
 from crossfeed.serving.availability import Availability, ItemFlag
-from crossfeed.serving.fallback import FallbackChain, Fallbacks, read_fallbacks
+from crossfeed.serving.fallback import Fallback, FallbackChain, Fallbacks, read_fallbacks
 from crossfeed.serving.history import Event
 from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.reload import check_answers
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
 
@@ -132,6 +133,37 @@ def test_a_domain_that_is_held_back_gets_what_the_gate_judged(known: Bundle) -> 
         ["popular"] * 3,
         "popular",
     )
+
+
+@pytest.mark.parametrize(
+    ("steps", "ids", "last"),
+    [
+        (("recent",), ["v01", "v02", "v03"], "popular"),
+        (("listed", "recent"), ["v07", "brand-new", "v01"], "popular"),
+        (("recent", "listed", "popular"), ["v01", "v02", "v03"], "popular"),
+    ],
+)
+def test_where_a_domain_is_held_back_popular_takes_the_place_of_recent(
+    known: Bundle, steps: Sequence[Step], ids: list[object], last: Step
+) -> None:
+    held = dataclasses.replace(known, about={**known.about, "held_back": ["videos"]})
+    found, _, fallback = answered(held, FallbackChain(tuple(steps), ("v07", "brand-new")), k=3)
+    assert (found, fallback) == (ids, last)
+
+
+def test_chains_are_tried_before_the_first_request(
+    known: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    empty = {"videos": FallbackChain(("listed",))}
+    check_answers(known, fallbacks=empty)  # nothing for nobody is what was asked for
+
+    def fail(*_: object, **__: object) -> None:
+        raise ValueError("planted")
+
+    monkeypatch.setattr(Fallback, "_listed", fail)
+    check_answers(known, fallbacks=None)
+    with pytest.raises(BundleError, match="'videos' cannot be answered"):
+        check_answers(known, fallbacks=empty)
 
 
 def test_a_known_user_needs_no_fallback(known: Bundle) -> None:

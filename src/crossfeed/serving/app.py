@@ -89,7 +89,7 @@ def create_app(
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
             store.fill(bundle.histories(), origin=bundle.version)
-            check_answers(bundle)  # loads the model before the first request
+            check_answers(bundle, fallbacks=fallbacks)  # loads the model before the first request
             service.monitoring.started(str(store), store.durability())
             yield
         finally:

@@ -73,7 +73,7 @@ class Fallback:
         """
         name = self.bundle.catalogue.domains[domain]
         chain = self.chains.get(name, FallbackChain())
-        steps = [step for step in chain.steps if step != "recent" or not self._is_held_back(name)]
+        steps = self._steps(chain, name)
         found: list[Recommendation] = []
         last, left = steps[0], allowed.copy()
         for step in steps:
@@ -87,9 +87,12 @@ class Fallback:
             last = step if more else last
         return tuple(found), last
 
-    def _is_held_back(self, name: str) -> bool:
-        """Return whether the gate chose popularity for a domain; it did not judge recent clicks."""
-        return name in self.bundle.held_back
+    def _steps(self, chain: FallbackChain, name: str) -> list[Step]:
+        """Return a chain's steps; a gate that chose popularity did not judge recent clicks."""
+        if name not in self.bundle.held_back:
+            return list(chain.steps)
+        judged: list[Step] = ["popular" if step == "recent" else step for step in chain.steps]
+        return list(dict.fromkeys(judged))
 
     def _by_clicks(
         self, step: Step, domain: int, left: NDArray[np.bool_], k: int

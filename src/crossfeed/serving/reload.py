@@ -55,6 +55,7 @@ class ModelInService:
         self._make = partial(
             Recommender, histories=histories, availability=availability, fallbacks=fallbacks
         )
+        self._fallbacks = fallbacks
         self.recommender = self._make(bundle)
         self._folder = bundle.path
         self._gate = threading.Lock()
@@ -109,20 +110,21 @@ class ModelInService:
             return self.recommender
         _require_same_ids(fresh, before)
         recommender = self._make(fresh)
-        check_answers(fresh)
+        check_answers(fresh, fallbacks=self._fallbacks)
         _require_unmoved(fresh)
         return recommender
 
 
-def check_answers(bundle: Bundle) -> None:
+def check_answers(bundle: Bundle, *, fallbacks: Fallbacks | None) -> None:
     """Ask for recommendations in every domain, for nobody and for who knows its first item.
 
-    Asked is the model alone, whatever is available at the moment; it is then loaded, too.
+    Asked are the model and its fallbacks alone, whatever is available at the moment; the model is
+    then loaded, too.
 
     Raises:
         BundleError: an answer is missing, not finite or of another domain.
     """
-    recommender = Recommender(bundle)
+    recommender = Recommender(bundle, fallbacks=fallbacks)
     for name, known in zip(bundle.catalogue.domains, bundle.catalogue.known, strict=True):
         if known:
             _check_domain(recommender, name, [])
@@ -136,7 +138,7 @@ def _check_domain(recommender: Recommender, domain: str, history: list[Event]) -
     except (CrossfeedError, ValueError, RuntimeError, ArithmeticError) as error:
         raise _unsound(bundle.path, f"'{domain}' cannot be answered") from error
     good = [one for one in found.items if one.domain == domain and math.isfinite(one.score)]
-    if len(good) != 1:
+    if len(good) != 1 and found.fallback != "listed":  # a list may be empty
         raise _unsound(bundle.path, f"'{domain}' has no item with a finite score")
 
 

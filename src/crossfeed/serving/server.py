@@ -118,7 +118,7 @@ def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
     store = stack.enter_context(contextlib.closing(open_store(serving.history_store)))
     # Both here, because an error in the application's own start would not reach the caller.
     store.fill(bundle.histories(), origin=bundle.version)
-    check_answers(bundle)
+    check_answers(bundle, fallbacks=chains)
     return create_app(
         bundle,
         store=store,
