@@ -186,6 +186,14 @@ class Bundle:
         """Return the domains that are served by popularity instead of the model."""
         return tuple(self.about["held_back"])
 
+    def open_files(self) -> None:
+        """Open what is else opened where it is first needed: its folder may be replaced by then."""
+        _ = self.item_vectors, self.item_biases, self.indexes, self.encoder
+        if self.fused:
+            _ = self._confidence_biases
+        if self.has_histories:
+            _ = self._histories_map
+
     @cached_property
     def user_id_type(self) -> pa.DataType:
         """Return the type of the log's user ids: string or int64."""
@@ -295,8 +303,12 @@ class Bundle:
     def histories(self) -> Iterator[pa.RecordBatch]:
         """Yield user_id, item_id, domain, timestamp (ms), each user's oldest first."""
         if self.has_histories:
-            with pq.ParquetFile(self.path / _HISTORIES) as file:
+            with pq.ParquetFile(pa.BufferReader(self._histories_map)) as file:
                 yield from file.iter_batches()
+
+    @cached_property
+    def _histories_map(self) -> pa.Buffer:
+        return pa.memory_map(str(self.path / _HISTORIES)).read_buffer()
 
 
 def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str, Any]]:

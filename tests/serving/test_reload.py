@@ -23,6 +23,7 @@ from crossfeed.model.scorer import NetworkScorer
 from crossfeed.serving.app import create_app
 from crossfeed.serving.monitoring import REQUEST_LOG
 from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.reload import check_answers
 from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
 ASKED = "/v1/users/u001/recommendations?domain=videos&k=5"
@@ -157,6 +158,17 @@ def test_a_folder_that_is_replaced_during_the_reload_is_refused(
     monkeypatch.setattr(Bundle, "load", replaced_meanwhile)
     assert client.post("/v1/model/reload").status_code == 409
     assert client.get(ASKED).json()["model_version"] == load(bundles["one"]).version
+
+
+def test_what_was_loaded_needs_its_folder_no_more(bundle: Bundle, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(bundle.path, tmp_path / "bundle"))
+    served = Bundle.load(copy)
+    check_answers(served, fallbacks=None)
+    loaded = Recommender.load(copy)
+    shutil.rmtree(copy)
+    asked = {"user_id": "u001", "domain": "videos", "sources": ["pool", "generator"]}
+    expected = Recommender(bundle).recommend(**asked)
+    assert loaded.recommend(**asked) == Recommender(served).recommend(**asked) == expected
 
 
 def test_whatever_a_new_bundle_breaks_the_old_one_stays(

@@ -87,7 +87,9 @@ class Recommender:
         Raises:
             BundleError: the bundle is missing, damaged or of another format version.
         """
-        return cls(Bundle.load(path), histories=histories, fallbacks=fallbacks)
+        bundle = Bundle.load(path)
+        bundle.open_files()
+        return cls(bundle, histories=histories, fallbacks=fallbacks)
 
     @property
     def domains(self) -> tuple[str, ...]:

@@ -119,11 +119,12 @@ def check_answers(bundle: Bundle, *, fallbacks: Fallbacks | None) -> None:
     """Ask for recommendations in every domain, for nobody and for who knows its first item.
 
     Asked are the model and its fallbacks alone, whatever is available at the moment; the model is
-    then loaded, too.
+    then loaded whole, too.
 
     Raises:
         BundleError: an answer is missing, not finite or of another domain.
     """
+    bundle.open_files()
     recommender = Recommender(bundle, fallbacks=fallbacks)
     for name, known in zip(bundle.catalogue.domains, bundle.catalogue.known, strict=True):
         if known:
