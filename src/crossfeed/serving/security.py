@@ -155,8 +155,9 @@ def _parse(entry: str) -> ApiKey:
     if not secret.isascii() or not secret.isprintable() or " " in secret:
         raise _invalid(f"a key in {KEYS_VARIABLE} holds a space or a character beyond ASCII")
     given = {name: value for name, _, value in (option.partition("=") for option in options)}
-    if unknown := given.keys() - {"scopes", "expires"}:
-        raise _invalid(f"a key in {KEYS_VARIABLE} has '{min(unknown)}', not scopes or expires")
+    # What came is shown nowhere: with a separator mistyped it may be the next key.
+    if given.keys() - {"scopes", "expires"}:
+        raise _invalid(f"a key in {KEYS_VARIABLE} has an option that is not scopes or expires")
     return ApiKey(
         secret,
         rights=_rights(given["scopes"]) if "scopes" in given else ALL_RIGHTS,
@@ -166,9 +167,9 @@ def _parse(entry: str) -> ApiKey:
 
 def _rights(text: str) -> frozenset[Right]:
     names = text.split("+")
-    if unknown := [name for name in names if name not in ALL_RIGHTS]:
+    if not ALL_RIGHTS.issuperset(names):
         allowed = ", ".join(Right)
-        raise _invalid(f"a key in {KEYS_VARIABLE} has scope '{unknown[0]}', none of: {allowed}")
+        raise _invalid(f"a key in {KEYS_VARIABLE} has a scope that is none of: {allowed}")
     return frozenset(Right(name) for name in names)
 
 
@@ -176,9 +177,7 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise _invalid(
-            f"a key in {KEYS_VARIABLE} expires '{text}', which is no ISO 8601 time"
-        ) from None
+        raise _invalid(f"a key in {KEYS_VARIABLE} expires at what is no ISO 8601 time") from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
