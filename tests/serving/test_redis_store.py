@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from crossfeed.cli import app as command_line
 from crossfeed.errors import HistoryStoreError
+from crossfeed.serving.availability import ItemFlag
 from crossfeed.serving.redis_store import RedisHistoryStore as Store
 
 
@@ -91,6 +92,21 @@ def test_a_full_server_says_so_and_loses_nothing(own: Store, server: RedisServer
     change(server, maxmemory="0")
     own.ping()
     assert own.append([click("e1"), click("e2"), click("e3")]) == (2, 1)
+
+
+def test_an_error_names_no_item_and_no_user(
+    own: Store, server: RedisServer, tmp_path: Path
+) -> None:
+    change(server, maxmemory="1")
+    with pytest.raises(HistoryStoreError, match=r"maxmemory.*\nhint: give the server") as caught:
+        own.set_available([ItemFlag("secret-item", "books", False)])
+    change(server, maxmemory="0")
+    assert "secret" not in str(caught.value)
+    with redis.Redis.from_url(server.url) as client:
+        client.set("crossfeed:timeline:s:secret-user", "foreign")
+    with pytest.raises(HistoryStoreError, match=r"cannot read .*WRONGTYPE") as caught:
+        own.export(tmp_path / "out.parquet")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

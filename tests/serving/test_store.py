@@ -131,7 +131,12 @@ def test_any_id_makes_the_round_trip(store: Store, name: str | int) -> None:
     ("url", "message"),
     [
         ("redis://me:secret@host:port/0", "in Redis cannot be read"),
+        ("redis://localhost:6379/secret", "cannot be read\nhint: .*DATABASE is a number"),
+        ("redis://localhost:6379/0?timeout=secret", "in Redis cannot be read"),
+        ("redis://localhost:6379/0?timeout=3", "cannot be read\nhint: .*such as .socket_timeout=3"),
+        ("redis://localhost:6379/0?secret=3", "in Redis cannot be read"),
         ("redis://", "hint: name a file"),
+        ("redis:/me:secret@host:6379/0", "what was named is no kind of history store"),
         ("postgresql://me:secret@host/db", "'postgresql' is no kind of history store"),
         ("histories.sqlite", r"\nhint: name a file, sqlite:///histories"),
         ("sqlite:///", "hint: name a file"),

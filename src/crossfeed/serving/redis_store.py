@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 from redis import Redis
@@ -77,10 +78,12 @@ class RedisHistoryStore:
                 socket_connect_timeout=timeout_seconds,
                 retry=Retry(NoBackoff(), 1),
             )
-        except ValueError:
+            _check_url(url, self._redis)
+        except (TypeError, ValueError):
             raise HistoryStoreError(
                 "the URL of the history store in Redis cannot be read",
-                hint="it must be such as redis://USER:PASSWORD@HOST:PORT/DATABASE",
+                hint="it must be such as redis://USER:PASSWORD@HOST:PORT/DATABASE; DATABASE is a "
+                "number, and options are those of redis-py, such as ?socket_timeout=3",
             ) from None
         self._append = self._redis.register_script(APPEND)
         self._fill = self._redis.register_script(FILL)
@@ -316,10 +319,22 @@ class RedisHistoryStore:
         try:
             yield
         except (RedisError, UnicodeError) as error:
+            # A pipeline's error begins with the command that caused it, which names items or users.
+            cause = str(error).rpartition(" of pipeline caused error: ")[2]
             raise HistoryStoreError(
-                f"cannot {verb} the history store {self}: {error}", hint=hint_for(error)
+                f"cannot {verb} the history store {self}: {cause}", hint=hint_for(error)
             ) from error
         except ValueRefused as error:
             raise HistoryStoreError(
                 f"cannot {verb} the history store {self}: {error}", hint=_VALUES
             ) from None
+
+
+def _check_url(url: str, made: Redis) -> None:
+    """Refuse what redis-py passes over, or would find out only when it connects."""
+    parts = urlsplit(url)
+    database = parts.path.strip("/")
+    if parts.scheme != "unix" and database and not database.isdecimal():
+        raise ValueError("the database is no number")
+    pool = made.connection_pool
+    pool.connection_class(**pool.connection_kwargs)

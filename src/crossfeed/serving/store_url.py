@@ -27,16 +27,17 @@ def open_store(url: str) -> HistoryStore:
         HistoryStoreError: the URL names no kind of store that there is, or it cannot be opened.
         MissingExtraError: it names Redis, and the extra `redis` is not installed.
     """
-    scheme, _, rest = url.partition("://")
+    scheme, separator, rest = url.partition("://")
     if url == "sqlite://":
         return SqliteHistoryStore(None)
     if scheme == "sqlite" and rest.startswith("/") and rest != "/":
         return SqliteHistoryStore(rest[1:])
     if scheme in _REDIS and rest:
         return _open_redis(url)
-    # The rest is not shown: it may hold a password.
+    # The rest is not shown, nor a scheme that does not end in ://: it may hold a password.
+    named = f"'{scheme}'" if separator else "what was named"
     raise HistoryStoreError(
-        f"'{scheme}' is no kind of history store that there is",
+        f"{named} is no kind of history store that there is",
         hint="name a file, sqlite:///histories.sqlite, or a server, redis://localhost:6379/0; "
         "sqlite:// keeps histories in memory",
     )
