@@ -215,7 +215,7 @@ def test_a_clock_that_jumps_mixes_up_nothing(
     sent = [("e1", "a03", 0), ("e2", "a04", -30 * day), ("e3", "a05", 365 * day), ("e4", "a06", 5)]
     with TestClient(app) as client:
         for name, item_id, jump in sent:
-            monkeypatch.setattr("crossfeed.serving.schemas.time.time", lambda jump=jump: now + jump)
+            monkeypatch.setattr("crossfeed.serving.history.time.time", lambda jump=jump: now + jump)
             body = {"events": [event(name, item_id=item_id, timestamp=now + jump)]}
             assert client.post("/v1/events", json=body).json() == {"accepted": 1, "duplicates": 0}
             assert client.post("/v1/events", json=body).json() == {"accepted": 0, "duplicates": 1}

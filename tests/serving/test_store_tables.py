@@ -14,6 +14,13 @@ from crossfeed.errors import HistoryStoreError, OutputError
 from crossfeed.serving.history import HistoryStore as Store
 from crossfeed.serving.store_url import open_store
 
+T = 1_700_000_000_000
+TEXT = pa.string()
+
+
+def load(store: Store, file: Path, *, ids: pa.DataType = TEXT) -> tuple[int, int]:
+    return store.load(file, user_ids=ids, item_ids=ids)
+
 
 def test_a_new_store_is_filled_once(store: Store) -> None:
     assert store.is_new()
@@ -44,11 +51,11 @@ def test_filling_that_fails_half_way_keeps_nothing(store: Store) -> None:
 
 
 def test_export_and_load_round_trip(store: Store, tmp_path: Path) -> None:
-    store.fill([batch(("ann", "b1", "books", 20), ("ann", "b2", "books", 10))], origin="v1")
-    store.append([click("e1", item="b3", time=15)])
+    store.fill([batch(("ann", "b1", "books", T + 20), ("ann", "b2", "books", T))], origin="v1")
+    store.append([click("e1", item="b3", time=T + 15)])
     assert store.export(tmp_path / "out.parquet") == 3
     other = open_store("sqlite://")
-    assert other.load(tmp_path / "out.parquet") == (3, 0)
+    assert load(other, tmp_path / "out.parquet") == (3, 0)
     assert items(other) == items(store) == ["b2", "b3", "b1"]
     assert other.append([click("e1")]) == (0, 1)
     other.close()
@@ -91,37 +98,84 @@ def test_export_does_not_replace_unasked(store: Store, tmp_path: Path) -> None:
 
 
 def test_load_takes_times_of_any_arrow_unit(store: Store, tmp_path: Path) -> None:
-    rows = batch(("ann", "b1", "books", 1_500_000_000_000))
-    typed = rows.set_column(3, "timestamp", rows["timestamp"].cast(pa.timestamp("ms")))
-    pq.write_table(pa.Table.from_batches([typed]), tmp_path / "in.parquet")
-    store.load(tmp_path / "in.parquet")
-    assert store.read("ann")[0].timestamp == 1_500_000_000_000
+    for place, unit in enumerate(("s", "ms", "us", "ns")):
+        time = pa.array([T // 1000]).cast(pa.timestamp("s", "UTC")).cast(pa.timestamp(unit, "UTC"))
+        rows = batch(("ann", f"b{place}", "books", 0)).set_column(3, "timestamp", time)
+        pq.write_table(pa.Table.from_batches([rows]), tmp_path / "in.parquet")
+        assert load(store, tmp_path / "in.parquet") == (1, 0)
+    assert [event.timestamp for event in store.read("ann")] == [T] * 4
+
+
+def test_load_restores_ids_to_the_logs_type(store: Store, tmp_path: Path) -> None:
+    numbers, texts = batch((7, 8, "books", T)), batch(("7", "8", "books", T))
+    for type_, expected in ((TEXT, "8"), (pa.int64(), 8)):
+        for rows, counts in ((numbers, (1, 0)), (texts, (0, 1))):
+            pq.write_table(pa.Table.from_batches([rows]), tmp_path / "in.parquet")
+            assert load(store, tmp_path / "in.parquet", ids=type_) == counts
+        assert items(store, type(expected)(7)) == [expected]
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        (
+            ("ann", "b1", "books", T // 1000),
+            "timestamp must be between 1990 .*; it is 1700000000\n",
+        ),
+        (("ann", "b1", "books", T * 1000), "timestamp must be between 1990 and a day from now"),
+        (("ann", "b1", "books", -5), "hint: times must be milliseconds since 1970"),
+        (("ann", "b1", "books", None), "timestamp must be .*; it is None"),
+        ((None, "b1", "books", T), "user_id must be a string"),
+        (
+            ("ann", "", "books", T),
+            "item_id must be .*; it is ''\nhint: ids must be those of the log",
+        ),
+    ],
+)
+def test_load_refuses_what_the_service_would_refuse(
+    store: Store, tmp_path: Path, row: tuple[str, str, str, int], message: str
+) -> None:
+    rows = batch(("ann", "b1", "books", T), row)
+    pq.write_table(pa.Table.from_batches([rows]), tmp_path / "in.parquet")
+    with pytest.raises(HistoryStoreError, match=rf"row 2 of '.*in\.parquet': [\s\S]*{message}"):
+        load(store, tmp_path / "in.parquet")
+    assert store.is_new()
+
+
+def test_load_refuses_text_where_ids_are_integers(store: Store, tmp_path: Path) -> None:
+    pq.write_table(
+        pa.Table.from_batches([batch(("007", "8", "books", T))]), tmp_path / "in.parquet"
+    )
+    with pytest.raises(HistoryStoreError, match=r"row 1 of .*: user_id must be an integer"):
+        load(store, tmp_path / "in.parquet", ids=pa.int64())
 
 
 def test_load_stores_nothing_twice(store: Store, tmp_path: Path) -> None:
-    rows = batch(("ann", "b1", "books", 1), ("ann", "b1", "books", 2), ("bob", "b1", "books", 1))
+    rows = batch(
+        ("ann", "b1", "books", T), ("ann", "b1", "books", T + 1), ("bob", "b1", "books", T)
+    )
     unnamed, named = tmp_path / "unnamed.parquet", tmp_path / "named.parquet"
     table = pa.Table.from_batches([rows])
     pq.write_table(table, unnamed)
     pq.write_table(table.append_column("event_id", pa.array(["e1", "e2", "e3"])), named)
-    assert store.load(unnamed) == (3, 0)
-    assert store.load(unnamed) == (0, 3)
-    assert store.load(named) == (0, 3)
+    assert load(store, unnamed) == (3, 0)
+    assert load(store, unnamed) == (0, 3)
+    assert load(store, named) == (0, 3)
     assert store.append([click("e9", time=9)]) == (1, 0)
     other = open_store("sqlite://")
-    assert other.load(named) == (3, 0)
+    assert load(other, named) == (3, 0)
     assert other.append([click("e1", time=9)]) == (0, 1)
     other.close()
 
 
 def test_what_was_exported_is_loaded_without_doubles(store: Store, tmp_path: Path) -> None:
-    store.fill([batch(("ann", "b1", "books", 1))], origin="v1")
-    store.append([click("e1", time=2)])
+    store.fill([batch(("ann", "b1", "books", T))], origin="v1")
+    store.append([click("e1", time=T + 1)])
     store.export(tmp_path / "out.parquet")
-    assert store.load(tmp_path / "out.parquet") == (0, 2)
+    assert load(store, tmp_path / "out.parquet") == (0, 2)
     other = open_store("sqlite://")
-    other.fill([batch(("ann", "b1", "books", 1))], origin="v1")
-    assert other.load(tmp_path / "out.parquet") == (1, 1)
+    other.fill([batch(("ann", "b1", "books", T))], origin="v1")
+    assert load(other, tmp_path / "out.parquet") == (1, 1)
     assert other.read("ann") == store.read("ann")
     other.close()
 
@@ -132,7 +186,7 @@ def test_what_was_exported_is_loaded_without_doubles(store: Store, tmp_path: Pat
         (pa.table({"user_id": ["ann"], "item_id": ["b1"]}), "no column domain, timestamp"),
         (
             pa.table({"user_id": [1.5], "item_id": ["b1"], "domain": ["d"], "timestamp": [1]}),
-            "ids must be strings or integers",
+            r"row 1 of .*: user_id must be a string .*; it is 1\.5",
         ),
         (
             pa.table({"user_id": ["ann"], "item_id": ["b1"], "domain": ["d"], "timestamp": ["x"]}),
@@ -146,13 +200,13 @@ def test_load_refuses_what_is_no_history(
 ) -> None:
     pq.write_table(table, tmp_path / "in.parquet")
     with pytest.raises(HistoryStoreError, match=message):
-        store.load(tmp_path / "in.parquet")
+        load(store, tmp_path / "in.parquet")
     assert store.is_new()
 
 
 def test_load_refuses_what_is_no_parquet(store: Store, tmp_path: Path) -> None:
     (tmp_path / "in.parquet").write_text("user_id,item_id")
     with pytest.raises(HistoryStoreError, match=r"cannot load .*in\.parquet"):
-        store.load(tmp_path / "in.parquet")
+        load(store, tmp_path / "in.parquet")
     with pytest.raises(HistoryStoreError, match=r"cannot load .*none\.parquet"):
-        store.load(tmp_path / "none.parquet")
+        load(store, tmp_path / "none.parquet")

@@ -147,8 +147,8 @@ def load_histories(
     \b
     crossfeed histories load BUNDLE events.parquet
     """
-    with _open_store(bundle, history_store) as (_, store):
-        new, known = store.load(file)
+    with _open_store(bundle, history_store) as (loaded, store):
+        new, known = store.load(file, user_ids=loaded.user_id_type, item_ids=loaded.item_id_type)
     output.say(f"{new:,} events are new, {known:,} were stored already")
 
 

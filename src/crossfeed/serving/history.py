@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -18,13 +20,26 @@ from crossfeed.serving.ids import Id
 
 __all__ = [
     "DURABLE",
+    "POSSIBLE_TIMES",
     "BundleHistories",
     "Durability",
     "Event",
     "HistoryReader",
     "HistoryStore",
     "NewEvent",
+    "is_possible_time",
 ]
+
+POSSIBLE_TIMES = "between 1990 and a day from now"
+"""What `is_possible_time` allows, in words."""
+
+_EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
+_DAY_SECONDS = 86_400
+
+
+def is_possible_time(milliseconds: int) -> bool:
+    """Return whether something that a user did can have been then."""
+    return _EARLIEST.timestamp() <= milliseconds / 1000 <= time.time() + _DAY_SECONDS
 
 
 class Event(NamedTuple):
@@ -91,8 +106,11 @@ class HistoryStore(HistoryReader, AvailabilityReader, Protocol):
     def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
         """Store a bundle's histories if the store is new; return how many events."""
 
-    def load(self, file: Path) -> tuple[int, int]:
-        """Store the events of a Parquet file; return how many were new and how many known."""
+    def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
+        """Store the events of a Parquet file; return how many were new and how many known.
+
+        Ids become those of the log, whose types are given.
+        """
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:
         """Write all events as Parquet, which `load` reads; return how many."""

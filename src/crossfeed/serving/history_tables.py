@@ -11,9 +11,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from crossfeed.errors import HistoryStoreError
+from crossfeed.errors import HistoryStoreError, RequestError
 from crossfeed.files import atomic_path, require_free
-from crossfeed.serving.ids import Id
+from crossfeed.serving.history import POSSIBLE_TIMES, is_possible_time
+from crossfeed.serving.ids import Id, restore_id
 
 __all__ = [
     "ROWS_AT_ONCE",
@@ -38,19 +39,30 @@ class EventFile:
     """A Parquet file of events that is being read."""
 
     rows: int
-    batches: Iterable[pa.RecordBatch]
+    events: Iterator[Row]
 
 
 @contextlib.contextmanager
-def open_events(file: Path) -> Iterator[EventFile]:
+def open_events(file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> Iterator[EventFile]:
     """Lend a Parquet file of events for reading; its errors inside the block become one of ours.
 
+    Args:
+        file: the file.
+        user_ids: the type of the log's user ids, string or int64, which those of the file become.
+        item_ids: likewise of its item ids.
+
     Raises:
-        HistoryStoreError: the file cannot be read.
+        HistoryStoreError: the file cannot be read, or holds an id or a time that the service
+            would refuse.
     """
     try:
         with pq.ParquetFile(file) as source:
-            yield EventFile(source.metadata.num_rows, source.iter_batches(ROWS_AT_ONCE))
+            rows = itertools.chain.from_iterable(map(rows_of, source.iter_batches(ROWS_AT_ONCE)))
+            events = (
+                _restored(row, user_ids, item_ids, name=f"row {number} of '{file}'")
+                for number, row in enumerate(rows, start=1)
+            )
+            yield EventFile(source.metadata.num_rows, events)
     except (OSError, pa.ArrowException) as error:
         raise HistoryStoreError(
             f"cannot load '{file}': {error}",
@@ -72,7 +84,10 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
             hint="needed are user_id, item_id, domain and timestamp (ms); event_id may be missing",
         )
     columns.setdefault("event_id", pa.nulls(batch.num_rows))
-    columns["timestamp"] = columns["timestamp"].cast(pa.int64())
+    times = columns["timestamp"]
+    if pa.types.is_timestamp(times.type):  # of whatever unit
+        times = times.cast(pa.timestamp("ms", times.type.tz), safe=False)
+    columns["timestamp"] = times.cast(pa.int64())
     return zip(*(columns[name].to_pylist() for name in _COLUMNS), strict=True)
 
 
@@ -82,6 +97,30 @@ def chunks_of(batches: Iterable[pa.RecordBatch], size: int) -> Iterator[list[Row
         rows = rows_of(batch)
         while chunk := list(itertools.islice(rows, size)):
             yield chunk
+
+
+def _restored(
+    row: tuple[Id, Id, str, int | None, str | None],  # a file may lack a time
+    user_ids: pa.DataType,
+    item_ids: pa.DataType,
+    *,
+    name: str,
+) -> Row:
+    """Return a row of a file as the service would store it."""
+    user_id, item_id, domain, timestamp, event_id = row
+    try:
+        user_id = restore_id(user_id, user_ids, field="user_id")
+        item_id = restore_id(item_id, item_ids, field="item_id")
+    except RequestError as error:
+        raise HistoryStoreError(
+            f"{name}: {error.message}", hint="ids must be those of the log that was trained on"
+        ) from None
+    if timestamp is None or not is_possible_time(timestamp):
+        raise HistoryStoreError(
+            f"{name}: timestamp must be {POSSIBLE_TIMES}; it is {timestamp}",
+            hint="times must be milliseconds since 1970 (UTC), or a column of timestamps",
+        )
+    return user_id, item_id, domain, timestamp, event_id
 
 
 def write_events(

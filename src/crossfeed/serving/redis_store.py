@@ -196,21 +196,32 @@ class RedisHistoryStore:
             stored += len(rows)
         return stored if self._fill_rows([], number=stored + 1, origin=origin, last=True) else 0
 
-    def load(self, file: Path) -> tuple[int, int]:
+    def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
         """Store the events of a Parquet file such as `export` writes.
 
         An event is known by its event id, or by user, item, domain and time together. Loading
         the same file again stores nothing twice, also where the first time broke off.
 
+        Args:
+            file: the file.
+            user_ids: the type of the log's user ids, string or int64, which those of the file
+                become.
+            item_ids: likewise of its item ids.
+
         Returns:
             How many were new, and how many were stored already.
 
         Raises:
-            HistoryStoreError: the file cannot be read, or the server does not answer.
+            HistoryStoreError: the file cannot be read, holds an id or a time that the service would
+                refuse, or the server does not answer; what came before is stored.
         """
-        with open_events(file) as source, self._errors("write"):
-            chunks = chunks_of(source.batches, _EVENTS_AT_ONCE)
-            stored = sum(self._append_rows(rows, by_content=True) for rows in chunks)
+        with (
+            open_events(file, user_ids=user_ids, item_ids=item_ids) as source,
+            self._errors("write"),
+        ):
+            stored = 0
+            while rows := list(itertools.islice(source.events, _EVENTS_AT_ONCE)):
+                stored += self._append_rows(rows, by_content=True)
         return stored, source.rows - stored
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Annotated, Literal, Self
@@ -25,6 +24,7 @@ from pydantic import (
 
 from crossfeed.errors import RequestError
 from crossfeed.serving.answers import MAX_K, Recommendation, Recommendations, Step
+from crossfeed.serving.history import POSSIBLE_TIMES, is_possible_time
 from crossfeed.serving.ids import ANY_ID, Id, is_id
 from crossfeed.serving.rules import SOURCES, Source
 
@@ -52,8 +52,6 @@ __all__ = [
 
 _SECONDS_BELOW = 100_000_000_000
 """Numbers below are seconds (until the year 5138), others milliseconds (from 1973 on)."""
-_EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
-_DAY_SECONDS = 86_400
 _MOST_ERRORS = 100
 
 
@@ -72,8 +70,8 @@ def _milliseconds(value: object) -> int:
         raise ValueError("must be a finite time")
     else:
         milliseconds = round(value * 1000) if abs(value) < _SECONDS_BELOW else round(value)
-    if not _EARLIEST.timestamp() <= milliseconds / 1000 <= time.time() + _DAY_SECONDS:
-        raise ValueError("must be between 1990 and a day from now")
+    if not is_possible_time(milliseconds):
+        raise ValueError(f"must be {POSSIBLE_TIMES}")
     return milliseconds
 
 

@@ -177,24 +177,31 @@ class SqliteHistoryStore:
             if not connection.execute(_IS_NEW).fetchone()[0]:
                 return 0
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('filled_from', ?)", (origin,))
-            return _insert_all(connection, batches, _INSERT)
+            return sum(_insert(connection, rows_of(batch)) for batch in batches)
 
         return self._write(write)
 
-    def load(self, file: Path) -> tuple[int, int]:
+    def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
         """Store the events of a Parquet file such as `export` writes.
 
         An event is known by its event id, or by user, item, domain and time together: a bundle's
         histories have no event ids, and loading what was exported must not double them.
 
+        Args:
+            file: the file.
+            user_ids: the type of the log's user ids, string or int64, which those of the file
+                become.
+            item_ids: likewise of its item ids.
+
         Returns:
             How many were new, and how many were stored already.
 
         Raises:
-            HistoryStoreError: the file cannot be read; nothing of it was stored.
+            HistoryStoreError: the file cannot be read, or holds an id or a time that the service
+                would refuse; nothing of it was stored.
         """
-        with open_events(file) as source:
-            stored = self._write(lambda connection: _insert_all(connection, source.batches, _ADD))
+        with open_events(file, user_ids=user_ids, item_ids=item_ids) as source:
+            stored = self._write(lambda connection: _insert(connection, source.events, _ADD))
         return stored, source.rows - stored
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:
@@ -302,9 +309,3 @@ def _insert(connection: sqlite3.Connection, rows: Iterable[Row], statement: str 
     before = connection.total_changes
     connection.executemany(statement, rows)
     return connection.total_changes - before
-
-
-def _insert_all(
-    connection: sqlite3.Connection, batches: Iterable[pa.RecordBatch], statement: str
-) -> int:
-    return sum(_insert(connection, rows_of(batch), statement) for batch in batches)
