@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -104,6 +105,41 @@ def test_a_trial_of_a_store_that_hangs_holds_up_nobody() -> None:
     watched.inner.hangs.set()
     until(lambda: watched.took == ["read"])
     assert watched.store.read("ann") == []
+    watched.inner.close()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+@pytest.mark.parametrize(
+    ("broken", "error"),
+    [
+        ((SqliteHistoryStore, "read"), ValueError("planted")),
+        ((threading.Thread, "start"), RuntimeError("can't start new thread")),
+    ],
+    ids=["read", "thread"],
+)
+def test_a_trial_that_meets_an_unforeseen_error_is_not_the_last(
+    broken: tuple[type, str], error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched, met = Watched(), threading.Event()
+
+    def fail(*_: object) -> None:
+        met.set()
+        raise error
+
+    def answers() -> bool:
+        with contextlib.suppress(HistoryStoreError):
+            return watched.store.read("ann") == []
+        return False
+
+    with pytest.raises(HistoryStoreError, match="planted"):
+        watched.store.read("ann")
+    watched.now, watched.inner.fails = 0.6, False
+    with monkeypatch.context() as patch:
+        patch.setattr(*broken, fail)
+        with pytest.raises(HistoryStoreError, match="a moment ago"):
+            watched.store.read("ann")
+        assert met.wait(30)
+    until(answers)
     watched.inner.close()
 
 

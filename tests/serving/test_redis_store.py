@@ -109,6 +109,21 @@ def test_an_error_names_no_item_and_no_user(
     assert "secret" not in str(caught.value)
 
 
+def test_what_another_program_wrote_is_an_error_of_the_store(
+    own: Store, server: RedisServer, tmp_path: Path
+) -> None:
+    with redis.Redis.from_url(server.url) as client:
+        client.zadd("crossfeed:timeline:s:ann", {"foreign": 1})
+        client.sadd("crossfeed:unavailable", "foreign")
+    told = r"cannot read .*\nhint: does another program write to keys that begin with crossfeed:"
+    with pytest.raises(HistoryStoreError, match=told):
+        own.read("ann")
+    with pytest.raises(HistoryStoreError, match=told):
+        own.unavailable(since=None)
+    with pytest.raises(HistoryStoreError, match=told):
+        own.export(tmp_path / "out.parquet")
+
+
 @pytest.mark.parametrize(
     ("settings", "told"),
     [

@@ -89,10 +89,16 @@ class GuardedStore:
         """
         if self._is_closed(operation):
             if self._may_try(operation):
-                threading.Thread(target=self._try, args=(operation, read), daemon=True).start()
+                self._try_beside(operation, read)
             raise _failed_before(operation)
         with self._watched(operation):
             return read()
+
+    def _try_beside(self, operation: str, read: Callable[[], object]) -> None:
+        try:
+            threading.Thread(target=self._try, args=(operation, read), daemon=True).start()
+        except RuntimeError:  # no thread is to be had: the next caller may try
+            self._end_trial(operation)
 
     def _try(self, operation: str, read: Callable[[], object]) -> None:
         with contextlib.suppress(HistoryStoreError), self._watched(operation):
@@ -113,13 +119,14 @@ class GuardedStore:
         except HistoryStoreError as error:
             with self._gate:
                 self._closed_until[operation] = self._clock() + _PAUSE_SECONDS
-                self._trying.discard(operation)
             self._failed(operation, error)
             raise
-        if operation in self._closed_until:
-            with self._gate:
-                self._closed_until.pop(operation, None)
-                self._trying.discard(operation)
+        else:
+            if operation in self._closed_until:
+                with self._gate:
+                    self._closed_until.pop(operation, None)
+        finally:  # also after an error that nobody foresaw
+            self._end_trial(operation)
         self._took(operation, self._clock() - began)
 
     def _is_closed(self, operation: str) -> bool:
@@ -133,6 +140,10 @@ class GuardedStore:
                 return False
             self._trying.add(operation)
             return True
+
+    def _end_trial(self, operation: str) -> None:
+        with self._gate:
+            self._trying.discard(operation)
 
 
 def _failed_before(operation: str) -> HistoryStoreError:

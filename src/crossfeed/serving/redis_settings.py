@@ -9,7 +9,6 @@ from redis.exceptions import (
     ConnectionError,
     OutOfMemoryError,
     ReadOnlyError,
-    RedisError,
     TimeoutError,
 )
 
@@ -18,12 +17,13 @@ from crossfeed.serving.history import DURABLE, Durability
 __all__ = ["durability_of", "hint_for"]
 
 _UNREACHABLE = "is the server running, and can it be reached from here?"
-_HINTS: Mapping[type[RedisError], str] = {
+_HINTS: Mapping[type[Exception], str] = {
     AuthenticationError: "put user and password into the URL: redis://USER:PASSWORD@HOST:PORT/0",
     ConnectionError: _UNREACHABLE,
     TimeoutError: _UNREACHABLE,
     OutOfMemoryError: "give the server more memory (maxmemory); what was acknowledged is kept",
     ReadOnlyError: "name the primary server: this one is a replica and takes no events",
+    ValueError: "does another program write to keys that begin with crossfeed:? give it a database",
 }
 _OTHER = "the server's log tells more; what was acknowledged before is kept"
 

@@ -101,8 +101,7 @@ class RedisHistoryStore:
             HistoryStoreError: it is not known to be stored; sending it again is harmless.
         """
         rows = [(e.user_id, e.item_id, e.domain, e.timestamp, e.event_id) for e in events]
-        with self._errors("write"):
-            accepted = self._append_rows(rows)
+        accepted = self._append_rows(rows)
         return accepted, len(rows) - accepted
 
     def read(self, user_id: Id) -> Sequence[Event]:
@@ -113,10 +112,8 @@ class RedisHistoryStore:
         """
         with self._errors("read"):
             members: Members = self._redis.zrange(timeline(user_id), 0, -1, withscores=True)
-        return [
-            Event(item_id, domain, timestamp)
-            for _, item_id, domain, timestamp, _ in parse(user_id, members)
-        ]
+            rows = parse(user_id, members)
+        return [Event(item_id, domain, timestamp) for _, item_id, domain, timestamp, _ in rows]
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user, and have the server's log written anew; return how many.
@@ -163,8 +160,8 @@ class RedisHistoryStore:
             if version == since:
                 return None
             members: Iterable[Any] = self._redis.smembers(UNAVAILABLE)  # Any: redis-py's reply
-        pairs = [json.loads(member) for member in members]
-        return Unavailable(version, frozenset((domain, item_id) for item_id, domain in pairs))
+            pairs = [json.loads(member) for member in members]
+            return Unavailable(version, frozenset((domain, item_id) for item_id, domain in pairs))
 
     def is_new(self) -> bool:
         """Return whether the store was never filled and never given an event."""
@@ -215,11 +212,8 @@ class RedisHistoryStore:
             HistoryStoreError: the file cannot be read, holds an id or a time that the service would
                 refuse, or the server does not answer; what came before is stored.
         """
-        with (
-            open_events(file, user_ids=user_ids, item_ids=item_ids) as source,
-            self._errors("write"),
-        ):
-            stored = 0
+        stored = 0
+        with open_events(file, user_ids=user_ids, item_ids=item_ids) as source:
             while rows := list(itertools.islice(source.events, _EVENTS_AT_ONCE)):
                 stored += self._append_rows(rows, by_content=True)
         return stored, source.rows - stored
@@ -266,12 +260,13 @@ class RedisHistoryStore:
         return f"in Redis at {where}, database {given.get('db') or 0}"
 
     def _append_rows(self, rows: Sequence[Row], *, by_content: bool = False) -> int:
-        good = [checked(row) for row in rows]
-        keys = [COUNTER, EVENT_IDS, *(timeline(row[0]) for row in good)]
-        args: list[str | int] = ["by content" if by_content else ""]
-        for _, item_id, domain, timestamp, event_id in good:
-            args += [timestamp, content(item_id, domain), event_id or ""]
-        return int(self._append(keys=keys, args=args))
+        with self._errors("write"):
+            good = [checked(row) for row in rows]
+            keys = [COUNTER, EVENT_IDS, *(timeline(row[0]) for row in good)]
+            args: list[str | int] = ["by content" if by_content else ""]
+            for _, item_id, domain, timestamp, event_id in good:
+                args += [timestamp, content(item_id, domain), event_id or ""]
+            return int(self._append(keys=keys, args=args))
 
     def _fill_rows(self, rows: Sequence[Row], *, number: int, origin: str, last: bool) -> bool:
         """Write rows of a fill, `number` the first of them; return False if the store is full."""
@@ -329,7 +324,7 @@ class RedisHistoryStore:
             raise HistoryStoreError("the history store is closed")
         try:
             yield
-        except (RedisError, UnicodeError) as error:
+        except (RedisError, ValueError) as error:
             # A pipeline's error begins with the command that caused it, which names items or users.
             cause = str(error).rpartition(" of pipeline caused error: ")[2]
             raise HistoryStoreError(
