@@ -13,6 +13,7 @@ from starlette.testclient import TestClient
 from toy import toy_dataset
 
 from crossfeed.bundle import Bundle
+from crossfeed.cli.serving import recommend
 from crossfeed.data.dataset import Part
 from crossfeed.errors import BundleError, ConfigError
 from crossfeed.export import recent_clicks
@@ -213,6 +214,28 @@ def test_fallbacks_that_are_not_valid_say_what_is(
 ) -> None:
     with pytest.raises(ConfigError, match=message):
         read_fallbacks(written(tmp_path, text), bundle)
+
+
+@pytest.mark.parametrize(
+    ("held_back", "k", "said"),
+    [
+        ([], 1, "nothing is known of this user: these are the domain's recent items"),
+        ([], 20, "nothing is known of this user: these are the domain's recent and popular items"),
+        (["videos"], 1, "the gate holds 'videos' back: these are the domain's popular items"),
+    ],
+)
+def test_the_command_line_says_what_it_fell_back_on(
+    known: Bundle,
+    held_back: list[str],
+    k: int,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    held = dataclasses.replace(known, about={**known.about, "held_back": held_back})
+    monkeypatch.setattr(Recommender, "load", lambda path: Recommender(held))
+    recommend(Path("bundle"), domain="videos", user="nobody", k=k)
+    assert said in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_service_marks_what_it_fell_back_on(known: Bundle, tmp_path: Path) -> None:

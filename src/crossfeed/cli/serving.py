@@ -74,7 +74,10 @@ def recommend(
     else:
         output.stdout().print(tables.recommendations(found))
     if found.fallback:
-        output.say("nothing is known of this user: these are the domain's popular items")
+        held_back = domain in recommender.bundle.held_back
+        why = f"the gate holds '{domain}' back" if held_back else "nothing is known of this user"
+        steps = dict.fromkeys(item.source for item in found.items) or [found.fallback]
+        output.say(f"{why}: these are the domain's {' and '.join(steps)} items")
     if found.reason:
         output.say(found.reason)
 
