@@ -225,7 +225,7 @@ class SqliteHistoryStore:
         Raises:
             HistoryStoreError: it cannot.
         """
-        # Read to its end: an open cursor would keep old pages alive, which `forget` cannot erase then.
+        # Read to its end: an open cursor would keep alive the pages that `forget` erases.
         self._write(lambda connection: connection.execute(_ANY_EVENT).fetchone())
 
     def close(self) -> None:
