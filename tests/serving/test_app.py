@@ -292,6 +292,12 @@ def test_a_strange_body_is_refused(content: bytes, route: str, client: TestClien
     problem(response)
 
 
+def test_a_body_that_is_no_json_is_shown_as_the_text_that_it_is(client: TestClient) -> None:
+    headers = {"content-type": "application/json"}
+    response = client.post("/v1/recommend", content=b"{bad", headers=headers)
+    assert problem(response)["value"] == "{bad"
+
+
 @pytest.mark.parametrize(
     "content",
     [b" " * (MOST_BODY_BYTES + 1), [b" " * 1000] * (MOST_BODY_BYTES // 1000 + 1)],

@@ -156,9 +156,11 @@ def log_report(report: LogReport) -> list[RenderableType]:
         table.add_row(
             domain.domain, *(f"{count:,}" for count in counts), f"{domain.density:.2%}", most
         )
+    every = report.positive == "true"
+    clicks = "every row is a click" if every else f"clicks are the rows with {report.positive}"
     lines = [
-        f"{report.rows:,} rows in {len(report.files)} file(s); clicks are the rows with "
-        f"{report.positive}; times are {report.time_unit}",
+        f"{report.rows:,} rows in {len(report.files)} file(s); {clicks}; times are "
+        f"{report.time_unit}",
         f"{report.users_of_several_domains:,} users in several domains, {report.repeats:,} repeats",
         f"not a click: {report.not_clicked:,} rows ({report.not_clicked / report.rows:.1%})",
     ]

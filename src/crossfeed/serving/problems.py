@@ -94,6 +94,8 @@ def _shown(value: object) -> str | int | None:
     """Return a value as it came if it is short and plain; NaN and the like are no JSON."""
     if value is None or (isinstance(value, int) and value in _INT64):
         return value
+    if isinstance(value, bytes):  # a body that is no JSON
+        value = value.decode("utf-8", "backslashreplace")
     return _clean(value if isinstance(value, str) else repr(value))[:_LONGEST_VALUE]
 
 
