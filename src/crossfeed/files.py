@@ -150,7 +150,6 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
         OutputError: `path` exists and may not be replaced, cannot be written, or another process
             is writing it.
     """
-    require_free_folder(path, overwrite=overwrite)
     with only_process(path.with_name(f".{path.name}.lock")):
         try:
             _put_right(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.experiments.narrow import Alone, Narrowed, train_alone, train_narrowed
 from crossfeed.run import Run
 from crossfeed.scorer import Floats, Histories
+from crossfeed.training.batches import Batch
+from crossfeed.training.fit import Fit
 from crossfeed.training.trainer import train
 
 
@@ -92,3 +95,21 @@ def test_a_domain_without_validation_is_scored_by_popularity(last_out: Dataset) 
     alone = Alone({}, otherwise=popularity)
     histories = Histories.of([[1], []])
     np.testing.assert_array_equal(alone.score(histories, 2), popularity.score(histories, 2))
+
+
+def test_an_interrupted_narrowed_training_is_gone_on_with_by_the_same_command(
+    last_out: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    step = Fit._step
+
+    def asked(fit: Fit, batch: Batch) -> None:
+        signal.raise_signal(signal.SIGINT)
+        step(fit, batch)
+
+    monkeypatch.setattr(Fit, "_step", asked)
+    with pytest.raises(KeyboardInterrupt):
+        train_narrowed(last_out, out=tmp_path, config=tiny_config(), targets=[0], history=[0])
+    assert "go on with: the same command\n" in capsys.readouterr().err

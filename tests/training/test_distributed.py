@@ -201,6 +201,8 @@ def test_no_thread_of_the_exchange_outlives_it(
 ) -> None:
     """One that asks for the interpreter when it is ending aborts the process."""
     for found in together[1]:
+        if not found["threads"]:
+            pytest.skip("this system has no /proc, which names threads")
         assert [name for name in found["threads"] if "gloo" in name] == []
 
 

@@ -15,6 +15,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.scorer import Catalogue, Floats, Histories, Scorer
+from crossfeed.training.fit import SAME_COMMAND
 from crossfeed.training.trainer import train
 
 __all__ = ["Alone", "Narrowed", "is_trainable", "train_alone", "train_narrowed"]
@@ -85,7 +86,8 @@ def train_narrowed(
     settings = config.train.model_copy(
         update={"batch_size": batch_size, "expand_domains": None, "track": ()}
     )
-    run = train(view, out=out, config=config.model_copy(update={"train": settings}), resume=True)
+    config = config.model_copy(update={"train": settings})
+    run = train(view, out=out, config=config, resume=True, command=SAME_COMMAND)
     return Narrowed(run.scorer(), dataset.catalogue, history)
 
 

@@ -24,6 +24,7 @@ from crossfeed.experiments.space import SPACE, Choices, Range, Space, require_al
 from crossfeed.files import atomic_path, require_writable
 from crossfeed.run import Run
 from crossfeed.settings import differences
+from crossfeed.training.fit import SAME_COMMAND
 from crossfeed.training.trainer import train
 
 if TYPE_CHECKING:
@@ -172,6 +173,7 @@ def _run_trial(
             config=config,
             resume=True,
             after_epoch=watch,
+            command=SAME_COMMAND,
         )
     except optuna.TrialPruned:
         study.tell(trial, state=optuna.trial.TrialState.PRUNED)

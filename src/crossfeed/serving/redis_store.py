@@ -26,7 +26,13 @@ from redis.retry import Retry
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.availability import ItemFlag, Unavailable, latest_flags
 from crossfeed.serving.history import Durability, Event, NewEvent
-from crossfeed.serving.history_tables import Row, chunks_of, open_events, write_events
+from crossfeed.serving.history_tables import (
+    Row,
+    all_rows,
+    chunks_of,
+    open_events,
+    write_events,
+)
 from crossfeed.serving.ids import Id
 from crossfeed.serving.redis_records import (
     COUNTER,
@@ -187,7 +193,7 @@ class RedisHistoryStore:
         if not self.is_new():
             return 0
         stored = 0
-        for rows in chunks_of(batches, _EVENTS_AT_ONCE):
+        for rows in chunks_of(all_rows(batches), _EVENTS_AT_ONCE):
             if not self._fill_rows(rows, number=stored + 1, origin=origin, last=False):
                 return 0  # another replica was faster
             stored += len(rows)
@@ -214,7 +220,7 @@ class RedisHistoryStore:
         """
         stored = 0
         with open_events(file, user_ids=user_ids, item_ids=item_ids) as source:
-            while rows := list(itertools.islice(source.events, _EVENTS_AT_ONCE)):
+            for rows in chunks_of(source.events, _EVENTS_AT_ONCE):
                 stored += self._append_rows(rows, by_content=True)
         return stored, source.rows - stored
 

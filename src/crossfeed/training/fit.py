@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
@@ -36,7 +35,10 @@ from crossfeed.training.state import FitState
 from crossfeed.training.steps import discriminator_step, generator_step, score
 from crossfeed.training.tracking import Tracking
 
-__all__ = ["Fit", "expanded_domains"]
+__all__ = ["SAME_COMMAND", "Fit", "expanded_domains"]
+
+SAME_COMMAND = "the same command"
+"""What goes on with a fit that a larger piece of work began."""
 
 MOST_ROLL_BACKS = 3
 """Roll-backs after which a training that collapses again is stopped."""
@@ -54,7 +56,7 @@ class Fit:
         stage: str,
         epochs: int,
         selects: bool,
-        options: Sequence[str] = (),
+        command: str = SAME_COMMAND,
     ) -> None:
         """Prepare a fit, or take it up where its last checkpoint left it.
 
@@ -65,11 +67,11 @@ class Fit:
             stage: what the display calls it.
             epochs: how many there are at most.
             selects: whether the best epoch is chosen on validation, or the last one is kept.
-            options: of the command that goes on with it, which is shown when it is interrupted.
+            command: what goes on with it, which is shown when it is interrupted.
         """
         self.run, self.dataset, self.config = run, dataset, run.config
         self.workers = workers
-        self.stage, self.epochs, self.selects, self.options = stage, epochs, selects, options
+        self.stage, self.epochs, self.selects, self.command = stage, epochs, selects, command
         self.last: CheckpointName = "last" if selects else "refit-last"
         self.best: CheckpointName = "best" if selects else "refit"
         self.progress = FitProgress()
@@ -122,7 +124,7 @@ class Fit:
                 self._end_epoch(display)
                 (asked,) = self.workers.most(interruptible.asked)
                 if asked:  # while it was validated; the epoch is saved
-                    self._stop(interruptible, asked)
+                    interruptible.stop(asked, self.command)
 
     def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:
         progress = self.progress
@@ -152,12 +154,7 @@ class Fit:
             if asked or due:
                 self.saving.save()
             if asked:
-                self._stop(interruptible, asked)
-
-    def _stop(self, interruptible: Interruptible, number: int) -> None:
-        words = ["train", str(self.dataset.path), "--out", str(self.run.path), "--resume"]
-        command = f"{self.workers.program} {shlex.join([*words, *self.options])}"
-        interruptible.stop(number, command)
+                interruptible.stop(asked, self.command)
 
     def _step(self, batch: Batch) -> None:
         """Move every `discriminator_steps`-th time the generator, and always the discriminator.

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gc
+import shlex
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from crossfeed.config import Config
@@ -30,6 +32,7 @@ def train(
     overwrite: bool = False,
     after_epoch: Callable[[int, float], None] | None = None,
     profile: bool = False,
+    command: str | None = None,
 ) -> Run:
     """Train both players and keep the epoch that is best on validation.
 
@@ -49,6 +52,8 @@ def train(
             figure of `train.select_on`; what it raises ends the training.
         profile: measure where the time goes, and write it into the run (`Profile`); a refit is not
             measured.
+        command: what goes on with it, which is shown when it is interrupted; `crossfeed train`
+            with --resume unless it is given.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
@@ -71,13 +76,13 @@ def train(
         if workers.leads:
             run = _open(dataset, workers, out, config, resume=resume, overwrite=overwrite)
         run = workers.leaders_run(run)
-        options = [
-            name for name, asked in {"--refit": refit, "--profile": profile}.items() if asked
-        ]
+        if command is None:
+            words = ["train", str(dataset.path), "--out", str(out), "--resume"]
+            words += ["--refit"] * refit + ["--profile"] * profile
+            command = f"{workers.program} {shlex.join(words)}"
+        fit_of = partial(Fit, run, workers=workers, command=command)
         epochs = run.config.train.epochs
-        fit = Fit(
-            run, dataset, workers, stage="train", epochs=epochs, selects=True, options=options
-        )
+        fit = fit_of(dataset, stage="train", epochs=epochs, selects=True)
         fit.after_epoch = after_epoch
         if profile and workers.leads and not fit.progress.finished:
             fit.profile = Profile(run.path, fit.device)
@@ -87,15 +92,7 @@ def train(
             del fit
             gc.collect()  # its parts refer to each other; their memory is the refit's
             everything = dataset.refitted()
-            Fit(
-                run,
-                everything,
-                workers,
-                stage="refit",
-                epochs=epochs,
-                selects=False,
-                options=options,
-            ).go_on()
+            fit_of(everything, stage="refit", epochs=epochs, selects=False).go_on()
     return run
 
 
