@@ -20,9 +20,9 @@ __all__ = [
     "ROWS_AT_ONCE",
     "EventFile",
     "Row",
-    "all_rows",
     "chunks_of",
     "open_events",
+    "rows_of",
     "write_events",
 ]
 
@@ -57,7 +57,7 @@ def open_events(file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> 
     """
     try:
         with pq.ParquetFile(file) as source:
-            rows = all_rows(source.iter_batches(ROWS_AT_ONCE))
+            rows = itertools.chain.from_iterable(map(rows_of, source.iter_batches(ROWS_AT_ONCE)))
             events = (
                 _restored(row, user_ids, item_ids, name=f"row {number} of '{file}'")
                 for number, row in enumerate(rows, start=1)
@@ -70,7 +70,7 @@ def open_events(file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> 
         ) from error
 
 
-def _rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
+def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
     """Return the rows of a batch in whatever order it has its columns.
 
     Raises:
@@ -89,11 +89,6 @@ def _rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
         times = times.cast(pa.timestamp("ms", times.type.tz), safe=False)
     columns["timestamp"] = times.cast(pa.int64())
     return zip(*(columns[name].to_pylist() for name in _COLUMNS), strict=True)
-
-
-def all_rows(batches: Iterable[pa.RecordBatch]) -> Iterator[Row]:
-    """Return the rows of all batches, one after the other."""
-    return itertools.chain.from_iterable(map(_rows_of, batches))
 
 
 def chunks_of(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:

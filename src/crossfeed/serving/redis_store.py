@@ -28,9 +28,9 @@ from crossfeed.serving.availability import ItemFlag, Unavailable, latest_flags
 from crossfeed.serving.history import Durability, Event, NewEvent
 from crossfeed.serving.history_tables import (
     Row,
-    all_rows,
     chunks_of,
     open_events,
+    rows_of,
     write_events,
 )
 from crossfeed.serving.ids import Id
@@ -193,10 +193,11 @@ class RedisHistoryStore:
         if not self.is_new():
             return 0
         stored = 0
-        for rows in chunks_of(all_rows(batches), _EVENTS_AT_ONCE):
-            if not self._fill_rows(rows, number=stored + 1, origin=origin, last=False):
-                return 0  # another replica was faster
-            stored += len(rows)
+        for batch in batches:
+            for rows in chunks_of(rows_of(batch), _EVENTS_AT_ONCE):
+                if not self._fill_rows(rows, number=stored + 1, origin=origin, last=False):
+                    return 0  # another replica was faster
+                stored += len(rows)
         return stored if self._fill_rows([], number=stored + 1, origin=origin, last=True) else 0
 
     def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:

@@ -23,8 +23,8 @@ from crossfeed.serving.history import DURABLE, Durability, Event, NewEvent
 from crossfeed.serving.history_tables import (
     ROWS_AT_ONCE,
     Row,
-    all_rows,
     open_events,
+    rows_of,
     write_events,
 )
 from crossfeed.serving.ids import Id
@@ -177,7 +177,7 @@ class SqliteHistoryStore:
             if not connection.execute(_IS_NEW).fetchone()[0]:
                 return 0
             connection.execute("INSERT OR REPLACE INTO facts VALUES ('filled_from', ?)", (origin,))
-            return _insert(connection, all_rows(batches))
+            return sum(_insert(connection, rows_of(batch)) for batch in batches)
 
         return self._write(write)
 
