@@ -16,7 +16,7 @@ from pathlib import Path
 from cells import Cell, dataset_of, run_cells, seconds, training_facts, write_cell
 from standings import Standings, parser_of
 
-from crossfeed.config import load_config
+from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.baselines import BASELINES
 from crossfeed.experiments.narrow import train_alone
@@ -30,6 +30,10 @@ STANDINGS = Standings("quality", ours="crossfeed", part="test")
 SPLITS = ("last-out", "temporal", "new-in-domain")
 NETWORKS = ("translation", "shared-bottom", "mmoe", "ple", "star", "pepnet")
 """Multi-domain networks without the adversary, `model.discriminator` of each."""
+PUBLISHED = tuple(network for network in NETWORKS if network != "translation")
+_NO_PERIODS = "-no-periods"
+"""Ends the name of the row in which a published network has, as it was published, an item bias that
+does not change with time."""
 SEEDED = ("crossfeed", "alone", *NETWORKS)
 SEEDS = {"ciao": (0, 1, 2), "movielens": (0,), "simulated": (0,)}
 
@@ -41,6 +45,10 @@ def cells() -> Iterator[Cell]:
             for split in SPLITS if seed in seeds else ():
                 for scorer in (*(BASELINES if seed == 0 else ()), *SEEDED):
                     yield Cell(data, split, scorer, seed)
+    for seed in SEEDS["ciao"]:
+        for split in ("last-out", "new-in-domain"):
+            for network in PUBLISHED:
+                yield Cell("ciao", split, network + _NO_PERIODS, seed)
 
 
 def run_cell(cell: Cell, work: Path) -> None:
@@ -54,12 +62,7 @@ def _fitted(cell: Cell, dataset: Dataset, work: Path) -> tuple[Scorer, dict[str,
     """Return the cell's scorer, and what fitting it cost."""
     if cell.scorer in BASELINES:
         return _tuned(cell.scorer, dataset)
-    plain = cell.scorer in NETWORKS
-    settings = [f"model.discriminator={cell.scorer}"] if plain else []
-    config = load_config(
-        overrides=[f"train.seed={cell.seed}", *settings],
-        preset="no-adversary" if plain else None,
-    )
+    config = _config(cell)
     out = work / cell.name
     if cell.scorer == "alone":
         scorer: Scorer = train_alone(dataset, out=out, config=config)
@@ -67,6 +70,17 @@ def _fitted(cell: Cell, dataset: Dataset, work: Path) -> tuple[Scorer, dict[str,
         return scorer, {"fit_seconds": round(sum(map(seconds, runs)), 1)}
     trained = train(dataset, out=out, config=config, resume=True)
     return trained.scorer(), training_facts(trained, dataset)
+
+
+def _config(cell: Cell) -> Config:
+    network = cell.scorer.removesuffix(_NO_PERIODS)
+    settings = [f"train.seed={cell.seed}"]
+    if network not in NETWORKS:
+        return load_config(overrides=settings)
+    settings.append(f"model.discriminator={network}")
+    if network != cell.scorer:
+        settings.append("model.periods=0")
+    return load_config(overrides=settings, preset="no-adversary")
 
 
 def _tuned(name: str, dataset: Dataset) -> tuple[Scorer, dict[str, object]]:

@@ -27,6 +27,26 @@ def test_the_page_holds_the_table_of_the_committed_results(script: str, row: str
     assert printed.strip() in page, f"run: python benchmarks/{script}.py table --write"
 
 
+def test_rows_of_the_quality_table_are_what_they_are_called(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import quality
+
+    def config(scorer: str) -> Config:
+        return quality._config(quality.Cell("ciao", "last-out", scorer, 2))
+
+    assert config("crossfeed") == load_config(overrides=["train.seed=2"])
+    shared, published = config("ple"), config("ple-no-periods")
+    for each in (shared, published):
+        assert each.model.discriminator == "ple" and not each.has_generator
+    assert (shared.model.periods, published.model.periods) == (120, 0)
+    assert published.train == shared.train
+    names = {cell.scorer for cell in quality.cells()}
+    assert {"star", "star-no-periods", "crossfeed", "alone", "ease"} <= names
+    assert "translation-no-periods" not in names
+
+
 def test_the_benchmark_of_a_gpu_says_that_it_needs_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
