@@ -14,6 +14,7 @@ from crossfeed.serving.security import KEYS_VARIABLE
 
 _SERVE = """
 import sys
+from crossfeed.serving.limits import Limits
 from crossfeed.serving.server import serve
 
 serve(
@@ -21,6 +22,7 @@ serve(
     port=0,
     history_store=sys.argv[2],
     workers=int(sys.argv[3]),
+    limits=Limits(timeout_seconds=float(sys.argv[4])),
     announce=lambda url: print(url, flush=True),
 )
 """
@@ -30,11 +32,21 @@ class Service:
     """A service on a free port; at the end of its block it is killed if it still runs."""
 
     def __init__(
-        self, bundle: Path, store_url: str, *, log: Path, keys: str = "", workers: int = 1
+        self,
+        bundle: Path,
+        store_url: str,
+        *,
+        log: Path,
+        keys: str = "",
+        workers: int = 1,
+        timeout_seconds: float = 10.0,
     ) -> None:
         self._log = log.open("a")
         self.process = subprocess.Popen(
-            [sys.executable, "-c", _SERVE, str(bundle), store_url, str(workers)],
+            [
+                *(sys.executable, "-c", _SERVE, str(bundle), store_url),
+                *(str(workers), str(timeout_seconds)),
+            ],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,

@@ -335,6 +335,14 @@ def test_of_a_list_the_first_problem_is_named(
     assert f"{name}[1]" not in found["detail"]
 
 
+def test_a_feed_of_domains_without_number_is_refused_by_their_number(client: TestClient) -> None:
+    domains = {f"d{number}": "many" for number in range(50_000)}
+    response = client.post("/v1/recommend", json={"user_id": "u001", "domains": domains})
+    assert response.status_code == 422
+    assert "must name at most 100 domains; it names 50,000" in response.text
+    assert len(response.content) < 2_000
+
+
 @pytest.mark.parametrize(
     ("method", "route"),
     [("POST", "/v1/recommend"), ("POST", "/v1/events"), ("PUT", "/v1/items/availability")],

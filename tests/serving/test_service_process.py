@@ -154,11 +154,9 @@ def test_hanging_up_while_it_loads_does_not_end_it(
 
     monkeypatch.setattr("crossfeed.serving.server.make_app", load)
     before = signal.getsignal(signal.SIGHUP)
-    try:
-        with pytest.raises(BundleError, match="planted"):
-            serve(bundle_path, port=0)
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    with pytest.raises(BundleError, match="planted"):
+        serve(bundle_path, port=0)
+    assert signal.getsignal(signal.SIGHUP) == before
     assert found == [signal.SIG_IGN]
 
 
@@ -188,3 +186,35 @@ def test_headers_without_end_are_hung_up_on(begin: bytes, service: Service) -> N
                 break
             connection.sendall(b"x" * 10_000)
         assert connection.recv(100).startswith(b"HTTP/1.1 431 ")
+
+
+@pytest.mark.parametrize(
+    "come",
+    [
+        b"",
+        b"GET /health/live HTTP/1.1\r\nx-slow: ",
+        b"GET /health/live HTTP/1.1\r\nhost: here\r\n\r\nGET /health/live HTTP/1.1\r\nx: ",
+    ],
+    ids=["nothing", "half of the first", "half of the second"],
+)
+def test_headers_that_do_not_come_are_hung_up_on(
+    come: bytes, bundle_path: Path, tmp_path: Path
+) -> None:
+    """A drop of bytes now and then makes no difference."""
+    with Service(bundle_path, "sqlite://", log=tmp_path / "log", timeout_seconds=0.5) as it:
+        port = int(it.url.rpartition(":")[2])
+        with socket.create_connection(("127.0.0.1", port), timeout=30) as connection:
+            connection.sendall(come)
+            answered = b""
+            for _ in range(200):
+                if select.select([connection], [], [], 0.05)[0]:
+                    if not (more := connection.recv(10_000)):
+                        break
+                    answered += more
+                elif come and b" 408 " not in answered:
+                    connection.sendall(b"x")
+            else:
+                raise AssertionError("the connection is still open")
+        assert answered.count(b"HTTP/1.1 408 ") == 1
+        assert answered.count(b"HTTP/1.1 200 ") == come.count(b"\r\n\r\n")
+        assert httpx2.get(f"{it.url}/health/live").status_code == 200

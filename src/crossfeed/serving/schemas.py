@@ -53,6 +53,7 @@ __all__ = [
 _SECONDS_BELOW = 100_000_000_000
 """Numbers below are seconds (until the year 5138), others milliseconds (from 1973 on)."""
 _MOST_ERRORS = 100
+_MOST_DOMAINS = 100
 
 
 def _milliseconds(value: object) -> int:
@@ -78,6 +79,13 @@ def _milliseconds(value: object) -> int:
 def _id(value: object) -> Id:
     if not is_id(value):
         raise ValueError(f"must be {ANY_ID}")
+    return value
+
+
+def _few(value: object) -> object:
+    """Refuse a map of too many domains before each of its entries is looked at."""
+    if isinstance(value, dict) and len(value) > _MOST_DOMAINS:
+        raise ValueError(f"must name at most {_MOST_DOMAINS} domains; it names {len(value):,}")
     return value
 
 
@@ -137,10 +145,10 @@ class RecommendBody(_Body):
     """
 
     domain: Name | None = None
-    domains: dict[Name, Quota] | None = Field(
+    domains: Annotated[dict[Name, Quota], BeforeValidator(_few)] | None = Field(
         default=None,
         min_length=1,
-        max_length=100,
+        max_length=_MOST_DOMAINS,
         description="How many items of each domain; together at most 1000.",
     )
     user_id: AnyId | None = None

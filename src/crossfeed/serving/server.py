@@ -11,7 +11,7 @@ import math
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -28,8 +28,6 @@ __all__ = ["Serving", "log_requests", "make_app", "run_app", "serve"]
 
 _DEFAULTS = Limits()
 _BACKLOG = 2048
-_HEAD_BYTES = 65_536
-"""Of a request's line and headers; one read of the socket may come on top."""
 
 
 def serve(
@@ -65,26 +63,39 @@ def serve(
         BundleError: the bundle is missing or damaged, or fails its check.
         HistoryStoreError: the store cannot be opened.
     """
-    if threading.current_thread() is threading.main_thread():
-        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # nothing to reload yet
-    for package in ("fastapi", "uvicorn", "prometheus_client"):
-        if importlib.util.find_spec(package) is None:
-            raise MissingExtraError(package=package, extra="serve")
-    from crossfeed.serving.security import keys_from_environment, require_keys_beyond
-    from crossfeed.serving.store_url import default_store_url
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_hanging_up_ignored())  # nothing to reload yet
+        for package in ("fastapi", "uvicorn", "prometheus_client"):
+            if importlib.util.find_spec(package) is None:
+                raise MissingExtraError(package=package, extra="serve")
+        from crossfeed.serving.security import keys_from_environment, require_keys_beyond
+        from crossfeed.serving.store_url import default_store_url
 
-    require_keys_beyond(host, keys_from_environment())
-    url = history_store or default_store_url(Path(bundle))
-    chains = None if fallbacks is None else Path(fallbacks)
-    serving = Serving(Path(bundle), url, limits, chains, traced=otel)
-    log_requests()
-    with _bind(host, port) as listening, contextlib.ExitStack() as stack:
+        require_keys_beyond(host, keys_from_environment())
+        url = history_store or default_store_url(Path(bundle))
+        chains = None if fallbacks is None else Path(fallbacks)
+        serving = Serving(Path(bundle), url, limits, chains, traced=otel)
+        log_requests()
+        listening = stack.enter_context(_bind(host, port))
         at = _url(listening)
         ready = (lambda: None) if announce is None else (lambda: announce(at))
         if workers == 1:
             run_app(make_app(serving, stack), listening, ready, limits)
         else:
             _supervise(serving, listening, ready, workers)
+
+
+@contextlib.contextmanager
+def _hanging_up_ignored() -> Iterator[None]:
+    """Let no SIGHUP end the process; only its main thread may say so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before or signal.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -138,30 +149,14 @@ def run_app(
         app: what `create_app` made.
         listening: the socket to accept from.
         ready: is called when it begins to answer.
-        limits: tell how long work may take that has begun.
+        limits: tell how long a request may take to come, and work that has begun.
     """
     import uvicorn
-    from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
-    class Protocol(HttpToolsProtocol):
-        """Hangs up on headers without end, before or behind a body: httptools takes them all."""
+    from crossfeed.serving.http_protocol import LimitedProtocol
 
-        _head_bytes = 0
-
-        def data_received(self, data: bytes) -> None:
-            self._head_bytes += len(data)
-            super().data_received(data)
-            if self._head_bytes > _HEAD_BYTES and not self.transport.is_closing():
-                self.transport.write(STATUS_LINE[431] + b"connection: close\r\n\r\n")
-                self.transport.close()
-
-        def on_message_begin(self) -> None:
-            self._head_bytes = 0
-            super().on_message_begin()
-
-        def on_body(self, body: bytes) -> None:
-            self._head_bytes = 0
-            super().on_body(body)
+    class Protocol(LimitedProtocol):
+        head_seconds = limits.timeout_seconds
 
     class Server(uvicorn.Server):
         """Tells when it begins to answer, reloads on SIGHUP, and says when it is about to stop."""
