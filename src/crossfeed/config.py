@@ -157,9 +157,6 @@ class TrainConfig(_Section):
     """tau in the gap loss exp(-gap / tau)."""
     reward_weight: float = Field(default=0.1, ge=0)
     """Weight of the generator's adversarial loss L1."""
-    reward_density: float = Field(default=0.0, ge=0)
-    """Training clicks per item up to which a domain's L1 has all of its weight; where there are r
-    times as many it has 1 / r^2 of it. 0 gives it all to all domains."""
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the likelihood anchor, which ties the generator to real clicks."""
     discriminator_steps: int = Field(default=1, ge=1)

@@ -81,25 +81,6 @@ def test_generator_loss_value_by_hand() -> None:
     assert loss.item() == pytest.approx((math.log(0.5) - 1 + math.log(0.25) - 2) / 2)
 
 
-def test_generator_loss_counts_rows_by_their_needs() -> None:
-    """Value and gradient of each row are multiplied by its need."""
-    confidence = log(0.5, 0.25, 0.125, 0.5).view(2, 2).requires_grad_()
-    scores = torch.tensor([[1.0, 2.0], [0.5, -1.0]])
-
-    def loss_of(rows: slice, needs: Tensor | None = None) -> tuple[float, Tensor]:
-        given = confidence[rows]
-        loss = generator_loss(
-            given, scores[rows], candidate_log_proposal=given.detach() - 0.1, needs=needs
-        )
-        (gradient,) = torch.autograd.grad(loss, confidence)
-        return loss.item(), gradient
-
-    value, gradient = loss_of(slice(0, 2), torch.tensor([1.0, 0.25]))
-    (first, of_first), (second, of_second) = loss_of(slice(0, 1)), loss_of(slice(1, 2))
-    assert value == pytest.approx((first + 0.25 * second) / 2)
-    torch.testing.assert_close(gradient, (of_first + 0.25 * of_second) / 2)
-
-
 def test_generator_loss_gradient_is_that_of_the_divergence() -> None:
     """Over many draws the estimate's gradient is that of KL(g || softmax(s)), by autograd."""
     torch.manual_seed(0)

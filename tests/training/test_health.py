@@ -72,7 +72,6 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         candidate_log_proposal=torch.zeros(2, 2),
         click_log_proposal=torch.zeros(2),
         expanded=torch.ones(2, dtype=torch.bool),
-        needs=None,
     )
     scores = Scores(
         candidates=torch.tensor([[0.0, 2.0], [1.0, 1.0]]),

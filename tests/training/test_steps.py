@@ -19,12 +19,7 @@ from crossfeed.model.players import Players
 from crossfeed.scorer import Histories
 from crossfeed.training.batches import Batch, batches, mask
 from crossfeed.training.health import HealthSums
-from crossfeed.training.proposals import (
-    Proposals,
-    StaticProposals,
-    needs_of_domains,
-    propose,
-)
+from crossfeed.training.proposals import Proposals, StaticProposals, propose
 from crossfeed.training.steps import (
     Move,
     discriminator_step,
@@ -55,9 +50,7 @@ class Table:
     proposals: Proposals
 
 
-def deal(
-    dataset: Dataset, config: Config, *, expanded: bool = True, needs: Tensor | None = None
-) -> Table:
+def deal(dataset: Dataset, config: Config, *, expanded: bool = True) -> Table:
     torch.manual_seed(0)
     players = Players(dataset.catalogue, config.model)
     batch = next(batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0))
@@ -68,7 +61,6 @@ def deal(
         config=config.train,
         expanded=[expanded] * len(dataset.catalogue.domains),
         share=config.train.proposal_share,
-        needs=needs,
     )
     return Table(config, players, batch, proposals)
 
@@ -127,37 +119,6 @@ def test_without_a_generator_all_proposals_are_static(last_out: Dataset) -> None
     )
     assert float(losses.discriminator.detach()) > 0
     assert float(losses.generator) == float(losses.gap) == 0
-
-
-def test_a_dense_domain_needs_less_of_what_the_discriminator_teaches(last_out: Dataset) -> None:
-    """Planted: domains of 5, 20 and 100 clicks per known item, and one unknown item."""
-    catalogue = last_out.catalogue
-    known = np.diff(catalogue.offsets) - 1
-    clicks = np.zeros(catalogue.items, np.int64)
-    for domain, density in enumerate((5, 20, 100)):
-        first = catalogue.offsets[domain]
-        clicks[first] = density * known[domain]
-    dataset = dataclasses.replace(
-        last_out, item_clicks=clicks, catalogue=dataclasses.replace(catalogue, known=known)
-    )
-    needs = needs_of_domains(dataset, tiny_config(reward_density=10.0).train)
-    assert needs is not None and needs.tolist() == pytest.approx([1.0, 0.25, 0.01])
-    assert needs_of_domains(dataset, tiny_config(reward_density=0.0).train) is None
-
-
-def test_needs_are_those_of_the_rows_domains(last_out: Dataset) -> None:
-    config = tiny_config(reward_weight=0.5)
-
-    def value(needs: Tensor | None) -> Tensor:
-        table = deal(last_out, config, needs=needs)
-        assert len(table.batch.timelines.target_domains.unique()) == 3
-        scores = score(table.players, table.batch, table.proposals, config.train)
-        losses = target_loss(table.players, table.batch, table.proposals, scores, config)
-        return losses.generator.detach()
-
-    alone = [value(needs) for needs in torch.eye(3)]
-    torch.testing.assert_close(sum(alone, torch.zeros(())), value(None))
-    torch.testing.assert_close(value(torch.tensor([1.0, 0.0, 0.5])), alone[0] + 0.5 * alone[2])
 
 
 def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:

@@ -18,7 +18,6 @@ from crossfeed.errors import ConfigError, OutputError, RunError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
 from crossfeed.run import Run
-from crossfeed.scorer import Floats
 from crossfeed.training.fit import Fit
 from crossfeed.training.state import FitState
 from crossfeed.training.trainer import train
@@ -167,18 +166,6 @@ def test_every_mode_trains(
 ) -> None:
     run = train(last_out, out=tmp_path / "run", config=tiny_config(**train_settings))
     assert np.isfinite(run.scorer().item_vectors).all()
-
-
-def test_needs_change_the_training_where_domains_are_dense(
-    last_out: Dataset, tmp_path: Path
-) -> None:
-    def item_vectors(density: float) -> Floats:
-        config = tiny_config(epochs=2, reward_weight=1.0, reward_density=density)
-        return train(last_out, out=tmp_path / f"{density}", config=config).scorer().item_vectors
-
-    everywhere = item_vectors(0.0)
-    assert (item_vectors(1e9) == everywhere).all()
-    assert not np.allclose(item_vectors(0.1), everywhere)
 
 
 def test_discriminator_steps_are_counted_over_epochs(last_out: Dataset, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ the candidates were drawn (g mixed with a static part), c the power of the corre
 
     target loss = L1 + L2 + L3
 
-    L1 = w1 . n_d . E_g[log g - s]              moves the generator (claim 7)
+    L1 = w1 . E_g[log g - s]                    moves the generator (claim 7)
        + wa . -log g(click)                     its anchor to real clicks
     L2 = -log softmax(s - c log q)[click]       moves the discriminator (claim 7)
     L3 = w3 . exp(-gap(clicks, g) / tau)        moves the generator (claims 4 and 5)
@@ -121,7 +121,6 @@ def generator_loss(
     candidate_scores: Tensor,
     *,
     candidate_log_proposal: Tensor,
-    needs: Tensor | None = None,
 ) -> Tensor:
     """Return L1, expected log-confidence minus score over the generator's draws.
 
@@ -138,7 +137,6 @@ def generator_loss(
         candidate_log_confidence: (B, K) log g of each candidate; carries the gradient.
         candidate_scores: (B, K) first score of each candidate; detached here.
         candidate_log_proposal: (B, K) log q of each candidate; detached here. K is at least 2.
-        needs: (B,) what each row's term is multiplied by; None for 1.
     """
     count = candidate_log_confidence.shape[1]
     log_confidence = candidate_log_confidence.detach()
@@ -147,8 +145,7 @@ def generator_loss(
     weighted = weights * costs
     baselines = (weighted.sum(1, keepdim=True) - weighted) / (count - 1)
     gradient_only = candidate_log_confidence - log_confidence  # 0 with the gradient of log g
-    terms = weighted + weights * (costs - baselines) * gradient_only  # (B, K)
-    return (terms if needs is None else terms * needs.unsqueeze(1)).mean()
+    return (weighted + weights * (costs - baselines) * gradient_only).mean()
 
 
 def anchor_loss(click_log_confidence: Tensor) -> Tensor:

@@ -27,7 +27,7 @@ from crossfeed.training.health import Health
 from crossfeed.training.interrupt import Interruptible
 from crossfeed.training.profile import Profile
 from crossfeed.training.progress import SUMS, EpochFigures, FitProgress
-from crossfeed.training.proposals import StaticProposals, needs_of_domains, propose
+from crossfeed.training.proposals import StaticProposals, propose
 from crossfeed.training.random_state import forked, random_state, restore_random_state
 from crossfeed.training.saving import Saving
 from crossfeed.training.stages import stage, staged
@@ -83,8 +83,6 @@ class Fit:
         self.after_epoch: Callable[[int, float], None] | None = None
         self.profile: Profile | None = None
         self.expanded = expanded_domains(dataset, self.config)
-        needs = needs_of_domains(dataset, self.config.train)
-        self.needs = None if needs is None else needs.to(self.device)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
         with forked(self.device):
             torch.manual_seed(self.config.train.seed)
@@ -179,7 +177,6 @@ class Fit:
                 config=config.train,
                 expanded=self.expanded,
                 share=config.train.proposal_share,
-                needs=self.needs,
             )
         with stage("discriminator forward"), self._autocast():
             scores = score(players, batch, proposals, config.train)

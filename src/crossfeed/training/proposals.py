@@ -16,7 +16,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +29,7 @@ from crossfeed.training.domain_rows import RowsOfDomains
 from crossfeed.training.pools import static_weights
 from crossfeed.training.stages import stage
 
-__all__ = ["Proposals", "StaticProposals", "needs_of_domains", "propose"]
+__all__ = ["Proposals", "StaticProposals", "propose"]
 
 
 @dataclass(frozen=True)
@@ -52,8 +51,6 @@ class Proposals:
     """(B,) log q of each click; has no gradient."""
     expanded: Tensor | None
     """(B,) whether the generator expands the row's domain; None where it expands all."""
-    needs: Tensor | None
-    """(B,) how much the row's domain needs what L1 teaches, at most 1; None where all is 1."""
 
     @property
     def expands_any(self) -> bool:
@@ -94,7 +91,6 @@ def propose(
     config: TrainConfig,
     expanded: Sequence[bool],
     share: float,
-    needs: Tensor | None = None,
 ) -> Proposals:
     """Let the generator look at a batch and draw candidates.
 
@@ -106,7 +102,6 @@ def propose(
         config: `candidates` is K.
         expanded: by domain, whether the generator takes part in its proposal.
         share: the generator's share of q in those domains; 0 during warm-up.
-        needs: (D,) how much each domain needs what L1 teaches; see `needs_of_domains`.
 
     Raises:
         NonFiniteLossError: a confidence is not a number, so that nothing can be drawn by it.
@@ -144,30 +139,7 @@ def propose(
         candidate_log_proposal=proposal,
         click_log_proposal=click_proposal,
         expanded=of_rows,
-        needs=None if needs is None else needs[batch.timelines.target_domains],
     )
-
-
-def needs_of_domains(dataset: Dataset, config: TrainConfig) -> Tensor | None:
-    """Return (D,) n_d, by which the weight of a domain's L1 is multiplied; None where all is 1.
-
-    The fewer clicks an item has, the more the generator, trained by their likelihood alone, learns
-    them by heart, and the more it gains from imitating the discriminator:
-
-        n_d = min(1, (density / density_d)^2), density_d the training clicks per known item.
-
-    Args:
-        dataset: D domains.
-        config: its `reward_density` is the density up to which n_d is 1; 0 stands for any.
-    """
-    if not config.reward_density:
-        return None
-    catalogue = dataset.catalogue
-    domains = catalogue.domain_of(np.arange(catalogue.items))
-    clicks = np.bincount(domains, dataset.item_clicks, minlength=len(catalogue.domains))
-    densities = torch.from_numpy(clicks / np.maximum(catalogue.known, 1))
-    needs = (config.reward_density / densities.clamp_min(1e-9)).square().clamp_max(1.0)
-    return needs.float()
 
 
 def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:

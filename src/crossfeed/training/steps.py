@@ -123,7 +123,6 @@ def target_loss(
             log_confidence[rows],
             scores.candidates[rows],
             candidate_log_proposal=proposals.candidate_log_proposal[rows],
-            needs=None if proposals.needs is None else proposals.needs[rows],
         )
     if has_gap(proposals, train):
         gap = train.gap_weight * _gap(players, batch, proposals, config)
