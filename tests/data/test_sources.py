@@ -182,6 +182,23 @@ def test_a_film_stands_in_its_rarest_genre(
     assert all(isinstance(row["user_id"], int) and row["timestamp"] > 8e8 for row in rows)
 
 
+@pytest.mark.parametrize(
+    ("source", "files"),
+    [
+        ("movielens-100k", movielens_100k),
+        ("movielens-1m", movielens_1m),
+        ("movielens-25m", movielens_csv),
+    ],
+)
+def test_two_copies_of_movielens_are_not_read_as_one(
+    source: str, files: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    first, second = files(tmp_path / "a"), files(tmp_path / "b")
+    with pytest.raises(LogError, match=rf"has several \S+: {first}/\S+, {second}/\S+"):
+        rows_of(source, tmp_path)
+    assert rows_of(source, first)
+
+
 def test_amazon_2018_by_category(tmp_path: Path) -> None:
     review = {"reviewerID": "A1", "asin": "B7", "overall": 4.0, "unixReviewTime": 1_500_000_000}
     other = {**review, "reviewerID": "A2", "summary": "fine,\nindeed"}
@@ -413,14 +430,6 @@ def test_a_folder_without_its_files_is_told_what_it_lacks(name: str, tmp_path: P
     with pytest.raises(LogError, match=r"is not .*: it has no ") as caught:
         rows_of(name, tmp_path)
     assert SOURCES[name].home_page in str(caught.value.hint)
-
-
-def test_two_copies_of_movielens_100k_are_told(tmp_path: Path) -> None:
-    for copy in ("a", "b"):
-        (tmp_path / copy).mkdir()
-        write(tmp_path / copy, u_dot_data="1\t1\t5\t8\n", u_dot_genre="War|0\n", u_dot_item="1|x\n")
-    with pytest.raises(LogError, match=r"has several u\.genre: .*a/u\.genre, .*b/u\.genre"):
-        rows_of("movielens-100k", tmp_path)
 
 
 def test_files_of_another_kind_are_one_clear_error(tmp_path: Path) -> None:

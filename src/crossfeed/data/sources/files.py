@@ -10,7 +10,7 @@ from pathlib import Path
 
 from crossfeed.errors import LogError
 
-__all__ = ["csv_query", "find", "header", "rarest_genre", "stem_case", "text"]
+__all__ = ["csv_query", "find", "find_one", "header", "rarest_genre", "stem_case", "text"]
 
 
 def find(
@@ -34,6 +34,21 @@ def find(
         f"'{folder}' is not {title}: it has no {wanted}",
         hint=f"fetch and unpack it from {home_page} and give its folder",
     )
+
+
+def find_one(folder: Path, name: str, *, title: str, home_page: str) -> Path:
+    """Return the file of a name below a folder.
+
+    Raises:
+        LogError: there is none, or several copies, which would be read together.
+    """
+    files = find(folder, name, title=title, home_page=home_page)
+    if len(files) > 1:
+        raise LogError(
+            f"'{folder}' has several {name}: {', '.join(map(str, files))}",
+            hint="give the folder of one copy",
+        )
+    return files[0]
 
 
 def text(value: object) -> str:

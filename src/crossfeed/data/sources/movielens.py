@@ -6,7 +6,7 @@ from pathlib import Path
 
 import duckdb
 
-from crossfeed.data.sources.files import csv_query, find, rarest_genre
+from crossfeed.data.sources.files import csv_query, find_one, rarest_genre
 from crossfeed.data.sources.source import Source
 from crossfeed.errors import LogError
 
@@ -28,17 +28,11 @@ def _joined(ratings: str, films: str) -> str:
 
 
 def _query_100k(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    def one(name: str) -> list[Path]:
-        return find(folder, name, title="MovieLens 100K", home_page=MOVIELENS_100K.home_page)
+    def one(name: str) -> Path:
+        return find_one(folder, name, title="MovieLens 100K", home_page=MOVIELENS_100K.home_page)
 
-    ratings = csv_query(one("u.data"), columns=_RATINGS, delimiter="\t")
-    genres_files, films_file = one("u.genre"), one("u.item")
-    if len(genres_files) > 1:
-        raise LogError(
-            f"'{folder}' has several u.genre: {', '.join(map(str, genres_files))}",
-            hint="give the folder of one copy",
-        )
-    [genres_file] = genres_files
+    ratings = csv_query([one("u.data")], columns=_RATINGS, delimiter="\t")
+    genres_file = one("u.genre")
     lines = genres_file.read_text("latin-1").splitlines()
     genres = [line.rpartition("|")[0] for line in lines if "|" in line]
     if not genres:
@@ -46,7 +40,7 @@ def _query_100k(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
     plain = dict.fromkeys(("title", "release", "video_release", "url"), "VARCHAR")
     flags = {f"is_{number}": "BIGINT" for number in range(len(genres))}
     films = csv_query(
-        films_file,
+        [one("u.item")],
         columns={"item_id": "BIGINT", **plain, **flags},
         delimiter="|",
         encoding="latin-1",
@@ -60,22 +54,22 @@ def _query_100k(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
 
 
 def _query_1m(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    def one(name: str) -> list[Path]:
-        return find(folder, name, title="MovieLens 1M", home_page=MOVIELENS_1M.home_page)
+    def one(name: str) -> Path:
+        return find_one(folder, name, title="MovieLens 1M", home_page=MOVIELENS_1M.home_page)
 
     columns = {"item_id": "BIGINT", "title": "VARCHAR", "genres": "VARCHAR"}
-    ratings = csv_query(one("ratings.dat"), columns=_RATINGS, delimiter="::", encoding="latin-1")
-    films = csv_query(one("movies.dat"), columns=columns, delimiter="::", encoding="latin-1")
+    ratings = csv_query([one("ratings.dat")], columns=_RATINGS, delimiter="::", encoding="latin-1")
+    films = csv_query([one("movies.dat")], columns=columns, delimiter="::", encoding="latin-1")
     return _joined(ratings, f"SELECT item_id, string_split(genres, '|') AS genres FROM ({films})")
 
 
 def _query_csv(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    def one(name: str) -> list[Path]:
-        return find(folder, name, title="MovieLens as CSV", home_page=MOVIELENS.home_page)
+    def one(name: str) -> Path:
+        return find_one(folder, name, title="MovieLens as CSV", home_page=MOVIELENS.home_page)
 
     columns = {"item_id": "BIGINT", "title": "VARCHAR", "genres": "VARCHAR"}
-    ratings = csv_query(one("ratings.csv"), columns=_RATINGS, has_header=True)
-    films = csv_query(one("movies.csv"), columns=columns, has_header=True, quote='"')
+    ratings = csv_query([one("ratings.csv")], columns=_RATINGS, has_header=True)
+    films = csv_query([one("movies.csv")], columns=columns, has_header=True, quote='"')
     return _joined(ratings, f"SELECT item_id, string_split(genres, '|') AS genres FROM ({films})")
 
 
