@@ -16,6 +16,6 @@ class Limits:
     requests_at_once: int = 100
     """Requests in work or waiting for a thread; one more is refused, so that no queue grows."""
     timeout_seconds: float = 10.0
-    """How long a body may take to come, and then the answer."""
+    """How long a request's headers may take to come, then its body, and then the answer."""
     requests_per_second: float | None = None
     """For each key, or for all requests together where there are no keys; None is no limit."""

@@ -26,13 +26,7 @@ from redis.retry import Retry
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.availability import ItemFlag, Unavailable, latest_flags
 from crossfeed.serving.history import Durability, Event, NewEvent
-from crossfeed.serving.history_tables import (
-    Row,
-    chunks_of,
-    open_events,
-    rows_of,
-    write_events,
-)
+from crossfeed.serving.history_tables import Row, chunks_of, open_events, rows_of, write_events
 from crossfeed.serving.ids import Id
 from crossfeed.serving.redis_records import (
     COUNTER,
