@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,6 +26,26 @@ def test_the_page_holds_the_table_of_the_committed_results(script: str, row: str
     assert "### ciao, last-out" in printed and row in printed
     page = (ROOT / "docs" / "benchmarks.md").read_text("utf-8")
     assert printed.strip() in page, f"run: python benchmarks/{script}.py table --write"
+
+
+def test_the_page_on_the_method_holds_the_figures_of_the_ablation() -> None:
+    """Difference and p of each control, which more rows of a table change."""
+
+    def figure(value: float, form: str) -> str:
+        return format(value, form).replace("0.", ".", 1)
+
+    page = (ROOT / "docs" / "method.md").read_text("utf-8")
+    head, *rows = re.findall(r"^\| (?:control|`[a-z-]+`:) .*$", page, re.MULTILINE)
+    assert len(rows) == 3
+    for row in rows:
+        control = row.split("`")[1]
+        for column, shown in zip(head.split(" | ")[1:], row.split(" | ")[1:], strict=True):
+            data, split = column.strip(" |").lower().split(", ")
+            path = BENCHMARKS / "results" / "ablation" / f"{data}.{split}.standing.json"
+            behind = json.loads(path.read_text("utf-8"))["scorers"][control]["behind"]
+            [micro] = [one for one in behind if one["scope"] == "micro"]
+            difference, p = figure(micro["difference"], "+.4f"), figure(micro["p_holm"], ".2g")
+            assert shown.strip(" |") == f"{difference} (p {p})", (control, column)
 
 
 def test_rows_of_the_quality_table_are_what_they_are_called(

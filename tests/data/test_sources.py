@@ -6,6 +6,7 @@ import gzip
 import itertools
 import json
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -360,6 +361,12 @@ def test_a_matrix_of_ratings(source: str, tmp_path: Path) -> None:
     savemat(tmp_path / "rating_with_timestamp.mat", {"rating": matrix[:, :3].astype(float)})
     with pytest.raises(LogError, match="must hold one matrix with the columns user_id"):
         rows_of(source, tmp_path)
+    other = tmp_path / "of another source"
+    other.mkdir()
+    savemat(other / "rating_with_timestamp.mat", {"rating": matrix.astype(float)})
+    with pytest.raises(LogError, match=r"has several rating_with_timestamp\.mat: .*another source"):
+        rows_of(source, tmp_path)
+    shutil.rmtree(other)
     (tmp_path / "rating_with_timestamp.mat").write_text("no matrix")
     with pytest.raises(LogError, match="cannot be read as MATLAB"):
         rows_of(source, tmp_path)

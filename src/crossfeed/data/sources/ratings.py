@@ -8,7 +8,7 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
-from crossfeed.data.sources.files import csv_query, find, header, rarest_genre, stem_case
+from crossfeed.data.sources.files import csv_query, find, find_one, header, rarest_genre, stem_case
 from crossfeed.data.sources.source import Source
 from crossfeed.errors import LogError
 
@@ -89,14 +89,14 @@ def _mat_query(connection: duckdb.DuckDBPyConnection, folder: Path, source: Sour
     from scipy.io.matlab import MatReadError
 
     title = source.title.partition(":")[0]
-    files = find(folder, "rating_with_timestamp.mat", title=title, home_page=source.home_page)
+    file = find_one(folder, "rating_with_timestamp.mat", title=title, home_page=source.home_page)
     try:
-        matrices = [value for name, value in loadmat(files[0]).items() if not name.startswith("__")]
+        matrices = [value for name, value in loadmat(file).items() if not name.startswith("__")]
     except (MatReadError, ValueError, OSError, NotImplementedError, TypeError) as error:
-        raise LogError(f"'{files[0]}' cannot be read as MATLAB: {error}") from None
+        raise LogError(f"'{file}' cannot be read as MATLAB: {error}") from None
     if len(matrices) != 1 or np.ndim(matrices[0]) != 2 or np.shape(matrices[0])[1] != 6:
         raise LogError(
-            f"'{files[0]}' is not {title}: it must hold one matrix with the columns "
+            f"'{file}' is not {title}: it must hold one matrix with the columns "
             f"{', '.join(_MAT_COLUMNS)}"
         )
     table = pa.table(dict(zip(_MAT_COLUMNS, np.asarray(matrices[0], np.int64).T, strict=True)))
