@@ -114,6 +114,26 @@ def test_a_finished_run_is_resumed_as_it_is(line: dict[str, Result]) -> None:
     assert Path("run/metrics.jsonl").read_text("utf-8") == before
 
 
+def test_of_a_training_that_was_broken_off_it_is_said_how_it_goes_on(
+    line: dict[str, Result], tmp_path: Path
+) -> None:
+    def broken_off(epoch: int, value: float) -> None:
+        raise InterruptedError
+
+    dataset, config = crossfeed.Dataset.load("data"), crossfeed.Run.open("run").config
+    out = tmp_path / "run"
+    with pytest.raises(InterruptedError):
+        crossfeed.train(dataset, out=out, config=config, after_epoch=broken_off)
+    told = f"after epoch 1 of 2; it goes on with: crossfeed train {dataset.path.resolve()} "
+    evaluate = ("evaluate", str(out), "--baselines", "")
+    export = ("export", str(out), "--out", str(tmp_path / "bundle"), "--without-onnx")
+    for words in (evaluate, export):
+        assert f"{told}--out {out} --resume" in run(*words).stderr
+    crossfeed.train(dataset, out=out, config=config, resume=True)
+    for words in (evaluate, (*export, "--overwrite")):
+        assert "not finished" not in run(*words).stderr
+
+
 def test_the_bundle_scores_as_the_run(line: dict[str, Result]) -> None:
     opened = crossfeed.Run.open("run")
     dataset = opened.dataset()

@@ -50,7 +50,7 @@ from crossfeed.files import (
 from crossfeed.model.scorer import NetworkScorer
 from crossfeed.settings import RUNNING, differences
 
-__all__ = ["FORMAT_VERSION", "CheckpointName", "Run", "may_begin"]
+__all__ = ["FORMAT_VERSION", "CheckpointName", "Run", "may_begin", "seen"]
 
 CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
@@ -204,7 +204,7 @@ class Run:
         own = self.facts.get("narrowed", asked)  # former versions did not say
         if own != asked:
             raise RunError(
-                f"the run '{self.path}' is trained on {_seen(own)}; asked for is {_seen(asked)}",
+                f"the run '{self.path}' is trained on {seen(own)}; asked for is {seen(asked)}",
                 hint="a run within RUN/transfer goes on with: crossfeed evaluate RUN --transfer; "
                 "train another one in a folder of its own",
             )
@@ -242,6 +242,12 @@ class Run:
     def metrics(self) -> list[dict[str, Any]]:  # Any: JSON
         """Return what was measured, one entry per epoch."""
         return self._lines("metrics.jsonl")
+
+    @property
+    def finished(self) -> bool:
+        """Return whether the training came to its end, as the last epoch's line says."""
+        lines = self.metrics()
+        return bool(lines) and bool(lines[-1].get("finished", True))  # former versions did not say
 
     def validation_values(self) -> list[float]:
         """Return by epoch the validation figure that `train.select_on` names."""
@@ -360,8 +366,8 @@ def may_begin(path: Path) -> bool:
     )
 
 
-def _seen(narrowing: Mapping[str, Sequence[str]]) -> str:
-    """Return in words which domains a run sees."""
+def seen(narrowing: Mapping[str, Sequence[str]]) -> str:
+    """Return in words which domains a run sees, of `Dataset.narrowing`."""
     kept = [f"{name} in {', '.join(domains)}" for name, domains in narrowing.items()]
     return " and ".join(kept) or "all domains"
 

@@ -54,10 +54,15 @@ def test_a_narrowed_scorer_is_shown_its_domains_alone(last_out: Dataset) -> None
     assert [shown.row(row).tolist() for row in range(3)] == [[1, 41, 3], [], []]
 
 
-def test_each_domain_alone_has_its_own_network(last_out: Dataset, tmp_path: Path) -> None:
+def test_each_domain_alone_has_its_own_network(
+    last_out: Dataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = tiny_config(epochs=1)
     alone = train_alone(last_out, out=tmp_path, config=config)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0000", "0001", "0002"]
+    domains = last_out.catalogue.domains
+    told = [line for line in capsys.readouterr().err.splitlines() if "targets" in line]
+    assert told == [f"train: targets in {name} and history in {name}" for name in domains]
     events = last_out.events(Part.TEST)[:10]
     histories = last_out.histories(events, Part.TEST)
     elsewhere = last_out.catalogue.domain_of(histories.items) != 1

@@ -137,6 +137,7 @@ def evaluate(
     with output.status(f"evaluate: ranking the clicks of the {part} part"):
         results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names)
     opened.write_results(results)
+    _note_unfinished(opened)
     if not as_json:
         tables.print_results(output.stdout(), results)
     measured = _measure_transfer(opened, part, show=not as_json) if transfer else None
@@ -159,6 +160,17 @@ def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
     if show:
         print_transfer(output.stdout(), measured, reasons)
     return {**measured.to_json(), "held_back": reasons}
+
+
+def _note_unfinished(run: Run) -> None:
+    """Say of a training that was broken off that better weights may follow."""
+    if not run.finished:
+        dataset = run.facts["dataset"]
+        output.say(
+            f"the training of {run.path} is not finished: these are its best weights after epoch "
+            f"{len(run.metrics())} of {run.config.train.epochs}; it goes on with: "
+            f"crossfeed train {dataset} --out {run.path} --resume"
+        )
 
 
 def export(
@@ -200,6 +212,7 @@ def export(
         all_domains=all_domains,
         overwrite=overwrite,
     )
+    _note_unfinished(opened)
     held_back = () if all_domains else opened.held_back()
     if held_back:
         output.say(

@@ -17,7 +17,7 @@ from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.model.scorer import NetworkScorer
-from crossfeed.run import CheckpointName, Run
+from crossfeed.run import CheckpointName, Run, seen
 from crossfeed.scorer import Scorer
 from crossfeed.training.alarms import Alarm, find_alarms
 from crossfeed.training.batches import Batch, ahead, batches, steps_per_epoch
@@ -117,6 +117,8 @@ class Fit:
             forked(self.device),
             self.tracking,
         ):
+            if self.dataset.narrowing:
+                display.say(f"{self.stage}: {seen(self.dataset.narrowing)}")
             self.tracking.epochs(self.progress.metrics, self.progress.health)
             restore_random_state(self.random_state, self.device)
             while not self.progress.finished:
@@ -252,9 +254,10 @@ class Fit:
             with stage("checkpoint"):
                 self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
         if self.selects:
+            self._recover(display, collapsed=bool(alarms))
+            progress.metrics[-1]["finished"] = progress.finished
             self.run.write_metrics(progress.metrics)
             self.run.write_health(progress.health)
-            self._recover(display, collapsed=bool(alarms))
         self.tracking.epoch(progress.metrics[-1], progress.health[-1])
         self.saving.save()
         if self.after_epoch:
