@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -165,11 +166,11 @@ def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
 def _note_unfinished(run: Run) -> None:
     """Say of a training that was broken off that better weights may follow."""
     if not run.finished:
-        dataset = run.facts["dataset"]
+        words = ["train", run.facts["dataset"], "--out", str(run.path), "--resume"]
         output.say(
             f"the training of {run.path} is not finished: these are its best weights after epoch "
             f"{len(run.metrics())} of {run.config.train.epochs}; it goes on with: "
-            f"crossfeed train {dataset} --out {run.path} --resume"
+            f"crossfeed {shlex.join(words)}"
         )
 
 
