@@ -204,36 +204,39 @@ def test_reloads_under_load_lose_and_mix_no_answer_of_5_000(
     link: Path, bundles: dict[str, Path], tmp_path: Path
 ) -> None:
     app = create_app(Bundle.load(link), store=SqliteHistoryStore(tmp_path / "store.sqlite"))
+    names = ("other", "truncated", "one", "infinite") * 2
+    found: list[tuple[int, bytes]] = []
+    reloads: Counter[int] = Counter()
 
-    async def load() -> list[tuple[int, bytes]]:
-        paths = [ASKED, *[ASKED_BY_NOBODY] * 9] * 100
-        return [await ask(app, "GET", path) for path in paths]
+    async def load(done: asyncio.Event) -> None:
+        for path in itertools.cycle([ASKED, *[ASKED_BY_NOBODY] * 9]):
+            found.append(await ask(app, "GET", path))
+            if done.is_set() and len(found) >= 5_000:
+                return
 
-    async def reload(done: asyncio.Event) -> Counter[int]:
-        statuses: Counter[int] = Counter()
-        for name in itertools.cycle(("other", "truncated", "one", "infinite")):
-            if done.is_set():
-                break
+    async def reload(done: asyncio.Event) -> None:
+        # Answers, not seconds, say when the next one comes: it is the same on any machine.
+        for number, name in enumerate(names):
+            while len(found) < number * 5_000 // len(names):
+                await asyncio.sleep(0.001)
             point(link, bundles[name])
-            statuses[(await ask(app, "POST", "/v1/model/reload"))[0]] += 1
-            await asyncio.sleep(0.5)
-        return statuses
+            reloads[(await ask(app, "POST", "/v1/model/reload"))[0]] += 1
+        done.set()
 
-    async def run() -> tuple[list[tuple[int, bytes]], Counter[int]]:
+    async def run() -> None:
         done = asyncio.Event()
         async with app.router.lifespan_context(app), asyncio.TaskGroup() as tasks:
-            reloading = tasks.create_task(reload(done))
-            loads = await asyncio.gather(*(load() for _ in range(5)))
-            done.set()
-        return [answer for some in loads for answer in some], reloading.result()
+            tasks.create_task(reload(done))
+            for _ in range(5):
+                tasks.create_task(load(done))
 
-    found, reloads = asyncio.run(run())
+    asyncio.run(run())
     expected = {
         (Bundle.load(bundles[name]).version, user): best(bundles[name], user)
         for name in ("one", "other")
         for user in ("u001", "nobody")
     }
-    assert len(found) == 5_000
+    assert len(found) >= 5_000
     assert {status for status, _ in found} == {200}
     answered = set()
     for answer in (json.loads(body) for _, body in found):
@@ -242,4 +245,4 @@ def test_reloads_under_load_lose_and_mix_no_answer_of_5_000(
         items = [item["item_id"] for item in answer["items"]]
         assert items == expected[answer["model_version"], user]
     assert answered == set(expected)
-    assert reloads[200] >= 2 and reloads[409] >= 2
+    assert reloads == {200: 4, 409: 4}
