@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from crossfeed.evaluation.outcomes import Outcomes, read_outcomes, write_outcomes
-from crossfeed.evaluation.statistics import (
+from crossfeed.evaluation.statistics.comparisons import (
     compare,
     estimates,
     flips_for,

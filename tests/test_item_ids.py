@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from crossfeed import item_ids
-from crossfeed.item_ids import ItemIds, sorted_places
+from crossfeed.bundle.item_ids import ItemIds, sorted_places
 from crossfeed.scorer import Catalogue
 
 DRAWS = np.random.default_rng(0)

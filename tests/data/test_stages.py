@@ -16,7 +16,7 @@ import pytest
 
 from crossfeed.config import DataConfig
 from crossfeed.data import prepare as module
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, LogError, OutputError
 
 CONFIG = DataConfig(split="last-out")

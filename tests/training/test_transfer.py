@@ -9,11 +9,11 @@ import torch
 from planted import tiny_config
 
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.model.timelines import Timelines
+from crossfeed.model.users.timelines import Timelines
 from crossfeed.training import batches as batches_module
 from crossfeed.training import transfer
-from crossfeed.training.batches import batches
-from crossfeed.training.transfer import Later, moved
+from crossfeed.training.step.batches import batches
+from crossfeed.training.step.device_copies import Later, moved
 
 CPU = torch.device("cpu")
 
