@@ -11,6 +11,7 @@ from planted import tiny_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.users.timelines import Timelines
 from crossfeed.training.step import batches as batches_module
+from crossfeed.training.step import device_copies
 from crossfeed.training.step.batches import batches
 from crossfeed.training.step.device_copies import Later, moved
 
