@@ -14,8 +14,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
 from crossfeed.data.dataset import Dataset
+from crossfeed.data.prepare import pipeline as module
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import LogError, QuarantineError
 

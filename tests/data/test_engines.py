@@ -12,8 +12,8 @@ from data.dirt import dirty_log
 from data.spark import require_spark
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
 from crossfeed.data.engines.spark_session import spark_session
+from crossfeed.data.prepare import pipeline as module
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, MissingExtraError, OutputError
 

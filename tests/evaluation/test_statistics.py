@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.errors import RunError
-from crossfeed.evaluation import resampling
 from crossfeed.evaluation.outcomes import Outcomes
+from crossfeed.evaluation.statistics import resampling
 from crossfeed.evaluation.statistics.comparisons import (
     Comparison,
     Estimate,

@@ -26,8 +26,8 @@ from crossfeed.errors import ConfigError, MissingExtraError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import distributed, heartbeat, sharded_table
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.parallel import distributed, heartbeat, sharded_table
 from crossfeed.training.parallel.distributed import ALONE, Follower, Workers, own_of
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.step.batches import batches
@@ -372,7 +372,7 @@ from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.cli import main
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 
 step = fitting.Fit._step
 def slow_step(self, batch):

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.domain_rows import DomainRows

@@ -17,7 +17,7 @@ from planted import planted_log, small_dataset, tiny_config
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.saving import Saving
 from crossfeed.training.loop.trainer import train

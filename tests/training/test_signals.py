@@ -20,7 +20,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import saving
+from crossfeed.training.loop import saving
 from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.saving import Saving
 from crossfeed.training.loop.trainer import train
