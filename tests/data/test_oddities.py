@@ -59,7 +59,9 @@ def test_clicks_at_one_time() -> None:
     log["timestamp"] = log["timestamp"] // DAY * DAY  # days alone: both clicks of a day tie
     report = report_of(log)
     assert report.oddities.tied == report.clicks == 1_600
-    assert any("100% of the clicks have the same time as another" in told for told in report.warnings)
+    assert any(
+        "100% of the clicks have the same time as another" in told for told in report.warnings
+    )
 
 
 def test_a_gap_without_clicks() -> None:
@@ -113,6 +115,4 @@ def test_domains_that_share_nobody_are_named(domains: int) -> None:
     other = log.assign(user_id="x" + log["user_id"], domain="x" + log["domain"].str[:0])
     report = report_of(log if domains == 1 else pd.concat([log, other]))
     told = [warning for warning in report.warnings if "without a user of any other" in warning]
-    assert told == (
-        [] if domains == 1 else ["no transfer to domains that share no user: x"]
-    )
+    assert told == ([] if domains == 1 else ["no transfer to domains that share no user: x"])

@@ -115,10 +115,8 @@ class TrainConfig(_Section):
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of both players' optimisers."""
     average: float = Field(default=0.998, ge=0, lt=1)
-    """What a step leaves of the running average of the weights, which is validated, kept and
+    """Decay of the moving average of the weights in each step. The average is validated, kept and
     served; 0 keeps the weights themselves."""
-    gradient_clip: float = Field(default=5.0, gt=0)
-    """Largest norm of a player's gradient."""
     candidates: int = Field(default=100, ge=2)
     """K: candidates drawn per click."""
     expand_domains: tuple[str, ...] | None = None
@@ -144,14 +142,8 @@ class TrainConfig(_Section):
     """The distance between clicks and candidates in the gap loss."""
     gap_weight: float = Field(default=0.1, ge=0)
     """Weight of the gap loss L3."""
-    gap_scale: float = Field(default=1.0, gt=0)
-    """tau in the gap loss exp(-gap / tau)."""
     reward_weight: float = Field(default=0.1, ge=0)
     """Weight of the generator's adversarial loss L1."""
-    anchor_weight: float = Field(default=1.0, ge=0)
-    """Weight of the likelihood anchor, which ties the generator to real clicks."""
-    discriminator_steps: int = Field(default=1, ge=1)
-    """Discriminator steps for each generator step, counted over all epochs."""
     select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
     """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"
@@ -163,16 +155,11 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the players' matrix products are made in; weights, softmax, losses and all that is
     served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
-    compile: bool = False
-    """Whether both players' encoders are compiled (torch.compile), which takes minutes before the
-    first step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"
     """Whether each of several processes holds all item vectors, or its part of the rows
     (docs/distributed.md; extra `distributed`)."""
-    table_learning_rate: float = Field(default=0.1, gt=0)
-    """Step size of the row-wise Adagrad that moves divided rows."""
     track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Who is told each epoch's figures besides the run (docs/training.md)."""
 

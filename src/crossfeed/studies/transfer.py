@@ -11,7 +11,7 @@ Dims: N the largest domains, by training clicks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,12 +21,13 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import Results, evaluate
-from crossfeed.evaluation.statistics.comparisons import Comparison, compare, holm
+from crossfeed.evaluation.outcomes import Outcomes
+from crossfeed.evaluation.statistics.comparisons import Comparison, compare, flips_for, holm
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
 from crossfeed.studies.narrow import is_trainable, train_alone, train_narrowed
 
-__all__ = ["Transfer", "held_back", "measure_transfer", "require_domains"]
+__all__ = ["Transfer", "find_worse", "held_back", "measure_transfer", "require_domains"]
 
 FORMAT_VERSION = 1
 LARGEST = 8
@@ -135,11 +136,32 @@ def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
     """
     dataset = run.dataset()
     rivals = {"popularity": Popularity(dataset), "training on it alone": _alone(run, dataset)}
-    joint = evaluate(run, dataset, part=Part.VALIDATION).outcomes
-    found = []
-    for name, rival in rivals.items():
-        outcomes = evaluate(rival, dataset, part=Part.VALIDATION).outcomes
-        found += [(name, one) for one in compare(joint, outcomes, metric)[2:]]  # only domains
+    return find_worse(
+        evaluate(run, dataset, part=Part.VALIDATION).outcomes,
+        {
+            name: evaluate(rival, dataset, part=Part.VALIDATION).outcomes
+            for name, rival in rivals.items()
+        },
+        metric=metric,
+    )
+
+
+def find_worse(
+    joint: Outcomes, rivals: Mapping[str, Outcomes], *, metric: str = "ndcg@10"
+) -> dict[str, str]:
+    """Return the domains in which a scorer is surely worse than one of its rivals, and why.
+
+    Args:
+        joint: the scorer that is judged.
+        rivals: name -> another one on the same events, those of the validation part.
+        metric: on what they are compared.
+    """
+    flips = flips_for(len(rivals) * len(set(joint.domains)))
+    found = [
+        (name, one)
+        for name, rival in rivals.items()
+        for one in compare(joint, rival, metric, flips=flips)[2:]  # domains alone
+    ]
     adjusted = _adjusted([one for _, one in found])
     return {
         one.scope: f"{metric} {one.first:.4f}, {name} {one.second:.4f}, p {one.p_holm:.4f}, "

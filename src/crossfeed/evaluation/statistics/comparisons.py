@@ -129,7 +129,7 @@ def estimates(
     (NaN) are skipped.
 
     Raises:
-        RunError: the outcomes lack the metric, or no event has a value.
+        RunError: the outcomes lack the metric, it is infinite, or no event has a value.
     """
     sums = UserSums.of([outcomes], metric)
     (means,) = _means(sums)
@@ -153,7 +153,7 @@ def compare(
     metric: str,
     *,
     resamples: int = RESAMPLES,
-    flips: int = FLIPS,
+    flips: int | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """Compare two scorers on the same events: micro, macro and each domain.
@@ -162,9 +162,18 @@ def compare(
     user at once (`randomisation_test`). Intervals are made as in `estimates`, for the difference
     from the same draws. `p_holm` is None: `holm` adjusts all comparisons made together.
 
+    Args:
+        first: one scorer.
+        second: another one.
+        metric: on what they are compared.
+        resamples: how often users are drawn again for the intervals.
+        flips: how often users are exchanged for the test. By default enough for Holm over the
+            comparisons returned; `flips_for` says how many are enough for more.
+        seed: the same seed gives the same numbers.
+
     Raises:
-        RunError: the outcomes are not of the same events, lack the metric, or have its values on
-            different events.
+        RunError: they are not of the same events, lack the metric, or it is infinite or not
+            defined on the same events.
     """
     sums = UserSums.of([first, second], metric)
     means = _means(sums)
@@ -172,7 +181,7 @@ def compare(
     pairs = np.concatenate([sampled, sampled[:1] - sampled[1:]])
     (first_low, first_high), (second_low, second_high), (low, high) = _intervals(pairs, sums)
     shares = sums.shares()
-    p = randomisation_test(shares, flips=flips, seed=seed)
+    p = randomisation_test(shares, flips=flips or flips_for(len(sums.scopes)), seed=seed)
     return [
         Comparison(
             scope=scope,

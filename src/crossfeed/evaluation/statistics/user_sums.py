@@ -46,7 +46,7 @@ class UserSums:
 
         Raises:
             RunError: the scorers were not judged on the same events, lack the metric, have it on
-                different events, or on none.
+                different events or on none, or it is infinite.
         """
         known = _known(scorers, metric)
         users, user = np.unique(scorers[0].users[known], return_inverse=True)
@@ -151,6 +151,7 @@ def _known(scorers: Sequence[Outcomes], metric: str) -> NDArray[np.bool_]:
             raise RunError(
                 f"'{one.scorer}' has no metric '{metric}'; it has: {', '.join(one.values)}"
             )
+        _require_finite(one, metric)
     known = ~np.isnan(first.values[metric])
     for one in scorers[1:]:
         if not np.array_equal(known, ~np.isnan(one.values[metric])):
@@ -162,6 +163,18 @@ def _known(scorers: Sequence[Outcomes], metric: str) -> NDArray[np.bool_]:
     if not known.any():
         raise RunError(f"'{metric}' says nothing about any event of '{first.scorer}'")
     return known
+
+
+def _require_finite(outcomes: Outcomes, metric: str) -> None:
+    """Refuse infinite values: they have no mean, and a difference of two is not a number."""
+    values = outcomes.values[metric]
+    infinite = int(np.isinf(values).sum())
+    if infinite:
+        raise RunError(
+            f"the {metric} of '{outcomes.scorer}' is infinite for {infinite:,} of "
+            f"{len(values):,} events: it leaves what was clicked no probability",
+            hint="compare by a rank metric, such as ndcg@10",
+        )
 
 
 def _numbered(names: NDArray[np.object_]) -> tuple[tuple[str, ...], Ints]:
