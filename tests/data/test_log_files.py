@@ -276,7 +276,9 @@ def test_ids_of_two_types(tmp_path: Path, read: Callable[..., object]) -> None:
     pq.write_table(TABLE, tmp_path / "a.parquet")
     numbers = TABLE.set_column(0, "user_id", pa.array([1, 2, 3]))
     pq.write_table(numbers, tmp_path / "b.parquet")
-    with pytest.raises(LogError, match=r"\(user_id\) is BIGINT in .*b\.parquet' and VARCHAR in .*a"):
+    with pytest.raises(
+        LogError, match=r"\(user_id\) is BIGINT in .*b\.parquet' and VARCHAR in .*a"
+    ):
         read(tmp_path)
     (tmp_path / "a.jsonl").write_text(jsonl_text() + jsonl_text().replace('"anna"', "7"))
     with pytest.raises(LogError, match="strings in 4 rows, integers in 2"):

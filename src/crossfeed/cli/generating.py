@@ -13,7 +13,7 @@ from crossfeed.cli.options import Json, Overwrite, RunFolder, Seed
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from crossfeed.experiments.plausibility import Expansion, Plausibility
+    from crossfeed.studies.plausibility import Expansion, Plausibility
 
 __all__ = ["generate"]
 
@@ -46,10 +46,10 @@ def generate(
     crossfeed generate RUN --domain books --out books.parquet
     crossfeed generate RUN --domain books --users new --out books.parquet
     """
-    from crossfeed.data.truth import Truth
-    from crossfeed.experiments.expansion import generate
+    from crossfeed.data.simulate.truth import Truth
     from crossfeed.files import require_free
     from crossfeed.run import Run
+    from crossfeed.studies.expansion import generate
 
     require_free(out, overwrite=overwrite)
     expansion = generate(

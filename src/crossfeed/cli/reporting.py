@@ -33,8 +33,8 @@ def report(
     \b
     crossfeed evaluate RUN --baselines all && crossfeed report RUN
     """
-    from crossfeed.experiments.reporting import write_report
     from crossfeed.run import Run
+    from crossfeed.studies.reporting import write_report
 
     file = out or run / "report.html"
     write_report(Run.open(run), out=file, examples=examples)

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import duckdb
 
+from crossfeed.data.engines.sql import is_word, quoted_name
 from crossfeed.data.logs.opening import Log
-from crossfeed.data.sql import is_word, quoted_name
 
 __all__ = ["Cleaned", "clean"]
 

@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping
 
 import duckdb
 
-from crossfeed.data.sql import is_word, quoted_name, quoted_text
+from crossfeed.data.engines.sql import is_word, quoted_name, quoted_text
 from crossfeed.errors import ConfigError
 
 __all__ = ["check_positive", "columns_in", "typed_columns"]

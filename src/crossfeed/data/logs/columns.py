@@ -20,6 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from crossfeed.data.engines.sql import quoted_name, quoted_text
 from crossfeed.data.logs.databases import database_table
 from crossfeed.data.logs.files import LogFile, read_head
 from crossfeed.data.logs.inputs import (
@@ -32,7 +33,6 @@ from crossfeed.data.logs.inputs import (
 )
 from crossfeed.data.logs.spark_tables import spark_table
 from crossfeed.data.sources import Source
-from crossfeed.data.sql import quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [

@@ -15,12 +15,12 @@ from pathlib import Path
 import duckdb
 import pyarrow as pa
 
+from crossfeed.data.engines.sql import quoted_name, quoted_text
 from crossfeed.data.logs.databases import DatabaseTable
 from crossfeed.data.logs.files import LogFile, has_mark
 from crossfeed.data.logs.ids import domain_text
 from crossfeed.data.logs.spark_tables import SparkTable
 from crossfeed.data.sources import Source
-from crossfeed.data.sql import quoted_name, quoted_text
 
 __all__ = [
     "IN_MEMORY",

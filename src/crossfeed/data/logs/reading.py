@@ -13,7 +13,8 @@ import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
-from crossfeed.data.engine_duckdb import DuckDBEngine
+from crossfeed.data.engines.duckdb_engine import DuckDBEngine
+from crossfeed.data.engines.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.cleaning import Cleaned, clean
 from crossfeed.data.logs.clicks import columns_in, typed_columns
 from crossfeed.data.logs.files import encoding_problem
@@ -21,7 +22,6 @@ from crossfeed.data.logs.ids import IdRule, id_rule
 from crossfeed.data.logs.inputs import UNTYPED, Input, Rejects
 from crossfeed.data.logs.opening import Log, label_error
 from crossfeed.data.logs.times import TimeRule, time_rule
-from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
 __all__ = ["LogRows", "encoding_notes", "read_log", "reading", "require_readable"]

@@ -16,7 +16,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.sql import quoted_name, quoted_text
+from crossfeed.data.engines.sql import quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [
