@@ -12,7 +12,7 @@ from typing import Any
 
 from crossfeed.config import Config
 from crossfeed.config.differences import differences
-from crossfeed.data.logs.files import find_files
+from crossfeed.data.logs.finding import find_files
 from crossfeed.errors import LogError
 from crossfeed.evaluation.report.contents import Setting
 from crossfeed.run import Run
@@ -86,7 +86,7 @@ def _log(manifest: Json) -> list[str]:
     if len(names) > 1:
         with suppress(ValueError, LogError):  # relative and absolute paths; files that are gone
             folder = Path(os.path.commonpath(names))
-            if [file.name for file in find_files([folder])] == names:
+            if [file.name for file in find_files([folder]).files] == names:
                 return [str(folder)]
     return names
 

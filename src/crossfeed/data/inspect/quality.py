@@ -15,7 +15,16 @@ from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.duckdb_engine import open_duckdb
 from crossfeed.data.engines.engine import Engine
 from crossfeed.data.inspect.oddities import BOT_RULE, Oddities, find_oddities
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
+from crossfeed.data.logs import (
+    Log,
+    LogRows,
+    Logs,
+    encoding_notes,
+    open_log,
+    read_log,
+    reading,
+    require_readable,
+)
 from crossfeed.data.logs.times import iso_time
 
 __all__ = ["DomainReport", "LogReport", "validate_log"]
@@ -135,7 +144,8 @@ def _report(engine: Engine, log: Log, rows: LogRows, config: DataConfig) -> LogR
         oddities=find_oddities(engine, clicks, rows),
         warnings=(),
     )
-    return replace(report, warnings=tuple(_warnings(report, config)))
+    notes = (*log.notes, *rows.notes, *encoding_notes(rows))
+    return replace(report, warnings=(*notes, *_warnings(report, config)))
 
 
 def _domains(engine: Engine, clicks: ir.Table) -> tuple[DomainReport, ...]:
