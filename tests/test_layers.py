@@ -9,11 +9,13 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "crossfeed"
 
-_BASE = {"errors", "files", "config", "scorer", "settings"}
+_BASE = {"errors", "outputs", "files", "table_files", "config", "scorer", "settings"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
-    "files": {"errors"},
+    "outputs": {"errors"},
+    "files": {"errors", "outputs"},
+    "table_files": {"errors", "outputs", "files"},
     "config": {"errors", "files"},
     "scorer": {"errors", "files", "config"},
     "settings": {"config"},

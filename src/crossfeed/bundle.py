@@ -41,6 +41,7 @@ from crossfeed.files import atomic_folder, file_hash, write_json
 from crossfeed.item_ids import ItemIds, sorted_places
 from crossfeed.item_index import RECALL_AT, BuiltIndex, ItemIndex
 from crossfeed.model.probes import probes
+from crossfeed.outputs import BUNDLE
 from crossfeed.scorer import Catalogue, Floats, Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
@@ -97,7 +98,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
     scorer = contents.scorer
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, BUNDLE, overwrite=overwrite) as folder:
         _write_scorer(folder, scorer)
         _write_tables(folder, contents)
         if contents.encoder is not None:
@@ -329,14 +330,15 @@ def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str
 
 def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
     """Write the item side as it is served, and what is not in it as it was trained."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     np.save(folder / _VECTORS, np.ascontiguousarray(scorer.item_vectors))
     np.save(folder / _BIASES, scorer.item_biases)
     written = _tables(scorer.config, scorer.catalogue)
     rest = {name: value for name, value in scorer.state().items() if name not in written}
     rest[_CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
-    save_file({name: value.contiguous() for name, value in rest.items()}, folder / _WEIGHTS)
+    weights = save({name: value.contiguous() for name, value in rest.items()})
+    (folder / _WEIGHTS).write_bytes(weights)  # an error of Python's says what is wrong
 
 
 def _write_tables(folder: Path, contents: BundleContents) -> None:
