@@ -24,7 +24,7 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
 from crossfeed.scorer import Floats, Histories, Scorer
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
 
 STANDINGS = Standings("ablation", ours="default", part="validation")
 

@@ -24,8 +24,8 @@ from standings import Standings
 
 from crossfeed.config import load_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.prepare import prepare
-from crossfeed.data.simulate import simulate
+from crossfeed.data.prepare.pipeline import prepare
+from crossfeed.data.simulate.clicks import simulate
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.files import write_json
 from crossfeed.run import Run

@@ -19,7 +19,7 @@ import torch
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.evaluate import evaluate
-from crossfeed.model.scorer import NetworkScorer
+from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.run import Run
 
 _ROWS_AT_ONCE = 1024

@@ -32,8 +32,8 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.files import write_json
 from crossfeed.run import Run
-from crossfeed.training.batches import Batch, ahead, batches
-from crossfeed.training.fit import Fit
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.step.batches import Batch, ahead, batches
 
 ROOT = Path(__file__).parents[1]
 

@@ -28,9 +28,9 @@ from torch.optim import AdamW, Optimizer, SparseAdam
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.losses import anchor_loss, gap_loss, generator_loss, mmd_gap, softmax_loss
-from crossfeed.model.timelines import Timelines, build_timelines
+from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Ints
-from crossfeed.training.batches import mask
+from crossfeed.training.step.batches import mask
 
 __all__ = ["PORTS", "Competent", "Plain", "Rows", "rows"]
 

@@ -19,11 +19,11 @@ from standings import Standings, parser_of
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.baselines import BASELINES
-from crossfeed.experiments.narrow import train_alone
-from crossfeed.experiments.tuning import tune_baseline
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
-from crossfeed.training.trainer import train
+from crossfeed.studies.narrow import train_alone
+from crossfeed.studies.tuning import tune_baseline
+from crossfeed.training.loop.trainer import train
 
 STANDINGS = Standings("quality", ours="crossfeed", part="test")
 

@@ -31,14 +31,15 @@ import pyarrow as pa
 import torch
 from serving_load import DOMAIN, USERS
 
-from crossfeed.bundle import Bundle, BundleContents, version_of, write_bundle
+from crossfeed.bundle import Bundle, BundleContents, write_bundle
+from crossfeed.bundle.format import version_of
+from crossfeed.bundle.item_index import build_index
 from crossfeed.config import ModelConfig
 from crossfeed.export import INDEX_ABOVE
 from crossfeed.files import write_json
-from crossfeed.item_index import build_index
-from crossfeed.model.onnx_export import export_encoder
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.model.onnx.graph import export_encoder
 from crossfeed.model.players import Players
-from crossfeed.model.scorer import NetworkScorer
 from crossfeed.scorer import Catalogue, Histories
 
 HERE = Path(__file__).parent

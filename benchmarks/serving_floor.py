@@ -21,10 +21,10 @@ from fastapi import FastAPI
 
 from crossfeed.bundle import Bundle
 from crossfeed.scorer import Histories
-from crossfeed.serving.answers import Recommendation, Recommendations
-from crossfeed.serving.hot_route import HotRoute, json_body
-from crossfeed.serving.retrieval import best_first
-from crossfeed.serving.schemas import Answer, RecommendBody
+from crossfeed.serving.http.hot_route import HotRoute, json_body
+from crossfeed.serving.http.schemas import Answer, RecommendBody
+from crossfeed.serving.recommend.answers import Recommendation, Recommendations
+from crossfeed.serving.recommend.retrieval import best_first
 
 Work = Callable[[RecommendBody], object]
 

@@ -36,10 +36,10 @@ from prepare import write_log
 
 from crossfeed.config import load_config
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.files import write_json
 from crossfeed.run import Run
-from crossfeed.training.fit import Fit
+from crossfeed.training.loop.fit import Fit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training"

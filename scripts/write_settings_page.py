@@ -15,7 +15,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "configuration.md"
 HEAD = """\
 # Settings
 
-<!-- Written by scripts/write_settings_page.py from src/crossfeed/config.py; do not edit. -->
+<!-- Written by scripts/write_settings_page.py from src/crossfeed/config/; do not edit. -->
 
 Settings come from four places, each above the one before:
 

@@ -9,7 +9,7 @@ from planted import planted_log
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,7 +9,7 @@ import pandas as pd
 
 from crossfeed.config import Config, DataConfig, parse_config
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 
 DOMAINS = ("articles", "shopping", "videos")
 ITEMS_PER_TASTE = 10

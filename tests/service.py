@@ -10,12 +10,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from crossfeed.serving.security import KEYS_VARIABLE
+from crossfeed.serving.http.guards.security import KEYS_VARIABLE
 
 _SERVE = """
 import sys
-from crossfeed.serving.limits import Limits
-from crossfeed.serving.server import serve
+from crossfeed.serving.http.guards.limits import Limits
+from crossfeed.serving.process.server import serve
 
 serve(
     sys.argv[1],

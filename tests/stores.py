@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from crossfeed.serving.history import HistoryStore, NewEvent
+from crossfeed.serving.histories.history import HistoryStore, NewEvent
 from crossfeed.serving.ids import Id
 
 

@@ -11,10 +11,10 @@ import pytest
 from crossfeed.bundle import Bundle
 from crossfeed.config import load_config
 from crossfeed.data.dataset import Part
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.export import export
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
 
 DATA = os.environ.get("CROSSFEED_DATA")
 SETTINGS = Path(__file__).parents[1] / "examples" / "ciao.toml"

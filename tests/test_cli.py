@@ -21,7 +21,7 @@ from crossfeed import __version__
 from crossfeed.cli import COMMANDS, HISTORIES, app, output, tables
 from crossfeed.cli import data as data_commands
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.simulate import simulate
+from crossfeed.data.simulate.clicks import simulate
 from crossfeed.evaluation.evaluate import Results
 from crossfeed.evaluation.outcomes import Outcomes
 

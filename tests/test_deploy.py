@@ -17,7 +17,7 @@ import typer.main
 import yaml
 
 from crossfeed.cli import app
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.url import open_store
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"

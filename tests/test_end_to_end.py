@@ -15,8 +15,8 @@ from typer.testing import CliRunner, Result
 
 import crossfeed
 from crossfeed.cli import app
-from crossfeed.serving.app import create_app
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.http.app import create_app
 
 SMALLER = {
     "simulate": ["--users", "1200", "--items", "400", "--events", "12000"],

@@ -16,13 +16,13 @@ from planted import planted_log, small_dataset, tiny_config
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.evaluate import evaluate
-from crossfeed.model.scorer import NetworkScorer
-from crossfeed.model.timelines import Timelines
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.model.users.timelines import Timelines
 from crossfeed.run import Run
-from crossfeed.training.batches import batches
-from crossfeed.training.profile import read_profile
-from crossfeed.training.random_state import random_state, restore_random_state
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.random_state import random_state, restore_random_state
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.step.batches import batches
+from crossfeed.training.watch.profile import read_profile
 
 pytestmark = pytest.mark.gpu
 

@@ -6,8 +6,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crossfeed import item_ids
-from crossfeed.item_ids import ItemIds, sorted_places
+from crossfeed.bundle import item_ids
+from crossfeed.bundle.item_ids import ItemIds, sorted_places
 from crossfeed.scorer import Catalogue
 
 DRAWS = np.random.default_rng(0)

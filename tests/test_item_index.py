@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from crossfeed.item_index import LEAST_RECALL, BuiltIndex, ItemIndex, build_index
+from crossfeed.bundle.item_index import LEAST_RECALL, BuiltIndex, ItemIndex, build_index
 from crossfeed.scorer import Floats
 
 ITEMS, WIDTH = 4_000, 16

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "crossfeed"
 
-_BASE = {"errors", "outputs", "files", "table_files", "config", "scorer", "settings"}
+_BASE = {"errors", "outputs", "files", "table_files", "config", "scorer"}
 
 MAY_IMPORT: dict[str, set[str]] = {
     "errors": set(),
@@ -18,31 +19,63 @@ MAY_IMPORT: dict[str, set[str]] = {
     "table_files": {"errors", "outputs", "files"},
     "config": {"errors", "files"},
     "scorer": {"errors", "files", "config"},
-    "settings": {"config"},
-    "checkpoints": {*_BASE},
-    "item_ids": {*_BASE},
-    "item_index": {*_BASE},
     "data": _BASE,
     "model": {*_BASE, "data"},
     "evaluation": {*_BASE, "data"},  # it sees the Scorer protocol, never a network
-    "run": {*_BASE, "data", "model", "evaluation", "checkpoints"},
+    "run": {*_BASE, "data", "model", "evaluation"},
     "training": {*_BASE, "data", "model", "evaluation", "run"},
-    "experiments": {*_BASE, "data", "model", "evaluation", "run", "training"},
-    "bundle": {*_BASE, "data", "model", "item_ids", "item_index"},
-    "export": {*_BASE, "data", "model", "evaluation", "run", "bundle", "item_index"},
+    "studies": {*_BASE, "data", "model", "evaluation", "run", "training"},
+    "bundle": {*_BASE, "data", "model"},
+    "export": {*_BASE, "data", "model", "evaluation", "run", "bundle"},
     "serving": {*_BASE, "data", "model", "bundle"},  # and never what only training needs
     "cli": {
         *_BASE,
-        *("data", "model", "evaluation", "run", "training", "experiments"),
+        *("data", "model", "evaluation", "run", "training", "studies"),
         *("bundle", "export", "serving"),
     },
     "__main__": {"cli"},
 }
 """Module or package at the top level -> those that it may import, itself apart."""
 
+ROOMS: dict[str, tuple[str, ...]] = {
+    "config": ("sections", "loading differences"),
+    "run": ("checkpoints", "folder"),
+    "bundle": ("item_ids item_index", "format", "reading writing"),
+    "data": ("dataset", "engines", "sources", "logs", "prepare inspect simulate"),
+    "model": (
+        "demand losses",
+        "users items",
+        "player",
+        "discriminator generator",
+        "players",
+        "network_scorer",
+        "onnx",
+    ),
+    "evaluation": (
+        "ranking slices outcomes labelled",
+        "metrics lists",
+        "figures judgement",
+        "results",
+        "statistics baselines",
+        "audit evaluate report",
+    ),
+    "training": ("stages", "parallel", "step", "watch", "loop"),
+    "serving": ("ids", "histories", "recommend", "engine", "operations", "http", "process"),
+    "serving.histories": (
+        "availability",
+        "history",
+        "tables group_commit",
+        "sqlite redis",
+        "guarded_store url",
+    ),
+    "serving.http": ("schemas", "problems", "guards protocol answering hot_route", "app"),
+}
+"""Package -> its rooms from the lowest to the highest. A room imports itself and lower ones; those
+in one text are of one height and may not import each other."""
+
 
 def violations(package: Path) -> list[str]:
-    """Return every import of `package` that the table does not allow, one sentence each."""
+    """Return every import of `package` that the tables do not allow, one sentence each."""
     found = []
     for file in sorted(package.rglob("*.py")):
         parts = file.relative_to(package).with_suffix("").parts
@@ -53,13 +86,34 @@ def violations(package: Path) -> list[str]:
             found.append(f"{file.name}: the module '{layer}' has no place in the table of layers")
             continue
         for line, imported in _imports(file, (package.name, *parts)):
-            if imported != layer and imported not in MAY_IMPORT[layer]:
-                found.append(f"{'/'.join(parts)}.py:{line}: {layer} may not import {imported}")
+            place = f"{'/'.join(parts)}.py:{line}"
+            if imported[0] != layer and imported[0] not in MAY_IMPORT[layer]:
+                found.append(f"{place}: {layer} may not import {imported[0]}")
+            found += [f"{place}: {sentence}" for sentence in _upwards(parts, imported)]
     return found
 
 
-def _imports(file: Path, module: tuple[str, ...]) -> list[tuple[int, str]]:
-    """Return line and top-level module of every import from the package itself."""
+def _upwards(parts: tuple[str, ...], imported: tuple[str, ...]) -> Iterator[str]:
+    """Say of each package that both share whether the import goes up inside it."""
+    for depth in range(1, min(len(parts), len(imported))):
+        if parts[:depth] != imported[:depth]:
+            return
+        package, room, other = ".".join(parts[:depth]), parts[depth], imported[depth]
+        if package not in ROOMS or room in (other, "__init__"):
+            continue
+        heights = {
+            name: height for height, names in enumerate(ROOMS[package]) for name in names.split()
+        }
+        for name in (room, other):
+            if name not in heights:
+                yield f"'{name}' has no place in the table of {package}"
+                return
+        if heights[room] <= heights[other]:
+            yield f"{package}.{room} may not import {package}.{other}"
+
+
+def _imports(file: Path, module: tuple[str, ...]) -> list[tuple[int, tuple[str, ...]]]:
+    """Return line and path below the package of every import from the package itself."""
     found: list[tuple[int, str]] = []
     for node in ast.walk(ast.parse(file.read_text("utf-8"))):
         if isinstance(node, ast.Import):
@@ -72,10 +126,9 @@ def _imports(file: Path, module: tuple[str, ...]) -> list[tuple[int, str]]:
             continue
         for name in names:
             root, _, rest = name.partition(".")
-            top = rest.partition(".")[0]
-            if root == module[0] and not top.startswith("__version__"):
-                found.append((node.lineno, top))
-    return [(line, top) for line, top in found if top]
+            if root == module[0] and rest and not rest.startswith("__version__"):
+                found.append((node.lineno, rest))
+    return [(line, tuple(rest.split("."))) for line, rest in found]
 
 
 def test_imports_go_one_way() -> None:
@@ -87,6 +140,13 @@ def test_the_table_names_only_what_exists_or_is_planned() -> None:
     assert set(MAY_IMPORT) <= there
 
 
+def test_every_room_of_the_table_is_there() -> None:
+    for package, rows in ROOMS.items():
+        folder = PACKAGE.joinpath(*package.split("."))
+        there = {path.stem for path in folder.iterdir() if path.suffix == ".py" or path.is_dir()}
+        assert {name for row in rows for name in row.split()} == there - {"__init__", "__pycache__"}
+
+
 def test_the_table_has_no_cycle() -> None:
     for layer, allowed in MAY_IMPORT.items():
         for lower in allowed:
@@ -96,17 +156,46 @@ def test_the_table_has_no_cycle() -> None:
 @pytest.mark.parametrize(
     ("path", "source", "sentence"),
     [
-        ("serving/app.py", "from crossfeed.run import Run", "serving may not import run"),
-        ("serving/app.py", "import crossfeed.training.trainer", "serving may not import training"),
-        ("serving/app.py", "from crossfeed import evaluation", "serving may not import evaluation"),
+        ("serving/http/app.py", "from crossfeed.run import Run", "serving may not import run"),
         (
-            "serving/app.py",
-            "from ..experiments import tuning",
-            "serving may not import experiments",
+            "serving/http/app.py",
+            "import crossfeed.training.loop.trainer",
+            "serving may not import training",
         ),
-        ("evaluation/x.py", "from crossfeed.model.scorer import X", "may not import model"),
+        (
+            "serving/http/app.py",
+            "from crossfeed import evaluation",
+            "serving may not import evaluation",
+        ),
+        (
+            "serving/http/app.py",
+            "from ...studies import tuning",
+            "serving may not import studies",
+        ),
+        ("evaluation/x.py", "from crossfeed.model.network_scorer import X", "may not import model"),
         ("data/x.py", "def f():\n    from crossfeed.cli import app", "data may not import cli"),
         ("errors.py", "import crossfeed.files", "errors may not import files"),
+        (
+            "training/step/x.py",
+            "from crossfeed.training.loop.fit import Fit",
+            "training.step may not import training.loop",
+        ),
+        (
+            "serving/http/problems.py",
+            "from crossfeed.serving.http.app import create_app",
+            "serving.http.problems may not import serving.http.app",
+        ),
+        (
+            "data/logs/x.py",
+            "from ..prepare import filters",
+            "data.logs may not import data.prepare",
+        ),
+        ("data/other/x.py", "from crossfeed.data.logs import times", "'other' has no place"),
+        (
+            "run/folder.py",
+            "from crossfeed.run import Run",
+            "'Run' has no place in the table of run",
+        ),
         ("utils.py", "import os", "the module 'utils' has no place in the table"),
     ],
 )

@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from crossfeed.config import load_config as load_config
     from crossfeed.data.dataset import Dataset as Dataset
     from crossfeed.data.dataset import Part as Part
-    from crossfeed.data.prepare import prepare as prepare
-    from crossfeed.data.simulate import simulate as simulate
+    from crossfeed.data.prepare.pipeline import prepare as prepare
+    from crossfeed.data.simulate.clicks import simulate as simulate
     from crossfeed.errors import CrossfeedError as CrossfeedError
     from crossfeed.evaluation.evaluate import evaluate as evaluate
     from crossfeed.evaluation.results import Results as Results
     from crossfeed.run import Run as Run
     from crossfeed.scorer import Scorer as Scorer
-    from crossfeed.serving.recommender import Recommender as Recommender
-    from crossfeed.training.trainer import train as train
+    from crossfeed.serving.recommend.recommender import Recommender as Recommender
+    from crossfeed.training.loop.trainer import train as train
 
 __version__ = "0.1.0"
 
@@ -38,16 +38,16 @@ _HOMES = {
     "Dataset": "crossfeed.data.dataset",
     "ModelConfig": "crossfeed.config",
     "Part": "crossfeed.data.dataset",
-    "Recommender": "crossfeed.serving.recommender",
+    "Recommender": "crossfeed.serving.recommend.recommender",
     "Results": "crossfeed.evaluation.results",
     "Run": "crossfeed.run",
     "Scorer": "crossfeed.scorer",
     "TrainConfig": "crossfeed.config",
     "evaluate": "crossfeed.evaluation.evaluate",
     "load_config": "crossfeed.config",
-    "prepare": "crossfeed.data.prepare",
-    "simulate": "crossfeed.data.simulate",
-    "train": "crossfeed.training.trainer",
+    "prepare": "crossfeed.data.prepare.pipeline",
+    "simulate": "crossfeed.data.simulate.clicks",
+    "train": "crossfeed.training.loop.trainer",
 }
 """Public name -> the module that defines it."""
 

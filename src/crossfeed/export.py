@@ -12,11 +12,11 @@ import numpy as np
 import pyarrow as pa
 
 from crossfeed.bundle import BundleContents, write_bundle
+from crossfeed.bundle.item_index import BuiltIndex, build_index
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError
-from crossfeed.item_index import BuiltIndex, build_index
-from crossfeed.model.probes import probes
-from crossfeed.model.scorer import NetworkScorer
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.model.onnx.probes import probes
 from crossfeed.outputs import BUNDLE, require_folder
 from crossfeed.run import Run
 from crossfeed.scorer import Ints
@@ -87,8 +87,8 @@ def export(
 
 def _encoder(scorer: NetworkScorer) -> bytes | None:
     """Return the user encoder as ONNX, or None where it cannot be made or would serve otherwise."""
-    from crossfeed.model.onnx_encoder import TOLERANCE, OnnxEncoder, largest_difference
-    from crossfeed.model.onnx_export import export_encoder
+    from crossfeed.model.onnx.graph import export_encoder
+    from crossfeed.model.onnx.runtime import TOLERANCE, OnnxEncoder, largest_difference
 
     try:
         graph = export_encoder(scorer)

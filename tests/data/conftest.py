@@ -12,9 +12,9 @@ from data.spark import spark
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.engine_duckdb import DuckDBEngine, open_duckdb
+from crossfeed.data.engines.duckdb_engine import DuckDBEngine, open_duckdb
 from crossfeed.data.logs import LogRows, Logs, open_log, read_log
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 
 __all__ = ["spark"]
 """Known to all modules from here: each that imported it would stop the one Spark by itself."""

@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare import pipeline as module
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import LogError, QuarantineError
 
 CONFIG = DataConfig(split="last-out", min_user_events=1, min_item_events=1, min_domain_events=1)

@@ -23,7 +23,7 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.logs import databases
 from crossfeed.data.logs.spark_tables import spark_table
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import LogError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -12,9 +12,9 @@ from data.dirt import dirty_log
 from data.spark import require_spark
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
-from crossfeed.data.prepare import prepare
-from crossfeed.data.spark_session import spark_session
+from crossfeed.data.engines.spark_session import spark_session
+from crossfeed.data.prepare import pipeline as module
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, MissingExtraError, OutputError
 
 if TYPE_CHECKING:

@@ -17,11 +17,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossfeed.config import DataConfig
-from crossfeed.data.engine_duckdb import open_duckdb
+from crossfeed.data.engines.duckdb_engine import open_duckdb
+from crossfeed.data.inspect.quality import validate_log
 from crossfeed.data.logs import Logs, open_log, read_log
 from crossfeed.data.logs.files import HEAD_BYTES
-from crossfeed.data.prepare import prepare
-from crossfeed.data.quality import validate_log
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
 FOLDERS = pytest.TempPathFactory

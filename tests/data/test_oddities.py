@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data.oddities import Bot, Twins
-from crossfeed.data.quality import LogReport, validate_log
+from crossfeed.data.inspect.oddities import Bot, Twins
+from crossfeed.data.inspect.quality import LogReport, validate_log
 
 DAY = 86_400
 START = 1_700_006_400  # 2023-11-15, midnight

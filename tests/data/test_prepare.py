@@ -17,9 +17,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare import pipeline as module
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, DatasetError, LogError, OutputError
 
 START = 1_600_000_000
@@ -310,7 +310,7 @@ def test_what_fails_in_writing_leaves_nothing_and_replaces_nothing(
 
 FULL_DISK = """
 import resource, signal, sys
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import OutputError
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[3]),) * 2)

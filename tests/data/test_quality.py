@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data.quality import DomainReport, validate_log
+from crossfeed.data.inspect.quality import DomainReport, validate_log
 from crossfeed.errors import LogError, QuarantineError
 
 LOG = pd.DataFrame(

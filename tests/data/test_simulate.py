@@ -12,9 +12,9 @@ import pytest
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.prepare import prepare
-from crossfeed.data.simulate import Simulation, simulate
-from crossfeed.data.truth import START_SECONDS, YEAR_SECONDS, Truth
+from crossfeed.data.prepare.pipeline import prepare
+from crossfeed.data.simulate.clicks import Simulation, simulate
+from crossfeed.data.simulate.truth import START_SECONDS, YEAR_SECONDS, Truth
 from crossfeed.errors import ConfigError, DatasetError, OutputError
 from crossfeed.files import file_hash
 

@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import load_config
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.data.sources import SOURCES
 from crossfeed.errors import ConfigError, LogError
 

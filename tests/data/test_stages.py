@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare import pipeline as module
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, LogError, OutputError
 
 CONFIG = DataConfig(split="last-out")
@@ -143,7 +143,7 @@ def test_an_error_leaves_nothing(
 KILLED = """
 import sys, time
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
+from crossfeed.data.prepare import pipeline as module
 make = getattr(module, sys.argv[3])
 def slow(*given, **named):
     made = make(*given, **named)

@@ -16,14 +16,14 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.evaluation.audit import AuditReport, audit, audit_scorer
 from crossfeed.evaluation.baselines import BASELINES
-from crossfeed.experiments.auditing import audit_run, proposals_finding
 from crossfeed.scorer import Floats, Histories, Ints
-from crossfeed.training.batches import batches
-from crossfeed.training.proposals import StaticProposals, propose
-from crossfeed.training.trainer import train
+from crossfeed.studies.auditing import audit_run, proposals_finding
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.step.batches import batches
+from crossfeed.training.step.proposals import StaticProposals, propose
 
 
 @pytest.fixture(scope="module")

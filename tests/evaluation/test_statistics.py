@@ -10,10 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.errors import RunError
-from crossfeed.evaluation import resampling
 from crossfeed.evaluation.outcomes import Outcomes
-from crossfeed.evaluation.resampling import drawn_users, wilcoxon_test
-from crossfeed.evaluation.statistics import (
+from crossfeed.evaluation.statistics import resampling
+from crossfeed.evaluation.statistics.comparisons import (
     Comparison,
     Estimate,
     compare,
@@ -22,6 +21,7 @@ from crossfeed.evaluation.statistics import (
     holm,
     mean_over_seeds,
 )
+from crossfeed.evaluation.statistics.resampling import drawn_users, wilcoxon_test
 
 METRIC = "ndcg@10"
 

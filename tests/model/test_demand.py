@@ -14,11 +14,11 @@ from crossfeed.config import Config, ModelConfig
 from crossfeed.data.dataset import ROW_ORDER, Dataset, Part
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.demand import Demand
+from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.players import Players
-from crossfeed.model.scorer import NetworkScorer
-from crossfeed.model.timelines import build_timelines
+from crossfeed.model.users.timelines import build_timelines
 from crossfeed.scorer import Catalogue, Histories
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
 
 CATALOGUE = Catalogue(("a", "b"), offsets=np.array([0, 4, 9]), known=np.array([4, 5]))
 DOMAINS = torch.tensor([0, 1, 1])

@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.discriminator import ItemLayer
-from crossfeed.model.dropout import Dropout
-from crossfeed.model.encoder import TimelineEncoder, segment_softmax, segment_sum
-from crossfeed.model.linear import LinearEncoder
-from crossfeed.model.networks import NETWORKS
+from crossfeed.model.items.layer import ItemLayer
+from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.players import Players
-from crossfeed.model.scorer import NetworkScorer
-from crossfeed.model.timelines import Timelines, build_timelines
+from crossfeed.model.users.dropout import Dropout
+from crossfeed.model.users.encoder import TimelineEncoder, segment_softmax, segment_sum
+from crossfeed.model.users.linear import LinearEncoder
+from crossfeed.model.users.networks import NETWORKS
+from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Scorer, VectorScorer
 
 CATALOGUE = Catalogue(

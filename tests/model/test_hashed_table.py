@@ -16,9 +16,9 @@ from crossfeed.errors import ConfigError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.export import export
-from crossfeed.model.discriminator import ItemLayer
-from crossfeed.model.hashed_table import HashedTable
-from crossfeed.training.trainer import train
+from crossfeed.model.items.hashed_table import HashedTable
+from crossfeed.model.items.layer import ItemLayer
+from crossfeed.training.loop.trainer import train
 
 
 def hashed(config: Config, rows: int) -> Config:

@@ -10,15 +10,15 @@ import torch
 from planted import planted_log, tiny_config
 
 from crossfeed.config import DataConfig, ModelConfig
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.discriminator import Discriminator
-from crossfeed.model.networks import NETWORKS
-from crossfeed.model.networks.layers import DomainLinear, mix
-from crossfeed.model.networks.star import STARNetwork
-from crossfeed.model.timelines import Timelines, build_timelines
+from crossfeed.model.users.networks import NETWORKS
+from crossfeed.model.users.networks.layers import DomainLinear, mix
+from crossfeed.model.users.networks.star import STARNetwork
+from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
 
 CATALOGUE = Catalogue(
     domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), known=np.array([10, 10, 10])

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.grouping import trimmed
-from crossfeed.model.timelines import Timelines, build_timelines
+from crossfeed.model.users.grouping import trimmed
+from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories
 
 CATALOGUE = Catalogue(

@@ -14,9 +14,9 @@ from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Dataset
 from crossfeed.export import export
 from crossfeed.run import Run
-from crossfeed.serving.history import HistoryStore
-from crossfeed.serving.store_url import open_store
-from crossfeed.training.trainer import train
+from crossfeed.serving.histories.history import HistoryStore
+from crossfeed.serving.histories.url import open_store
+from crossfeed.training.loop.trainer import train
 
 
 @pytest.fixture(scope="session")

@@ -15,13 +15,13 @@ from redis_server import RedisServer
 from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle
-from crossfeed.serving.app import create_app
-from crossfeed.serving.history import Event
+from crossfeed.serving.histories.history import Event
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.http.guards.limits import Limits
 from crossfeed.serving.ids import Id
-from crossfeed.serving.limits import Limits
-from crossfeed.serving.monitoring import REQUEST_LOG
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.operations.monitoring import REQUEST_LOG
 
 RECOMMENDED = "/v1/users/u001/recommendations?domain=videos&k=3"
 HISTORY = [{"item_id": "a03", "domain": "articles", "timestamp": 1_700_000_000}]
@@ -187,7 +187,7 @@ class Hanging(SqliteHistoryStore):
 def test_health_and_metrics_do_not_wait_for_a_store_that_hangs(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossfeed.serving.app._CHECK_SECONDS", 0.05)
+    monkeypatch.setattr("crossfeed.serving.http.app._CHECK_SECONDS", 0.05)
     store = Hanging()
     app = create_app(bundle, store=store, limits=Limits(timeout_seconds=60))
     with TestClient(app) as client, ThreadPoolExecutor(60) as pool:
@@ -202,7 +202,7 @@ def test_health_and_metrics_do_not_wait_for_a_store_that_hangs(
         assert store.pings == 1
         store.go.set()
         assert {one.result().status_code for one in asked} == {200}
-        monkeypatch.setattr("crossfeed.serving.app._CHECK_SECONDS", 30)
+        monkeypatch.setattr("crossfeed.serving.http.app._CHECK_SECONDS", 30)
         assert client.get("/health/ready").json()["status"] == "ready"
 
 
@@ -215,7 +215,9 @@ def test_a_clock_that_jumps_mixes_up_nothing(
     sent = [("e1", "a03", 0), ("e2", "a04", -30 * day), ("e3", "a05", 365 * day), ("e4", "a06", 5)]
     with TestClient(app) as client:
         for name, item_id, jump in sent:
-            monkeypatch.setattr("crossfeed.serving.history.time.time", lambda jump=jump: now + jump)
+            monkeypatch.setattr(
+                "crossfeed.serving.histories.history.time.time", lambda jump=jump: now + jump
+            )
             body = {"events": [event(name, item_id=item_id, timestamp=now + jump)]}
             assert client.post("/v1/events", json=body).json() == {"accepted": 1, "duplicates": 0}
             assert client.post("/v1/events", json=body).json() == {"accepted": 0, "duplicates": 1}

@@ -20,16 +20,16 @@ from starlette.testclient import TestClient
 from starlette.types import Message
 
 from crossfeed.bundle import Bundle
+from crossfeed.bundle.item_ids import sorted_places
 from crossfeed.errors import HistoryStoreError
-from crossfeed.item_ids import sorted_places
-from crossfeed.serving.app import create_app
-from crossfeed.serving.history import Event
-from crossfeed.serving.hot_route import json_body
-from crossfeed.serving.limits import Limits
-from crossfeed.serving.monitoring import REQUEST_LOG
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.history import Event
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.http.guards.limits import Limits
+from crossfeed.serving.http.hot_route import json_body
+from crossfeed.serving.operations.monitoring import REQUEST_LOG
+from crossfeed.serving.recommend.recommender import Recommender
 
 MOST_BODY_BYTES = Limits().body_bytes
 

@@ -13,14 +13,14 @@ from stores import click, items
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.app import create_app
-from crossfeed.serving.availability import Availability, ItemFlag, Stock, Unavailable
-from crossfeed.serving.history import HistoryStore as Store
+from crossfeed.serving.histories.availability import Availability, ItemFlag, Stock, Unavailable
+from crossfeed.serving.histories.history import HistoryStore as Store
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.http.guards.security import ApiKey, Right
 from crossfeed.serving.ids import Id
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.security import ApiKey, Right
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.recommend.recommender import Recommender
 
 KNOWN_USER = "/v1/users/u001/recommendations?domain=videos&k=20"
 

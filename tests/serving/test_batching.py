@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from crossfeed.serving.batching import BatchingThreads
+from crossfeed.serving.engine.batching import BatchingThreads
 
 
 class Gated:

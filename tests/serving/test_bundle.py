@@ -15,8 +15,8 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import BundleError, OutputError, RunError
 from crossfeed.export import export
 from crossfeed.run import Run
-from crossfeed.serving.recommender import Recommender
-from crossfeed.training.trainer import train
+from crossfeed.serving.recommend.recommender import Recommender
+from crossfeed.training.loop.trainer import train
 
 
 def test_the_loaded_bundle_scores_as_the_run(run: Run, bundle: Bundle, last_out: Dataset) -> None:
@@ -166,7 +166,7 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
 
 
 def test_a_file_outside_the_folder_is_never_read(copied: Path) -> None:
-    from crossfeed.bundle import version_of
+    from crossfeed.bundle.format import version_of
 
     file = copied / "bundle.json"
     about = json.loads(file.read_text())

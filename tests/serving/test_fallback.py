@@ -17,14 +17,14 @@ from crossfeed.cli.serving import recommend
 from crossfeed.data.dataset import Part
 from crossfeed.errors import BundleError, ConfigError
 from crossfeed.export import recent_clicks
-from crossfeed.serving.answers import Step
-from crossfeed.serving.app import create_app
-from crossfeed.serving.availability import Availability, ItemFlag
-from crossfeed.serving.fallback import Fallback, FallbackChain, Fallbacks, read_fallbacks
-from crossfeed.serving.history import Event
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.reload import check_answers
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.engine.reload import check_answers
+from crossfeed.serving.histories.availability import Availability, ItemFlag
+from crossfeed.serving.histories.history import Event
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.recommend.answers import Step
+from crossfeed.serving.recommend.fallback import Fallback, FallbackChain, Fallbacks, read_fallbacks
+from crossfeed.serving.recommend.recommender import Recommender
 
 
 def counted(bundle: Bundle, clicks: dict[str, int], recent: dict[str, int]) -> Bundle:

@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import RequestError, UnknownDomainError
-from crossfeed.serving.answers import Recommendation, Recommendations, blend
-from crossfeed.serving.app import create_app
-from crossfeed.serving.history import BundleHistories, Event
+from crossfeed.serving.histories.history import BundleHistories, Event
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
 from crossfeed.serving.ids import Id
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.recommend.answers import Recommendation, Recommendations, blend
+from crossfeed.serving.recommend.recommender import Recommender
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 import pytest
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.group_commit import GroupCommit
+from crossfeed.serving.histories.group_commit import GroupCommit
 
 
 @pytest.fixture

@@ -11,10 +11,10 @@ import pytest
 from stores import click
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.guarded_store import GuardedStore
-from crossfeed.serving.history import Event
+from crossfeed.serving.histories.guarded_store import GuardedStore
+from crossfeed.serving.histories.history import Event
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
 from crossfeed.serving.ids import Id
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
 
 
 class Failing(SqliteHistoryStore):

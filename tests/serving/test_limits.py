@@ -11,11 +11,11 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.bundle import Bundle
-from crossfeed.serving.admission import Admission, BodyLimit, RateLimit
-from crossfeed.serving.app import create_app
-from crossfeed.serving.limits import Limits
-from crossfeed.serving.security import ApiKey
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.http.guards.admission import Admission, BodyLimit, RateLimit
+from crossfeed.serving.http.guards.limits import Limits
+from crossfeed.serving.http.guards.security import ApiKey
 
 FULL, LATE = PlainTextResponse("full", 503), PlainTextResponse("late", 503)
 

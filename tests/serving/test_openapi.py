@@ -15,9 +15,9 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crossfeed.bundle import Bundle
-from crossfeed.serving.app import create_app
-from crossfeed.serving.schemas import Problem
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.http.schemas import Problem
 
 OPERATIONS = (
     "POST /v1/recommend",

@@ -15,11 +15,11 @@ from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import OutputError, RequestError, UnknownDomainError
 from crossfeed.scorer import Histories
-from crossfeed.serving.answers import Request
-from crossfeed.serving.history import Event
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.retrieval import best_first
-from crossfeed.serving.rules import Rules
+from crossfeed.serving.histories.history import Event
+from crossfeed.serving.recommend.answers import Request
+from crossfeed.serving.recommend.recommender import Recommender
+from crossfeed.serving.recommend.retrieval import best_first
+from crossfeed.serving.recommend.rules import Rules
 
 ITEMS = [f"a{item:02}" for item in range(20)]
 

@@ -16,8 +16,8 @@ from typer.testing import CliRunner
 
 from crossfeed.cli import app as command_line
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.availability import ItemFlag
-from crossfeed.serving.redis_store import RedisHistoryStore as Store
+from crossfeed.serving.histories.availability import ItemFlag
+from crossfeed.serving.histories.redis.store import RedisHistoryStore as Store
 
 
 @pytest.fixture

@@ -19,12 +19,12 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message
 
 from crossfeed.bundle import Bundle, BundleContents, write_bundle
-from crossfeed.model.scorer import NetworkScorer
-from crossfeed.serving.app import create_app
-from crossfeed.serving.monitoring import REQUEST_LOG
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.reload import check_answers
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.serving.engine.reload import check_answers
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.operations.monitoring import REQUEST_LOG
+from crossfeed.serving.recommend.recommender import Recommender
 
 ASKED = "/v1/users/u001/recommendations?domain=videos&k=5"
 ASKED_BY_NOBODY = "/v1/users/nobody/recommendations?domain=videos&k=5"

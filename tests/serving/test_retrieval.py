@@ -16,20 +16,20 @@ from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle, BundleContents, write_bundle
+from crossfeed.bundle.item_index import build_index
 from crossfeed.config import ModelConfig
 from crossfeed.errors import RequestError
 from crossfeed.export import export
-from crossfeed.item_index import build_index
+from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.players import Players
-from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
-from crossfeed.serving import retrieval
-from crossfeed.serving.app import create_app
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.retrieval import Retrieval, Wanted
-from crossfeed.serving.rules import Source
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.recommend import retrieval
+from crossfeed.serving.recommend.recommender import Recommender
+from crossfeed.serving.recommend.retrieval import Retrieval, Wanted
+from crossfeed.serving.recommend.rules import Source
 
 USER: dict[str, Any] = {"user_id": "u001", "domain": "videos", "exclude_seen": False}
 

@@ -17,18 +17,18 @@ from typer.testing import CliRunner
 from crossfeed.bundle import Bundle
 from crossfeed.cli import app as command_line
 from crossfeed.errors import ConfigError, HistoryStoreError
-from crossfeed.serving.app import create_app
-from crossfeed.serving.limits import Limits
-from crossfeed.serving.security import (
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.histories.url import default_store_url, open_store
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.http.guards.limits import Limits
+from crossfeed.serving.http.guards.security import (
     KEYS_VARIABLE,
     ApiKey,
     Right,
     keys_from_environment,
     require_keys_beyond,
 )
-from crossfeed.serving.server import serve
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-from crossfeed.serving.store_url import default_store_url, open_store
+from crossfeed.serving.process.server import serve
 
 KEY = "a-key-of-enough-characters"
 KEYS = (ApiKey("another-key-entirely"), ApiKey(KEY))
@@ -142,7 +142,7 @@ def test_an_expired_key_is_refused_from_its_moment_on(
     assert refused.json()["title"] == "The key has expired"
     assert scoped.get("/v1/domains", headers={"x-api-key": VALID}).status_code == 200
     later = time.time() + 1000
-    monkeypatch.setattr("crossfeed.serving.security.time.time", lambda: later)
+    monkeypatch.setattr("crossfeed.serving.http.guards.security.time.time", lambda: later)
     assert scoped.get("/v1/domains", headers={"x-api-key": VALID}).status_code == 401
 
 

@@ -20,8 +20,8 @@ from service import Service
 from stores import items
 
 from crossfeed.errors import BundleError
-from crossfeed.serving.server import serve
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.process.server import serve
 
 KEY = "a-key-of-enough-characters"
 EPOCH = 1_700_000_000_000
@@ -152,7 +152,7 @@ def test_hanging_up_while_it_loads_does_not_end_it(
         found.append(signal.getsignal(signal.SIGHUP))
         raise BundleError("planted")
 
-    monkeypatch.setattr("crossfeed.serving.server.make_app", load)
+    monkeypatch.setattr("crossfeed.serving.process.server.make_app", load)
     before = signal.getsignal(signal.SIGHUP)
     with pytest.raises(BundleError, match="planted"):
         serve(bundle_path, port=0)

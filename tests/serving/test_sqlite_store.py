@@ -14,8 +14,8 @@ import pytest
 from stores import click
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.sqlite_store import SqliteHistoryStore as Store
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore as Store
+from crossfeed.serving.histories.url import open_store
 
 
 def test_forget_leaves_no_byte_of_the_user_in_the_files(file: Path) -> None:
@@ -72,8 +72,8 @@ def test_only_the_owner_can_read_the_file(file: Path) -> None:
 _APPEND_FOR_EVER = """
 import sys
 from concurrent.futures import ThreadPoolExecutor
-from crossfeed.serving.history import NewEvent
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.history import NewEvent
+from crossfeed.serving.histories.url import open_store
 
 store = open_store("sqlite:///" + sys.argv[1])
 

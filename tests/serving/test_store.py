@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from stores import click, count, items
 
 from crossfeed.errors import HistoryStoreError, RequestError
-from crossfeed.serving.history import Event
-from crossfeed.serving.history import HistoryStore as Store
+from crossfeed.serving.histories.history import Event
+from crossfeed.serving.histories.history import HistoryStore as Store
+from crossfeed.serving.histories.url import open_store
 from crossfeed.serving.ids import Id, restore_id
-from crossfeed.serving.store_url import open_store
 
 
 def test_what_was_appended_is_read(store: Store) -> None:

@@ -11,8 +11,8 @@ import pytest
 from stores import batch, click, count, items
 
 from crossfeed.errors import HistoryStoreError, OutputError
-from crossfeed.serving.history import HistoryStore as Store
-from crossfeed.serving.store_url import open_store
+from crossfeed.serving.histories.history import HistoryStore as Store
+from crossfeed.serving.histories.url import open_store
 
 T = 1_700_000_000_000
 TEXT = pa.string()
@@ -78,8 +78,8 @@ def test_export_of_mixed_ids_is_refused(store: Store, tmp_path: Path) -> None:
 def test_export_reads_page_by_page(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossfeed.serving.sqlite_store.ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("crossfeed.serving.redis_store._KEYS_AT_ONCE", 2)
+    monkeypatch.setattr("crossfeed.serving.histories.sqlite.store.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("crossfeed.serving.histories.redis.store._KEYS_AT_ONCE", 2)
     store.append([click(f"e{number}", user=f"u{number % 5}") for number in range(15)])
     assert store.export(tmp_path / "out.parquet") == 15
     rows = pq.read_table(tmp_path / "out.parquet").select(["user_id", "event_id"]).to_pylist()

@@ -14,9 +14,9 @@ from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import MissingExtraError
-from crossfeed.serving.app import create_app
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
-from crossfeed.serving.tracing import Tracing, tracing_from_environment
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.operations.tracing import Tracing, tracing_from_environment
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 PARENT = {"traceparent": f"00-{TRACE}-b7ad6b7169203331-01"}
@@ -87,7 +87,7 @@ def test_no_span_names_a_user_not_even_of_what_fails(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("secret-user")
 
-    monkeypatch.setattr("crossfeed.serving.recommender.Recommender.answer_feeds", fail)
+    monkeypatch.setattr("crossfeed.serving.recommend.recommender.Recommender.answer_feeds", fail)
     failed = client.post("/v1/recommend", json={"user_id": "secret-user", "domain": "videos"})
     assert failed.status_code == 500
     told = [span.to_json() for span in exporter.get_finished_spans()]

@@ -20,16 +20,16 @@ from crossfeed.config import ModelConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import OutputError
 from crossfeed.export import export
-from crossfeed.model.onnx_encoder import TOLERANCE, OnnxEncoder, largest_difference, open_encoder
-from crossfeed.model.onnx_export import export_encoder
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.model.onnx.graph import export_encoder
+from crossfeed.model.onnx.probes import probes
+from crossfeed.model.onnx.runtime import TOLERANCE, OnnxEncoder, largest_difference, open_encoder
 from crossfeed.model.players import Players
-from crossfeed.model.probes import probes
-from crossfeed.model.scorer import NetworkScorer
 from crossfeed.run import Run
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
-from crossfeed.serving.app import create_app
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.sqlite_store import SqliteHistoryStore
+from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
+from crossfeed.serving.http.app import create_app
+from crossfeed.serving.recommend.recommender import Recommender
 
 
 def expected(scorer: NetworkScorer) -> Floats:
@@ -149,9 +149,9 @@ def test_a_graph_that_is_off_is_not_exported(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
-        "crossfeed.model.onnx_export.export_encoder", lambda scorer: graph.read_bytes()
+        "crossfeed.model.onnx.graph.export_encoder", lambda scorer: graph.read_bytes()
     )
-    monkeypatch.setattr("crossfeed.model.onnx_encoder.largest_difference", lambda *_: 2e-4)
+    monkeypatch.setattr("crossfeed.model.onnx.runtime.largest_difference", lambda *_: 2e-4)
     export(run, out=tmp_path / "bundle")
     assert "it would be off by 0.0002" in caplog.text
     assert not (tmp_path / "bundle" / "user_encoder.onnx").exists()

@@ -20,10 +20,10 @@ from service import Service
 
 from crossfeed.bundle import Bundle, BundleContents, write_bundle
 from crossfeed.errors import ConfigError
-from crossfeed.serving.channel import Channel, ChannelClosed
-from crossfeed.serving.metric_pages import merged
-from crossfeed.serving.server import serve
-from crossfeed.serving.supervisor import Supervisor
+from crossfeed.serving.operations.metric_pages import merged
+from crossfeed.serving.process.channel import Channel, ChannelClosed
+from crossfeed.serving.process.server import serve
+from crossfeed.serving.process.supervisor import Supervisor
 
 ASKED = "/v1/users/u001/recommendations?domain=videos&k=3"
 EVENT = {"event_id": "e1", "user_id": "ann", "item_id": "a03", "domain": "articles"}

@@ -11,8 +11,8 @@ import torch
 from planted import tiny_config
 
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.model.timelines import Timelines
-from crossfeed.training.batches import Batch, ahead, batches
+from crossfeed.model.users.timelines import Timelines
+from crossfeed.training.step.batches import Batch, ahead, batches
 
 
 def made(dataset: Dataset, **settings: object) -> Iterator[Batch]:
@@ -26,7 +26,7 @@ def test_long_histories_are_looked_at_in_blocks_and_make_the_same_batch(
 ) -> None:
     settings = {"mask_share": 0, "history_per_domain": 3, "history_total": 5}
     whole = next(made(last_out, **settings))
-    monkeypatch.setattr("crossfeed.training.batches._CLICKS_AT_ONCE", 40)
+    monkeypatch.setattr("crossfeed.training.step.batches._CLICKS_AT_ONCE", 40)
     blocks = next(made(last_out, **settings))
     for field in fields(Timelines):
         one, other = (getattr(batch.timelines, field.name) for batch in (whole, blocks))

@@ -21,16 +21,16 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, MissingExtraError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import distributed, heartbeat, sharded_table
-from crossfeed.training.batches import batches
-from crossfeed.training.distributed import ALONE, Follower, Workers, own_of
-from crossfeed.training.process_group import joined
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.parallel import distributed, heartbeat, sharded_table
+from crossfeed.training.parallel.distributed import ALONE, Follower, Workers, own_of
+from crossfeed.training.parallel.process_group import joined
+from crossfeed.training.step.batches import batches
 
 TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
 LIMIT = 120
@@ -82,12 +82,12 @@ import torch
 from crossfeed.cli import app
 from crossfeed.config import Config, DataConfig
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.data.prepare import prepare
+from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import TrainingError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.run import Run
-from crossfeed.training.process_group import joined
-from crossfeed.training.trainer import train
+from crossfeed.training.parallel.process_group import joined
+from crossfeed.training.loop.trainer import train
 
 dataset, alone, out = Dataset.load(sys.argv[1]), Run.open(sys.argv[2]), Path(sys.argv[3])
 
@@ -372,7 +372,7 @@ from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.cli import main
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 
 step = fitting.Fit._step
 def slow_step(self, batch):
@@ -566,9 +566,9 @@ import torch
 from torch.nn import Embedding
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.training.process_group import joined
-from crossfeed.training.sharded_table import ShardedTable
-from crossfeed.training.trainer import train
+from crossfeed.training.parallel.process_group import joined
+from crossfeed.training.parallel.sharded_table import ShardedTable
+from crossfeed.training.loop.trainer import train
 
 dataset, out = Dataset.load(sys.argv[1]), Path(sys.argv[2])
 config = Config.model_validate_json(sys.argv[3])

@@ -12,12 +12,12 @@ from torch import Tensor
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.players import Players
-from crossfeed.training import domain_rows
-from crossfeed.training.batches import Batch, batches
-from crossfeed.training.domain_rows import DomainRows, stack
-from crossfeed.training.health import Health, HealthSums
-from crossfeed.training.proposals import Proposals, StaticProposals, propose
-from crossfeed.training.steps import Move, score, target_loss
+from crossfeed.training.step import domain_rows
+from crossfeed.training.step.batches import Batch, batches
+from crossfeed.training.step.domain_rows import DomainRows, stack
+from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.step.steps import Move, score, target_loss
+from crossfeed.training.watch.health import Health, HealthSums
 
 CONFIGS = {
     "default": tiny_config(gap_weight=0.1, reward_weight=0.5),

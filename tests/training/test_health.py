@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.training import fit as fitting
-from crossfeed.training.alarms import Alarm, find_alarms
-from crossfeed.training.batches import Batch, batches
-from crossfeed.training.domain_rows import DomainRows
-from crossfeed.training.health import Health, HealthSums
-from crossfeed.training.proposals import Proposals
-from crossfeed.training.steps import Move, Scores, TargetLoss
-from crossfeed.training.trainer import train
+from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.step.batches import Batch, batches
+from crossfeed.training.step.domain_rows import DomainRows
+from crossfeed.training.step.proposals import Proposals
+from crossfeed.training.step.steps import Move, Scores, TargetLoss
+from crossfeed.training.watch.alarms import Alarm, find_alarms
+from crossfeed.training.watch.health import Health, HealthSums
 
 HEALTHY = Health(
     separation=0.7,

@@ -19,12 +19,12 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
-from crossfeed.training import pools
-from crossfeed.training.batches import Batch, batches
-from crossfeed.training.pools import PoolSampler, alias_table
-from crossfeed.training.proposals import Proposals, StaticProposals, propose
-from crossfeed.training.steps import score
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.step import pools
+from crossfeed.training.step.batches import Batch, batches
+from crossfeed.training.step.pools import PoolSampler, alias_table
+from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.step.steps import score
 
 CLICKS = {"small": [3, 1], "large": [50, 20, 9, 4, 3, 2, 1, 1, 1, 1]}
 

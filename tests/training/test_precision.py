@@ -17,9 +17,9 @@ from crossfeed.config import Config, ModelConfig, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
-from crossfeed.training.proposals import Proposals
-from crossfeed.training.trainer import train
+from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.step.proposals import Proposals
 
 DISCRIMINATORS = get_args(ModelConfig.model_fields["discriminator"].annotation)
 

@@ -18,10 +18,11 @@ from crossfeed.cli.profiling import print_profile
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import RunError
 from crossfeed.run import Run
-from crossfeed.training import profile, stages
-from crossfeed.training.profile import read_profile
+from crossfeed.training import stages
+from crossfeed.training.loop.trainer import train
 from crossfeed.training.stages import StageClock, clocked, stage, staged
-from crossfeed.training.trainer import train
+from crossfeed.training.watch import profile
+from crossfeed.training.watch.profile import read_profile
 
 CONFIG = tiny_config(epochs=3, batch_size=8, warmup_epochs=1)
 CPU = torch.device("cpu")

@@ -17,11 +17,11 @@ from planted import planted_log, small_dataset, tiny_config
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
-from crossfeed.training.alarms import Alarm
-from crossfeed.training.fit import Fit
-from crossfeed.training.saving import Saving
-from crossfeed.training.trainer import train
+from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.watch.alarms import Alarm
 
 ATTENTION, EXPERTS = "attention generator, residual", "mixture of experts, no fuse"
 MODELS: dict[str, dict[str, object]] = {

@@ -12,11 +12,11 @@ from torch import nn
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.players import Players
-from crossfeed.training.average import RunningAverage
-from crossfeed.training.batches import batches
-from crossfeed.training.proposals import StaticProposals, propose
-from crossfeed.training.state import FitState
-from crossfeed.training.steps import discriminator_step, generator_step, score
+from crossfeed.training.loop.state import FitState
+from crossfeed.training.step.average import RunningAverage
+from crossfeed.training.step.batches import batches
+from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.steps import discriminator_step, generator_step, score
 
 
 def moved(dataset: Dataset, config: Config, *, steps: int = 1) -> FitState:

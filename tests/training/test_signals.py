@@ -20,11 +20,11 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import saving
-from crossfeed.training.batches import Batch
-from crossfeed.training.fit import Fit
-from crossfeed.training.saving import Saving
-from crossfeed.training.trainer import train
+from crossfeed.training.loop import saving
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.step.batches import Batch
 
 CONFIG = tiny_config(epochs=3, batch_size=64)
 
@@ -56,7 +56,7 @@ def options(config: Config) -> list[str]:
 SCRIPT = """
 import sys, time
 from crossfeed.cli import main
-from crossfeed.training.fit import Fit
+from crossfeed.training.loop.fit import Fit
 
 step = Fit._step
 def told_step(self, batch):

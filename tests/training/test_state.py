@@ -8,7 +8,7 @@ from planted import tiny_config
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.training.state import FitState
+from crossfeed.training.loop.state import FitState
 
 CPU = torch.device("cpu")
 

@@ -17,16 +17,16 @@ from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.losses import kl_gap, softmax_loss
 from crossfeed.model.players import Players
 from crossfeed.scorer import Histories
-from crossfeed.training.batches import Batch, batches, mask
-from crossfeed.training.health import HealthSums
-from crossfeed.training.proposals import Proposals, StaticProposals, propose
-from crossfeed.training.steps import (
+from crossfeed.training.step.batches import Batch, batches, mask
+from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.step.steps import (
     Move,
     discriminator_step,
     generator_step,
     score,
     target_loss,
 )
+from crossfeed.training.watch.health import HealthSums
 
 CONFIGS = {
     "default": tiny_config(),

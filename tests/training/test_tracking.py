@@ -16,8 +16,8 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import MissingExtraError
 from crossfeed.run import Run
-from crossfeed.training.tracking import figures
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.trainer import train
+from crossfeed.training.watch.tracking import figures
 
 Scalars = dict[str, list[tuple[int, float]]]
 """Name -> (epoch, value) in the order in which they are kept."""

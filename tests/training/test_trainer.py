@@ -18,9 +18,9 @@ from crossfeed.errors import ConfigError, OutputError, RunError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
 from crossfeed.run import Run
-from crossfeed.training.fit import Fit
-from crossfeed.training.state import FitState
-from crossfeed.training.trainer import train
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.state import FitState
+from crossfeed.training.loop.trainer import train
 
 
 def weights(run: Run, name: str = "best") -> dict[str, torch.Tensor]:

@@ -15,9 +15,9 @@ from crossfeed.cli import output
 from crossfeed.cli.options import Json
 
 if TYPE_CHECKING:
-    from crossfeed.evaluation.statistics import Comparison
-    from crossfeed.experiments.comparison import Contest, Entrant
-    from crossfeed.experiments.transfer import Transfer
+    from crossfeed.evaluation.statistics.comparisons import Comparison
+    from crossfeed.studies.comparison import Contest, Entrant
+    from crossfeed.studies.transfer import Transfer
 
 __all__ = ["compare", "print_transfer"]
 
@@ -52,8 +52,8 @@ def compare(
     crossfeed compare ours-0 ours-1 ours-2 theirs-0 theirs-1 theirs-2
     crossfeed compare ours theirs --baselines item-knn --metric recall@10 --json
     """
-    from crossfeed.experiments.comparison import contests, entrants, evaluated_part
     from crossfeed.run import Run
+    from crossfeed.studies.comparison import contests, entrants, evaluated_part
 
     opened = [Run.open(run) for run in runs]
     names = None

@@ -38,7 +38,7 @@ def simulate(
     crossfeed simulate clicks.parquet
     crossfeed simulate small.parquet --users 500 --items 400 --domains 4 --events 20000
     """
-    from crossfeed.data.simulate import simulate
+    from crossfeed.data.simulate.clicks import simulate
 
     simulation = simulate(
         out,
@@ -145,7 +145,7 @@ def prepare(
     crossfeed prepare 'postgres://me@warehouse/shop?table=clicks' --out DATASET
     crossfeed prepare 'logs/*.parquet' --engine spark://master:7077 --out DATASET
     """
-    from crossfeed.data.prepare import prepare
+    from crossfeed.data.prepare.pipeline import prepare
 
     read = _read_settings(config, settings, sections=["data"])
     dataset = prepare(
@@ -175,8 +175,8 @@ def _validate_dataset(path: Path, *, as_json: bool) -> None:
 
 
 def _validate_run(path: Path, *, as_json: bool) -> None:
-    from crossfeed.experiments.auditing import audit_run
     from crossfeed.run import Run
+    from crossfeed.studies.auditing import audit_run
 
     _tell(audit_run(Run.open(path)), path, as_json=as_json)
 
@@ -199,7 +199,7 @@ def _validate_bundle(path: Path) -> None:
 
 
 def _validate_log(log: str, config: DataConfig, source: str | None, *, as_json: bool) -> None:
-    from crossfeed.data.quality import validate_log
+    from crossfeed.data.inspect.quality import validate_log
 
     report = validate_log(log, config=config, source=source)
     if as_json:

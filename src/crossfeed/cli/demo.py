@@ -13,17 +13,17 @@ from crossfeed.cli import output, tables
 from crossfeed.cli.demo_users import print_users
 from crossfeed.config import Config, DataConfig, TrainConfig
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.prepare import prepare
-from crossfeed.data.simulate import simulate
-from crossfeed.data.truth import Truth
+from crossfeed.data.prepare.pipeline import prepare
+from crossfeed.data.simulate.clicks import simulate
+from crossfeed.data.simulate.truth import Truth
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.export import export
 from crossfeed.files import write_json
 from crossfeed.outputs import DEMO, require_folder
 from crossfeed.run import Run
-from crossfeed.serving.recommender import Recommender
-from crossfeed.serving.server import serve as serve_bundle
-from crossfeed.training.trainer import train
+from crossfeed.serving.process.server import serve as serve_bundle
+from crossfeed.serving.recommend.recommender import Recommender
+from crossfeed.training.loop.trainer import train
 
 __all__ = ["run_demo"]
 

@@ -14,9 +14,9 @@ from rich.text import Text
 
 from crossfeed.cli.output import make_table, title
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.truth import START_SECONDS, YEAR_SECONDS, Truth
+from crossfeed.data.simulate.truth import START_SECONDS, YEAR_SECONDS, Truth
 from crossfeed.scorer import Ints
-from crossfeed.serving.recommender import Recommender
+from crossfeed.serving.recommend.recommender import Recommender
 
 __all__ = ["Visitor", "choose_visitors", "print_users"]
 

@@ -13,7 +13,7 @@ from crossfeed.cli.options import Json, Overwrite, RunFolder, Seed
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from crossfeed.experiments.plausibility import Expansion, Plausibility
+    from crossfeed.studies.plausibility import Expansion, Plausibility
 
 __all__ = ["generate"]
 
@@ -48,8 +48,8 @@ def generate(
     crossfeed generate RUN --domain books --out books.parquet
     crossfeed generate RUN --domain books --users new --out books.parquet
     """
-    from crossfeed.experiments.expansion import generate
     from crossfeed.run import Run
+    from crossfeed.studies.expansion import generate
 
     expansion = generate(
         Run.open(run),

@@ -20,7 +20,7 @@ def read_history(path: Path) -> list[dict[str, object]]:
     """
     from pydantic import TypeAdapter, ValidationError
 
-    from crossfeed.serving.schemas import PastEvent
+    from crossfeed.serving.http.schemas import PastEvent
 
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")

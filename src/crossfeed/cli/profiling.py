@@ -9,7 +9,7 @@ from rich.console import Console
 from crossfeed.cli.output import make_table, title
 
 if TYPE_CHECKING:
-    from crossfeed.training.profile import ProfileReport
+    from crossfeed.training.watch.profile import ProfileReport
 
 __all__ = ["print_profile"]
 

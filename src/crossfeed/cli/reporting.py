@@ -34,8 +34,8 @@ def report(
     \b
     crossfeed evaluate RUN --baselines all && crossfeed report RUN
     """
-    from crossfeed.experiments.reporting import write_report
     from crossfeed.run import Run
+    from crossfeed.studies.reporting import write_report
 
     file = write_report(Run.open(run), out=out, examples=examples, overwrite=overwrite)
     output.say(f"the report is in {file}; open it in a browser")

@@ -16,7 +16,7 @@ from crossfeed.cli.options import Json, Overwrite
 
 if TYPE_CHECKING:
     from crossfeed.bundle import Bundle
-    from crossfeed.serving.history import HistoryStore
+    from crossfeed.serving.histories.history import HistoryStore
 
 __all__ = ["export_histories", "forget_user", "load_histories", "recommend", "serve"]
 
@@ -66,7 +66,7 @@ def recommend(
         raise typer.BadParameter("--out goes with --all; one user's items are printed")
     if domain is None or (user is None) == (history is None):
         raise typer.BadParameter("give --domain and either --user or --history, or --all")
-    from crossfeed.serving.recommender import Recommender
+    from crossfeed.serving.recommend.recommender import Recommender
 
     events = None if history is None else read_history(history)
     recommender = Recommender.load(bundle)
@@ -120,8 +120,8 @@ def serve(
     crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite --workers 4
     crossfeed serve BUNDLE --history-store redis://localhost:6379/0
     """
-    from crossfeed.serving.limits import Limits
-    from crossfeed.serving.server import serve
+    from crossfeed.serving.http.guards.limits import Limits
+    from crossfeed.serving.process.server import serve
 
     limits = Limits(
         requests_per_second=requests_per_second,
@@ -200,7 +200,7 @@ def forget_user(
 
 
 def _recommend_all(bundle: Path, *, domain: str | None, k: int, out: Path, overwrite: bool) -> None:
-    from crossfeed.serving.recommender import Recommender
+    from crossfeed.serving.recommend.recommender import Recommender
 
     Recommender.load(bundle).recommend_all(out, domain=domain, k=k, overwrite=overwrite)
     output.say(f"wrote recommendations to {out}")
@@ -214,7 +214,7 @@ def _announce(url: str) -> None:
 def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, HistoryStore]]:
     """Open the store of a bundle, filled as the service would fill it."""
     from crossfeed.bundle import Bundle
-    from crossfeed.serving.store_url import default_store_url, open_store
+    from crossfeed.serving.histories.url import default_store_url, open_store
 
     loaded = Bundle.load(bundle)
     store = open_store(url or default_store_url(bundle))

@@ -14,11 +14,11 @@ from rich.text import Text
 from crossfeed.cli.output import make_table, title
 
 if TYPE_CHECKING:
-    from crossfeed.data.quality import LogReport
+    from crossfeed.data.inspect.quality import LogReport
     from crossfeed.data.sources import Source
     from crossfeed.evaluation.audit import AuditReport
     from crossfeed.evaluation.results import Results
-    from crossfeed.serving.answers import Recommendations
+    from crossfeed.serving.recommend.answers import Recommendations
 
 __all__ = [
     "audit_table",

@@ -60,8 +60,8 @@ def train(
         config, [*(settings or ()), *tracked], sections=["model", "train"], preset=preset
     )
     from crossfeed.data.dataset import Dataset
-    from crossfeed.training.process_group import joined
-    from crossfeed.training.trainer import train
+    from crossfeed.training.loop.trainer import train
+    from crossfeed.training.parallel.process_group import joined
 
     with joined() as workers:
         train(
@@ -82,7 +82,7 @@ def train(
 
 def _show_profile(out: Path) -> None:
     from crossfeed.cli.profiling import print_profile
-    from crossfeed.training.profile import read_profile
+    from crossfeed.training.watch.profile import read_profile
 
     report = read_profile(out)
     if report is None:
@@ -126,8 +126,8 @@ def evaluate(
     from crossfeed.data.dataset import Part
     from crossfeed.evaluation.baselines import BASELINES
     from crossfeed.evaluation.evaluate import evaluate
-    from crossfeed.experiments.transfer import require_domains
     from crossfeed.run import Run
+    from crossfeed.studies.transfer import require_domains
 
     opened = Run.open(run)
     if transfer:
@@ -152,7 +152,7 @@ def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
     """Measure transfer, keep it and the gate in the run, and return it as JSON."""
     from crossfeed.cli.comparing import print_transfer
     from crossfeed.data.dataset import Part
-    from crossfeed.experiments.transfer import held_back, measure_transfer
+    from crossfeed.studies.transfer import held_back, measure_transfer
 
     measured = measure_transfer(run, part=Part[part.upper()])
     reasons = held_back(run)

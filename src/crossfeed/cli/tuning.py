@@ -14,7 +14,7 @@ from crossfeed.cli import output
 from crossfeed.cli.options import ConfigFile, Json, Preset, Seed, Settings, read_settings
 
 if TYPE_CHECKING:
-    from crossfeed.experiments.search import Search, SearchTrial
+    from crossfeed.studies.search import Search, SearchTrial
 
 __all__ = ["tune"]
 
@@ -49,8 +49,8 @@ def tune(
     """
     base = read_settings(config, settings, sections=["model", "train"], preset=preset)
     from crossfeed.data.dataset import Dataset
-    from crossfeed.experiments.search import search
-    from crossfeed.experiments.space import SPACE, read_space
+    from crossfeed.studies.search import search
+    from crossfeed.studies.space import SPACE, read_space
 
     found = search(
         Dataset.load(dataset),

@@ -8,10 +8,11 @@ from __future__ import annotations
 from torch import Tensor
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.discriminator import ItemLayer, Player
-from crossfeed.model.encoder import TimelineEncoder
-from crossfeed.model.linear import LinearEncoder
-from crossfeed.model.timelines import Timelines
+from crossfeed.model.items.layer import ItemLayer
+from crossfeed.model.player import Player
+from crossfeed.model.users.encoder import TimelineEncoder
+from crossfeed.model.users.linear import LinearEncoder
+from crossfeed.model.users.timelines import Timelines
 
 __all__ = ["Generator", "log_confidence"]
 

@@ -7,9 +7,10 @@ import torch
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.discriminator import Discriminator, Player
+from crossfeed.model.discriminator import Discriminator
 from crossfeed.model.generator import Generator
-from crossfeed.model.timelines import Timelines
+from crossfeed.model.player import Player
+from crossfeed.model.users.timelines import Timelines
 from crossfeed.scorer import Catalogue
 
 __all__ = ["Players"]

@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping
 
 import duckdb
 
-from crossfeed.data.sql import quoted_name
+from crossfeed.data.engines.sql import quoted_name
 from crossfeed.errors import ConfigError
 
 __all__ = ["check_positive", "columns_in", "typed_columns"]

@@ -21,7 +21,7 @@ import ibis
 import pyarrow as pa
 from ibis.common.exceptions import TableNotFound
 
-from crossfeed.data.sql import quoted_name
+from crossfeed.data.engines.sql import quoted_name
 from crossfeed.errors import LogError, MissingExtraError
 
 if TYPE_CHECKING:

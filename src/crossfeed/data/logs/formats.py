@@ -18,11 +18,11 @@ from typing import Protocol
 import duckdb
 import pyarrow as pa
 
+from crossfeed.data.engines.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.databases import DatabaseTable, database_table
 from crossfeed.data.logs.files import LogFile, read_head
 from crossfeed.data.logs.spark_tables import SparkTable, spark_table
 from crossfeed.data.sources import Source
-from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import LogError
 
 __all__ = [

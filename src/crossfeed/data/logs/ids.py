@@ -14,8 +14,8 @@ from typing import Literal
 
 import duckdb
 
+from crossfeed.data.engines.sql import quoted_name
 from crossfeed.data.logs.files import Format
-from crossfeed.data.sql import quoted_name
 from crossfeed.errors import LogError
 
 __all__ = ["IdRule", "common_type", "id_rule"]

@@ -13,13 +13,13 @@ import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
-from crossfeed.data.engine_duckdb import DuckDBEngine
+from crossfeed.data.engines.duckdb_engine import DuckDBEngine
+from crossfeed.data.engines.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.clicks import check_positive, columns_in, typed_columns
 from crossfeed.data.logs.formats import UNTYPED, Input, Rejects
 from crossfeed.data.logs.ids import IdRule, id_rule
 from crossfeed.data.logs.opening import Log
 from crossfeed.data.logs.times import TimeRule, time_rule
-from crossfeed.data.sql import names, quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
 __all__ = ["LogRows", "read_log", "reading", "require_readable"]

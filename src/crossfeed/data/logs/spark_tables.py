@@ -21,9 +21,9 @@ from urllib.parse import parse_qs
 import pyarrow as pa
 import pyarrow.dataset as pads
 
-from crossfeed.data.engine import BATCH_ROWS
+from crossfeed.data.engines.engine import BATCH_ROWS
+from crossfeed.data.engines.spark_session import spark_errors, spark_session
 from crossfeed.data.logs.databases import url_parts
-from crossfeed.data.spark_session import spark_errors, spark_session
 from crossfeed.errors import LogError
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.sql import quoted_name
+from crossfeed.data.engines.sql import quoted_name
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [

@@ -13,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from crossfeed.evaluation.report.contents import Epoch, Table
 from crossfeed.evaluation.report.svg import GRID, INK, SERIES, chart_style, inline_svg, plain
-from crossfeed.evaluation.statistics import Estimate
+from crossfeed.evaluation.statistics.comparisons import Estimate
 
 __all__ = ["bars_chart", "health_chart", "heat_map", "losses_chart", "validation_chart"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from crossfeed.evaluation.statistics import Comparison, Estimate
+from crossfeed.evaluation.statistics.comparisons import Comparison, Estimate
 
 __all__ = [
     "Click",

@@ -15,7 +15,7 @@ from crossfeed.evaluation.report.charts import (
     validation_chart,
 )
 from crossfeed.evaluation.report.contents import Report
-from crossfeed.evaluation.statistics import Comparison, Estimate
+from crossfeed.evaluation.statistics.comparisons import Comparison, Estimate
 
 __all__ = ["render"]
 

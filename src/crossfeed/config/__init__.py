@@ -1,0 +1,14 @@
+"""Settings: what there is, how they are read, and in what two configurations differ."""
+
+from crossfeed.config.loading import load_config, parse_config
+from crossfeed.config.sections import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "TrainConfig",
+    "load_config",
+    "parse_config",
+]

@@ -1,0 +1,50 @@
+"""Settings by name, and in which of them one configuration differs from another."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from crossfeed.config.sections import Config
+
+__all__ = ["RUNNING", "Difference", "differences", "flat"]
+
+RUNNING = ("train.device", "train.checkpoint_minutes", "train.track")
+"""Settings that say where and how a training runs, and nothing of what comes out of it."""
+
+
+@dataclass(frozen=True)
+class Difference:
+    """A setting with one value here and another one there."""
+
+    name: str
+    """section.key"""
+    here: object
+    there: object
+
+
+def differences(here: Config, there: Config, *, only_given: bool = False) -> Iterator[Difference]:
+    """Yield the settings in which two configurations differ, as JSON has their values.
+
+    Args:
+        here: one configuration.
+        there: another.
+        only_given: leave out the settings of `here` that nobody asked for: its defaults.
+    """
+    for section in type(here).model_fields:
+        own, other = getattr(here, section), getattr(there, section)
+        names = own.model_fields_set if only_given else type(own).model_fields
+        values, others = own.model_dump(mode="json"), other.model_dump(mode="json")
+        for key in values:
+            if key in names and values[key] != others[key]:
+                yield Difference(f"{section}.{key}", values[key], others[key])
+
+
+def flat(config: Config) -> dict[str, str]:
+    """Return every setting, section.key -> its value in JSON."""
+    return {
+        f"{section}.{key}": json.dumps(value, ensure_ascii=False)
+        for section, values in config.model_dump(mode="json").items()
+        for key, value in values.items()
+    }

@@ -1,0 +1,236 @@
+"""Settings, typed and grouped by concern, and the presets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+__all__ = [
+    "PRESETS",
+    "Config",
+    "DataConfig",
+    "ModelConfig",
+    "TrainConfig",
+]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, protected_namespaces=(), use_attribute_docstrings=True
+    )
+
+
+class DataConfig(_Section):
+    """How a log becomes a dataset."""
+
+    columns: dict[Literal["user_id", "item_id", "domain", "timestamp", "label"], str] = {}
+    """Names of the log's columns where they differ from crossfeed's: ours = "theirs"."""
+    positive: str | None = None
+    """Which rows are clicks: an SQL expression over the log's columns, such as `rating >= 4`.
+    By default every row if the log has no `label` column, `label > 0` if it has one."""
+    repeats: Literal["first", "last", "keep"] = "first"
+    """Which click of a repeated (user, domain, item) stays."""
+    min_user_events: int = Field(default=2, ge=1)
+    """Users with fewer clicks are dropped, repeatedly together with `min_item_events` (k-core)."""
+    min_item_events: int = Field(default=5, ge=1)
+    """Items with fewer clicks are dropped, repeatedly together with `min_user_events`."""
+    min_domain_events: int = Field(default=100, ge=1)
+    """Domains with fewer clicks are dropped, between two rounds of the k-core."""
+    split: Literal["temporal", "last-out", "new-in-domain"] = "temporal"
+    """How validation and test parts are cut off (docs/evaluation.md)."""
+    split_seed: int = 0
+    """Seed of the new-in-domain split's draw of (user, domain) pairs."""
+    time_unit: Literal["auto", "s", "ms", "iso"] = "auto"
+    """Unit of numeric timestamps, or ISO 8601 text; `auto` detects and states it."""
+    time_range: tuple[str, str] | None = None
+    """Earliest and latest possible time (ISO 8601); by default 1990 to a day from now."""
+    max_quarantine_share: float = Field(default=0.05, ge=0, le=1)
+    """Preparation stops when a larger share of the rows cannot be read."""
+
+
+class ModelConfig(_Section):
+    """The networks of both players."""
+
+    discriminator: Literal["translation", "shared-bottom", "mmoe", "ple", "star", "pepnet"] = (
+        "translation"
+    )
+    """How the discriminator forms the user's vector in a domain."""
+    generator: Literal["linear", "attention"] = "linear"
+    """How the generator reads a history: as a weighted sum, or by the discriminator's encoder."""
+    fuse: Literal["none", "residual", "sum"] = "sum"
+    """How the generator's output joins the score: not at all, in training and serving
+    (residual), or in serving alone (sum)."""
+    periods: int = Field(default=120, ge=0)
+    """Equal parts of the time that training spans, in each of which a domain's demand is learned
+    apart (docs/method.md); 0 for a demand that does not change."""
+    width: int = Field(default=64, ge=4)
+    """E: width of item vectors and tokens."""
+    table_rows: int = Field(default=0, ge=0)
+    """Rows of each player's item table where the catalogue has more items: an item's vector is the
+    sum of two rows by hashing. 0 gives each item a row of its own."""
+    heads: int = Field(default=4, ge=1)
+    """Attention heads of the cross-domain transformer."""
+    layers: int = Field(default=1, ge=1)
+    """Layers of the cross-domain transformer."""
+    dropout: float = Field(default=0.5, ge=0, lt=1)
+    """Share of activations dropped in training."""
+    drop_share: float = Field(default=0.3, ge=0, lt=1)
+    """Share of a history's events hidden in training, whatever their domain."""
+    mask_share: float = Field(default=0.15, ge=0, lt=1)
+    """Share of the target domain's own events hidden in training, of those that are left."""
+    history_per_domain: int = Field(default=50, ge=1)
+    """Newest events of each domain that the encoder reads."""
+    history_total: int = Field(default=200, ge=1)
+    """Newest events of all domains together that the encoder reads."""
+
+    def hashes(self, items: int) -> bool:
+        """Return whether the tables have fewer rows than there are items."""
+        return 0 < self.table_rows < items
+
+    @model_validator(mode="after")
+    def _heads_divide_width(self) -> Self:
+        if self.width % self.heads:
+            raise ValueError(f"model.heads={self.heads} must divide model.width={self.width}")
+        return self
+
+
+class TrainConfig(_Section):
+    """The alternating training of both players."""
+
+    seed: int = Field(default=0, ge=0, lt=2**64)
+    """Seed of everything random; the same seed on the same machine gives the same numbers."""
+    epochs: int = Field(default=30, ge=1)
+    """Largest number of passes over the training clicks, warm-up included."""
+    warmup_epochs: int = Field(default=1, ge=0)
+    """Passes in which the generator learns by likelihood and the discriminator from static
+    proposals alone."""
+    patience: int = Field(default=3, ge=1)
+    """Epochs without a better validation before training stops."""
+    batch_size: int = Field(default=1024, ge=1)
+    """Clicks per step."""
+    learning_rate: float = Field(default=3e-3, gt=0)
+    """Step size of both players' optimisers."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay of both players' optimisers."""
+    average: float = Field(default=0.998, ge=0, lt=1)
+    """What a step leaves of the running average of the weights, which is validated, kept and
+    served; 0 keeps the weights themselves."""
+    gradient_clip: float = Field(default=5.0, gt=0)
+    """Largest norm of a player's gradient."""
+    candidates: int = Field(default=100, ge=2)
+    """K: candidates drawn per click."""
+    expand_domains: tuple[str, ...] | None = None
+    """Domains that the generator expands; None expands all. The others are targets with static
+    proposals only."""
+    objective: Literal["softmax", "full-softmax", "binary"] = "softmax"
+    """The discriminator's loss: which of click and candidates was clicked, which item of the whole
+    pool was, or real against generated one by one."""
+    correction: float = Field(default=1.0, ge=0, le=1)
+    """Power of the proposal taken out of the scores: 1 is the full correction, 0 none."""
+    proposal_share: float = Field(default=0.8, ge=0, lt=1)
+    """The generator's share of the proposal; the rest is static."""
+    pool_items: int = Field(default=4096, ge=2)
+    """Largest pool that a step looks at as a whole. Of larger ones it draws as many items anew in
+    each step, divided among the domains, with their probabilities in the correction."""
+    dense_items: int = Field(default=50_000, ge=0)
+    """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
+    that it looked at, so that its cost does not grow with the catalogue."""
+    static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
+    """The static part of the proposal: popularity ^ 0.75, uniform, or clicks of the batch's other
+    rows, corrected by the items' shares of all training clicks."""
+    gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"
+    """The distance between clicks and candidates in the gap loss."""
+    gap_weight: float = Field(default=0.1, ge=0)
+    """Weight of the gap loss L3."""
+    gap_scale: float = Field(default=1.0, gt=0)
+    """tau in the gap loss exp(-gap / tau)."""
+    reward_weight: float = Field(default=0.1, ge=0)
+    """Weight of the generator's adversarial loss L1."""
+    anchor_weight: float = Field(default=1.0, ge=0)
+    """Weight of the likelihood anchor, which ties the generator to real clicks."""
+    discriminator_steps: int = Field(default=1, ge=1)
+    """Discriminator steps for each generator step, counted over all epochs."""
+    select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
+    """The validation figure that chooses the best epoch."""
+    on_collapse: Literal["warn", "roll-back"] = "warn"
+    """What follows an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
+    half the learning rate, three times at most."""
+    checkpoint_minutes: float = Field(default=10.0, ge=0)
+    """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
+    ends with one. 0 writes those alone."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the players' matrix products are made in; weights, softmax, losses and all that is
+    served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
+    compile: bool = False
+    """Whether both players' encoders are compiled (torch.compile), which takes minutes before the
+    first step."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where the networks are trained."""
+    table_sharding: Literal["none", "row"] = "none"
+    """Whether each of several processes holds all item vectors, or its part of the rows
+    (docs/distributed.md; extra `distributed`)."""
+    table_learning_rate: float = Field(default=0.1, gt=0)
+    """Step size of the row-wise Adagrad that moves divided rows."""
+    track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
+    """Who is told each epoch's figures besides the run (docs/training.md)."""
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Self:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(
+                f"train.warmup_epochs={self.warmup_epochs} exceeds train.epochs={self.epochs}"
+            )
+        return self
+
+
+class Config(_Section):
+    """All settings; each section can be left out."""
+
+    data: DataConfig = DataConfig()
+    model: ModelConfig = ModelConfig()
+    train: TrainConfig = TrainConfig()
+
+    @model_validator(mode="after")
+    def _whole_pool_has_no_residual(self) -> Self:
+        if self.train.objective == "full-softmax" and self.model.fuse == "residual":
+            raise ValueError(
+                "train.objective='full-softmax' does not go with model.fuse='residual': "
+                "it is 'none' or 'sum' there"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _hashed_rows_are_whole(self) -> Self:
+        if self.model.table_rows and self.train.table_sharding == "row":
+            raise ValueError(
+                f"model.table_rows={self.model.table_rows} does not go with "
+                "train.table_sharding='row': a table is hashed or divided"
+            )
+        return self
+
+    @property
+    def has_generator(self) -> bool:
+        """Return whether the generator has a part in training or in the score."""
+        return self.train.proposal_share > 0 or self.model.fuse != "none"
+
+
+PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
+    # Every term of the claims with a weight above zero.
+    "claims": {
+        "model": {"fuse": "residual"},
+        "train": {"gap": "mmd", "gap_weight": 0.1, "reward_weight": 0.1, "proposal_share": 0.8},
+    },
+    # The loss as it is usually published: no correction, the generator's samples alone matter.
+    "published": {
+        "model": {"fuse": "none"},
+        "train": {"objective": "binary", "correction": 0.0, "reward_weight": 1.0},
+    },
+    # The discriminator alone on static proposals: an ordinary multi-domain network.
+    "no-adversary": {
+        "model": {"fuse": "none"},
+        "train": {"proposal_share": 0.0, "reward_weight": 0.0, "gap": "none"},
+    },
+}
+"""Named settings between the defaults and the file."""

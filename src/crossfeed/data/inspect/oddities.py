@@ -1,0 +1,132 @@
+"""What is strange in a log's clicks: ties, gaps, twins among ids, users that are no people."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import ibis.expr.types as ir
+
+from crossfeed.data.dataset import ROW_ORDER
+from crossfeed.data.engines.engine import Engine
+from crossfeed.data.logs import LogRows
+from crossfeed.data.logs.times import iso_time
+
+__all__ = ["BOT_RULE", "Bot", "Oddities", "Twins", "find_oddities"]
+
+_EXAMPLES = 3
+_DAY = 86_400_000
+_BOT_CLICKS = 200
+_BOT_TIMES = 50
+
+BOT_RULE = (
+    f"more than {_BOT_CLICKS} clicks in a day, and more than {_BOT_TIMES} times what half of "
+    "the users reach on their busiest day"
+)
+"""Which users are suspected to be bots."""
+
+
+@dataclass(frozen=True)
+class Twins:
+    """Ids of one kind that differ by case or by white space alone."""
+
+    kind: str
+    """user_id, item_id or domain"""
+    groups: int
+    """How many ids there would be fewer, were they one."""
+    examples: tuple[tuple[str, ...], ...]
+    """The ids of the first groups."""
+
+
+@dataclass(frozen=True)
+class Bot:
+    """A user whose busiest day is beyond what people do."""
+
+    user_id: str
+    clicks: int
+    """On that day."""
+
+
+@dataclass(frozen=True)
+class Oddities:
+    """What is strange in a log, none of which stops its preparation."""
+
+    duplicates: int
+    """Clicks that repeat another one in all: user, item, domain and time."""
+    shared_items: int
+    """Item ids that are seen under more than one domain, where each is an item of its own."""
+    tied: int
+    """Clicks of a user at the time of another of their clicks: their order is not known."""
+    longest_gap_days: int
+    """Days in a row without any click, between the first one and the last."""
+    gap_after: str | None
+    """The last day before that gap, ISO 8601."""
+    twins: tuple[Twins, ...]
+    bots: tuple[Bot, ...]
+    """The busiest first, ten at most; BOT_RULE says who they are."""
+    bot_count: int
+
+
+def find_oddities(engine: Engine, clicks: ir.Table, rows: LogRows) -> Oddities:
+    """Look for what is strange.
+
+    Args:
+        engine: where the clicks are kept.
+        clicks: user_id, item_id, domain, time.
+        rows: says how the log's ids and times are written.
+    """
+    timed = rows.time_unit != ROW_ORDER
+    everything = ["user_id", "item_id", "domain", "time"]
+    total = engine.count(clicks)
+    distinct = engine.count(clicks.select(everything).distinct()) if timed else total
+    domains = clicks.group_by("item_id").agg(domains=clicks["domain"].nunique())
+    gap, after = _longest_gap(engine, clicks) if timed else (0, None)
+    bots = _bots(engine, clicks) if timed else []
+    texts = {"user_id": rows.user_ids, "item_id": rows.item_ids, "domain": "text"}
+    twins = [_twins(engine, clicks, name) for name, kind in texts.items() if kind != "integer"]
+    return Oddities(
+        duplicates=total - distinct,
+        shared_items=engine.count(domains.filter(domains["domains"] > 1)),
+        tied=_tied(engine, clicks) if timed else 0,
+        longest_gap_days=gap,
+        gap_after=after,
+        twins=tuple(one for one in twins if one.groups),
+        bots=tuple(bots[:10]),
+        bot_count=len(bots),
+    )
+
+
+def _tied(engine: Engine, clicks: ir.Table) -> int:
+    counts = clicks.group_by(["user_id", "time"]).agg(clicks=clicks.count())
+    [row] = engine.records(
+        counts.filter(counts["clicks"] > 1).agg(tied=lambda t: t["clicks"].sum())
+    )
+    return int(row["tied"] or 0)
+
+
+def _longest_gap(engine: Engine, clicks: ir.Table) -> tuple[int, str | None]:
+    days = clicks.select(day=clicks["time"] // _DAY).distinct()
+    gaps = days.mutate(gap=days["day"].lead().over(order_by="day") - days["day"] - 1)
+    [row] = engine.records(gaps.agg(gap=gaps["gap"].max(), day=gaps["day"].argmax(gaps["gap"])))
+    if not row["gap"]:
+        return 0, None
+    return int(row["gap"]), iso_time(int(row["day"]) * _DAY)[:10]
+
+
+def _bots(engine: Engine, clicks: ir.Table) -> list[Bot]:
+    days = clicks.group_by("user_id", day=clicks["time"] // _DAY).agg(clicks=clicks.count())
+    busiest = days.group_by("user_id").agg(clicks=days["clicks"].max())
+    [row] = engine.records(busiest.agg(usual=busiest["clicks"].quantile(0.5)))
+    least = max(_BOT_CLICKS, _BOT_TIMES * float(row["usual"] or 0))
+    found = busiest.filter(busiest["clicks"] > least)
+    ordered = found.order_by([found["clicks"].desc(), found["user_id"]])
+    return [Bot(str(row["user_id"]), int(row["clicks"])) for row in engine.records(ordered)]
+
+
+def _twins(engine: Engine, clicks: ir.Table, name: str) -> Twins:
+    ids = clicks.select(id=clicks[name].cast("string")).distinct()
+    plain = ids.mutate(plain=ids["id"].re_replace(r"\s+", " ").strip().lower())
+    groups = plain.group_by("plain").agg(count=plain.count(), ids=plain["id"].collect())
+    several = engine.keep(groups.filter(groups["count"] > 1))
+    [row] = engine.records(several.agg(fewer=(several["count"] - 1).sum()))
+    examples = engine.records(several.order_by("plain").limit(_EXAMPLES))
+    return Twins(name, int(row["fewer"] or 0), tuple(tuple(sorted(one["ids"])) for one in examples))

@@ -1,0 +1,293 @@
+"""The three ways to cut validation and test parts off a dataset's clicks.
+
+A split takes tables of codes (user, item, time, tie) and returns them with a `part`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import ibis
+import ibis.expr.types as ir
+
+from crossfeed.config import DataConfig
+from crossfeed.data.dataset import Part
+from crossfeed.data.engines.engine import Engine
+from crossfeed.data.prepare.filters import ORDER, drop_repeats, filter_clicks
+
+__all__ = ["HELD_OUT_SHARE", "SPLITS", "Split", "SplitInput"]
+
+HELD_OUT_SHARE = 0.1
+"""Share of the events (temporal) or (user, domain) pairs (new-in-domain) in the test part, and
+again in the validation part."""
+
+_LEAST_FOR_LAST_OUT = 3
+_BUCKETS = 1 << 14
+
+
+@dataclass(frozen=True)
+class SplitInput:
+    """Clicks as codes, and the names that the codes stand for."""
+
+    clicks: ir.Table
+    """user, item, time, tie; read once where `data.repeats` is "first" """
+    total: int
+    """How many clicks there are."""
+    items: ir.Table
+    """item, domain"""
+    users: ir.Table
+    """user, user_id"""
+    domains: ir.Table
+    """domain, domain_name"""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The clicks of a dataset, each with its part."""
+
+    events: ir.Table
+    """user, item, time, tie, part"""
+    users: ir.Table
+    """user, events"""
+    items: ir.Table
+    """item, clicks (training part), clicks_all"""
+    parts: dict[str, int]
+    """How many events each part has, by the name of the `Part`."""
+    dropped: dict[str, int]
+    """How many clicks were dropped for which reason."""
+    cuts: dict[str, int]
+    """Where validation and test begin, in milliseconds since 1970; empty if not cut by time."""
+
+
+def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
+    """Cut once in time for all domains; filters see the training part alone."""
+    clicks = given.clicks
+    unique = _unique(engine, clicks, config)
+    validation, test = _cuts(engine, unique)
+    parted = _with_time_parts(unique, validation, test)
+    if config.repeats == "last":
+        # A later repeat must not take a click out of the training part.
+        parted = _last_of_first_part(_with_time_parts(clicks, validation, test))
+        parted = engine.keep(parted)
+    left = engine.count(parted)
+    training = parted.filter(parted["part"] == Part.TRAIN.value)
+    later = parted.filter(parted["part"] != Part.TRAIN.value)
+    fitted = filter_clicks(engine, training, given.items, config)
+    later_kept = _in_domains_of(fitted.items, later, given.items, engine)
+    parts = _count_parts(engine, later_kept)
+    trained = left - engine.count(later) - sum(fitted.dropped.values())
+    lost = left - trained - sum(fitted.dropped.values()) - sum(parts.values())
+    # What the filters have counted is not counted again.
+    trained_items = fitted.items.select("item", clicks="events", clicks_all="events")
+    items = trained_items.union(_count_items(later_kept)).group_by("item")
+    users = fitted.users.union(_count_users(later_kept)).group_by("user")
+    return Split(
+        events=fitted.clicks.union(later_kept),
+        users=engine.keep(users.agg(events=lambda table: table["events"].sum())),
+        items=engine.keep(
+            items.agg(
+                clicks=lambda table: table["clicks"].sum(),
+                clicks_all=lambda table: table["clicks_all"].sum(),
+            )
+        ),
+        parts={**parts, Part.TRAIN.name: trained},
+        dropped={
+            "repeat": given.total - left,
+            **fitted.dropped,
+            "later click in a dropped domain": lost,
+        },
+        cuts={"validation": validation, "test": test},
+    )
+
+
+def split_last_out(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
+    """Test on the last click of each (user, domain) with at least three, validate on the previous.
+
+    It trains on clicks later than other users' tests: comparable with the literature, but not
+    for claims about a product.
+    """
+    clicks, dropped = _filtered(engine, given, config)
+    clicks = clicks.join(given.items, "item")
+    pair = ["user", "domain"]
+    from_end = ibis.row_number().over(
+        group_by=pair, order_by=[clicks[name].desc() for name in ORDER]
+    )
+    size = clicks.count().over(group_by=pair)
+    ranked = clicks.mutate(from_end=from_end, size=size)
+    enough = ranked["size"] >= _LEAST_FOR_LAST_OUT
+    part = ibis.cases(
+        (enough & (ranked["from_end"] == 0), Part.TEST.value),
+        (enough & (ranked["from_end"] == 1), Part.VALIDATION.value),
+        else_=Part.TRAIN.value,
+    )
+    return _split(engine, ranked.mutate(part=part), dropped)
+
+
+def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
+    """Hold out every click of some (user, domain) pairs; the first of each is evaluated.
+
+    Which pairs is decided by a hash of seed, user and domain, not by the order of rows. The pair
+    of each user with the largest hash is never held out, so every user keeps a domain.
+    """
+    clicks, dropped = _filtered(engine, given, config)
+    clicks = clicks.join(given.items, "item")
+    pairs = clicks.select("user", "domain").distinct()
+    named = pairs.join(given.users, "user").join(given.domains, "domain")
+    key = ibis.literal(f"{config.split_seed}|") + named["user_id"].cast("string") + "|"
+    drawn = engine.keep(
+        named.select("user", "domain", draw=(key + named["domain_name"]).hexdigest("sha256"))
+    )
+    largest = drawn["draw"].max().over(group_by="user")
+    eligible = drawn["draw"] < largest
+    held = engine.keep(
+        drawn.select(
+            "user",
+            "domain",
+            kind=ibis.cases(
+                (eligible & (drawn["draw"] < _hex_share(HELD_OUT_SHARE)), "test"),
+                (eligible & (drawn["draw"] < _hex_share(2 * HELD_OUT_SHARE)), "validation"),
+                else_="train",
+            ),
+        )
+    )
+    joined = clicks.join(held, ["user", "domain"])
+    first = (
+        ibis.row_number().over(
+            group_by=["user", "domain"], order_by=[joined[name] for name in ORDER]
+        )
+        == 0
+    )
+    part = ibis.cases(
+        (joined["kind"] == "train", Part.TRAIN.value),
+        ((joined["kind"] == "test") & first, Part.TEST.value),
+        (joined["kind"] == "test", Part.TEST_REST.value),
+        (first, Part.VALIDATION.value),
+        else_=Part.VALIDATION_REST.value,
+    )
+    return _split(engine, joined.mutate(part=part), dropped)
+
+
+SPLITS: dict[str, Callable[[Engine, SplitInput, DataConfig], Split]] = {
+    "temporal": split_by_time,
+    "last-out": split_last_out,
+    "new-in-domain": split_new_in_domain,
+}
+"""The splits by the name of `data.split`."""
+
+
+def _filtered(
+    engine: Engine, given: SplitInput, config: DataConfig
+) -> tuple[ir.Table, dict[str, int]]:
+    unique = _unique(engine, given.clicks, config)
+    repeats = given.total - engine.count(unique)
+    filtered = filter_clicks(engine, unique, given.items, config)
+    return filtered.clicks, {"repeat": repeats, **filtered.dropped}
+
+
+def _unique(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
+    if config.repeats == "keep":
+        return clicks
+    return engine.keep(drop_repeats(clicks, config.repeats))
+
+
+def _split(engine: Engine, parted: ir.Table, dropped: dict[str, int]) -> Split:
+    # Kept, because the windows that make the part are worth sorting for once only.
+    events = engine.keep(
+        parted.select("user", "item", "time", "tie", part=parted["part"].cast("int8"))
+    )
+    return Split(
+        events=events,
+        users=engine.keep(_count_users(events)),
+        items=engine.keep(_count_items(events)),
+        parts=_count_parts(engine, events),
+        dropped=dropped,
+        cuts={},
+    )
+
+
+def _in_domains_of(fitted: ir.Table, clicks: ir.Table, items: ir.Table, engine: Engine) -> ir.Table:
+    """Return the clicks in the domains that hold a fitted item."""
+    alive = items.semi_join(fitted, "item")
+    dead = engine.keep(items.anti_join(alive.select("domain").distinct(), "domain").select("item"))
+    return clicks.anti_join(dead, "item") if engine.count(dead) else clicks
+
+
+def _count_users(events: ir.Table) -> ir.Table:
+    return events.group_by("user").agg(events=lambda table: table.count())
+
+
+def _count_items(events: ir.Table) -> ir.Table:
+    return events.group_by("item").agg(
+        clicks=lambda table: (table["part"] == Part.TRAIN.value).cast("int64").sum(),
+        clicks_all=lambda table: table.count(),
+    )
+
+
+def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
+    counts = events.group_by("part").agg(events=lambda table: table.count())
+    return {Part(row["part"]).name: row["events"] for row in engine.records(counts)}
+
+
+def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
+    """Return the times before which the shares of training, then of validation too, lie.
+
+    Equal times fall on one side. Between two clicks it is the quantile, interpolated.
+    """
+    [range_] = engine.records(
+        clicks.agg(rows=clicks.count(), first=clicks["time"].min(), last=clicks["time"].max())
+    )
+    if not range_["rows"]:
+        return 0, 0
+    cuts = []
+    for share in (1 - 2 * HELD_OUT_SHARE, 1 - HELD_OUT_SHARE):
+        position = share * (range_["rows"] - 1)
+        below, above = (
+            _time_of_rank(engine, clicks, rank, range_["first"], range_["last"])
+            for rank in (math.floor(position), math.ceil(position))
+        )
+        cuts.append(math.ceil(below + (above - below) * (position - math.floor(position))))
+    return cuts[0], cuts[1]
+
+
+def _time_of_rank(engine: Engine, clicks: ir.Table, rank: int, first: int, last: int) -> int:
+    """Return the time of the click with so many before it in the order of time.
+
+    The engines' quantiles hold every value in memory, or estimate. This counts the clicks of
+    `_BUCKETS` spans of time, then those of the spans within the one that is meant.
+    """
+    while first < last:
+        width = (last - first) // _BUCKETS + 1
+        inside = clicks.filter(clicks["time"].between(first, last))
+        spans = inside.group_by(span=(inside["time"] - first) // width)
+        counts = spans.agg(clicks=lambda table: table.count()).order_by("span")
+        for row in engine.records(counts):
+            if rank < row["clicks"]:
+                break
+            rank -= row["clicks"]
+        first += int(row["span"]) * width
+        last = min(last, first + width - 1)
+    return first
+
+
+def _with_time_parts(clicks: ir.Table, validation: int, test: int) -> ir.Table:
+    part = ibis.cases(
+        (clicks["time"] < validation, Part.TRAIN.value),
+        (clicks["time"] < test, Part.VALIDATION.value),
+        else_=Part.TEST.value,
+    )
+    return clicks.mutate(part=part.cast("int8"))
+
+
+def _last_of_first_part(parted: ir.Table) -> ir.Table:
+    last = drop_repeats(parted, "last", within=("part",))
+    # Not a window in a filter, which ibis 12 writes as Spark cannot read it.
+    firsts = last.group_by(["user", "item"]).agg(first_part=last["part"].min())
+    joined = last.join(firsts, ["user", "item"])
+    return joined.filter(joined["part"] == joined["first_part"]).drop("first_part")
+
+
+def _hex_share(share: float) -> str:
+    """Return the hexadecimal text below which lies `share` of all hashes."""
+    return f"{int(share * 2**32):08x}"

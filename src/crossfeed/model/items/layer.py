@@ -1,0 +1,105 @@
+"""The item side of both players: a vector and a bias per item.
+
+Dims: B rows, N items of a pool, E width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.items.hashed_table import HashedTable
+
+__all__ = ["ItemLayer", "values_of"]
+
+
+def values_of(users: Tensor, vectors: Tensor, biases: Tensor) -> Tensor:
+    """Return (..., B, N) the value of each item of a pool for each user.
+
+    Args:
+        users: (B, E), or (n, B, E) of n pools.
+        vectors: (..., N, E) and
+        biases: (..., N) of the pools' items, see `ItemLayer.pools`.
+    """
+    if users.ndim == 2:
+        return torch.addmm(biases, users, vectors.T)
+    return torch.baddbmm(biases.unsqueeze(-2), users, vectors.mT)
+
+
+class ItemLayer(nn.Module):
+    """A fully connected layer from a user's vector to one value per item.
+
+    Its weight rows are the item vectors, so a slice of it gives the values of one domain's pool.
+    The generator's output layer and the discriminator's scoring layer are both of this form, and
+    each player reads histories through its own layer's item vectors.
+    """
+
+    def __init__(self, *, items: int, config: ModelConfig) -> None:
+        super().__init__()
+        width = config.width
+        if config.hashes(items):
+            self.vectors: nn.Embedding = HashedTable(
+                items=items, rows=config.table_rows, width=width
+            )
+        else:
+            self.vectors = nn.Embedding(items, width)
+            nn.init.normal_(self.vectors.weight, std=width**-0.5)
+        self.biases = nn.Parameter(torch.zeros(items))
+
+    def forward(self, users: Tensor, pool: slice) -> Tensor:
+        """Return (B, N) the value of each item of the pool for each user (B, E)."""
+        return values_of(users, *self.pools([pool])[0])
+
+    def item_vectors(self) -> Tensor:
+        """Return (I, E) the vectors of all items."""
+        table = self.vectors
+        return table.whole() if isinstance(table, HashedTable) else table.weight
+
+    def pools(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the vectors (N, E) and biases (N,) of several pools at once.
+
+        Args:
+            pools: where each pool's items lie; slices ascend and do not overlap. Of n pools that
+                are padded to N items (n, N), which makes vectors (n, N, E) and biases (n, N).
+        """
+        if self.vectors.sparse or isinstance(self.vectors, HashedTable):
+            return self._looked_up(pools)
+        # Each slice of a table would have a gradient as large as the table; those of one split are
+        # written once.
+        slices = iter(self._slices([pool for pool in pools if isinstance(pool, slice)]))
+        return [
+            next(slices) if isinstance(pool, slice) else (self.vectors(pool), self.biases[pool])
+            for pool in pools
+        ]
+
+    def _slices(self, pools: Sequence[slice]) -> list[tuple[Tensor, Tensor]]:
+        sizes, end = [], 0
+        for pool in pools:
+            sizes += [pool.start - end, pool.stop - pool.start]
+            end = pool.stop
+        sizes.append(self.biases.shape[0] - end)
+        vectors, biases = (
+            torch.split(table, sizes)[1::2] for table in (self.vectors.weight, self.biases)
+        )
+        return list(zip(vectors, biases, strict=True))
+
+    def _looked_up(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:
+        """Return the same with gradients of the rows alone, by one look at the tables for all."""
+        device = self.biases.device
+        items = [
+            torch.arange(pool.start, pool.stop, device=device) if isinstance(pool, slice) else pool
+            for pool in pools
+        ]
+        sizes, together = (
+            [one.numel() for one in items],
+            torch.cat([one.flatten() for one in items]),
+        )
+        biases = torch.gather(self.biases, 0, together, sparse_grad=self.vectors.sparse)
+        looked_up = torch.split(self.vectors(together), sizes), torch.split(biases, sizes)
+        return [
+            (vectors.view(*one.shape, -1), own.view(one.shape))
+            for one, vectors, own in zip(items, *looked_up, strict=True)
+        ]

@@ -1,0 +1,92 @@
+"""The trained players behind the `VectorScorer` protocol: what is evaluated, exported and served.
+
+Dims: B rows, N items of a pool, E width of the score's vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.players import Players
+from crossfeed.model.users.timelines import build_timelines
+from crossfeed.scorer import Catalogue, Floats, Histories, Ints
+
+__all__ = ["NetworkScorer"]
+
+_ROWS_AT_ONCE = 1024
+
+
+class NetworkScorer:
+    """Scores by the players' weights as they were when it was made; inference only."""
+
+    def __init__(self, catalogue: Catalogue, players: Players, *, name: str = "crossfeed") -> None:
+        self.catalogue = catalogue
+        self.players = players.eval()
+        self._name = name
+
+    @classmethod
+    def from_state(
+        cls, catalogue: Catalogue, config: ModelConfig, state: Mapping[str, Tensor]
+    ) -> NetworkScorer:
+        """Rebuild a scorer from the tensors that `state` returned."""
+        with torch.device("meta"):  # nothing is drawn at random only to be overwritten
+            players = Players(catalogue, config)
+        players.load_state_dict(dict(state), assign=True)
+        return cls(catalogue, players)
+
+    @property
+    def name(self) -> str:
+        """Return the name under which results are shown."""
+        return self._name
+
+    @property
+    def config(self) -> ModelConfig:
+        """Return the settings of the networks."""
+        return self.players.config
+
+    def state(self) -> dict[str, Tensor]:
+        """Return all weights by name, on the CPU."""
+        return {name: value.cpu() for name, value in self.players.state_dict().items()}
+
+    @cached_property
+    def item_vectors(self) -> Floats:
+        """Return (I, E) one vector per item."""
+        return _array(self.players.item_vectors())
+
+    @cached_property
+    def item_biases(self) -> Floats:
+        """Return (I,) one bias per item."""
+        return _array(self.players.item_biases())
+
+    def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
+        """Return (B, E) each user's vector in the target domain of its row."""
+        chunks = [
+            self._encode(histories.rows_between(first, first + _ROWS_AT_ONCE), domains[first:])
+            for first in range(0, len(histories), _ROWS_AT_ONCE)
+        ]
+        width = self.item_vectors.shape[1]
+        return np.concatenate([np.zeros((0, width), np.float32), *chunks])
+
+    def score(self, histories: Histories, domain: int) -> Floats:
+        """Return (B, N) the score of each item of the domain's pool for each history."""
+        pool = self.catalogue.pool(domain)
+        users = self.user_vectors(histories, np.full(len(histories), domain, np.int64))
+        return users @ self.item_vectors[pool].T + self.item_biases[pool]
+
+    def _encode(self, histories: Histories, domains: Ints) -> Floats:
+        timelines = build_timelines(
+            histories, domains[: len(histories)], catalogue=self.catalogue, config=self.config
+        )
+        device = next(self.players.parameters()).device
+        times = None if histories.times is None else torch.from_numpy(histories.times).to(device)
+        return _array(self.players.user_vectors(timelines.to(device), times))
+
+
+def _array(values: Tensor) -> Floats:
+    return values.detach().cpu().numpy().astype(np.float32)

@@ -1,0 +1,106 @@
+"""The user side of the score as an ONNX graph.
+
+Item vectors go in with the items that a batch reads, so that the graph stays small and every
+process of a machine can have one copy of them.
+
+Dims: B rows, T items, E width of the score's vectors (both players' where it is fused).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from crossfeed.errors import MissingExtraError
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.model.onnx.probes import probes
+from crossfeed.model.onnx.runtime import GRAPH_INPUTS
+from crossfeed.model.players import Players
+from crossfeed.model.users.timelines import Timelines, build_timelines
+
+__all__ = ["export_encoder"]
+
+_OPSET = 18
+"""What torch writes and ONNX Runtime serves: 23 is written, too, and fails at run time."""
+
+
+def export_encoder(scorer: NetworkScorer) -> bytes:
+    """Return the graph (`vectors` (T, E), then the timelines' fields) -> (B, E) users.
+
+    Raises:
+        MissingExtraError: the extra `serve` is not installed.
+    """
+    for package in ("onnxscript", "onnxruntime"):
+        if importlib.util.find_spec(package) is None:
+            raise MissingExtraError(package=package, extra="serve")
+    histories, domains = probes(scorer.catalogue)
+    timelines = build_timelines(
+        histories, domains, catalogue=scorer.catalogue, config=scorer.config
+    )
+    vectors = torch.from_numpy(scorer.item_vectors[timelines.items.numpy()])
+    fields = [getattr(timelines, name) for name in GRAPH_INPUTS[1:]]
+    free = {0: torch.export.Dim.DYNAMIC}
+    graph = _UserSide(scorer.players).eval()
+    with _quiet(), torch.no_grad():
+        traced = torch.export.export(
+            graph, (vectors, *fields), dynamic_shapes=(free, tuple(free for _ in fields))
+        )
+        program = torch.onnx.export(
+            traced,
+            (),
+            dynamo=True,
+            opset_version=_OPSET,
+            input_names=list(GRAPH_INPUTS),
+            output_names=["users"],
+            verbose=False,
+        )
+    assert program is not None
+    proto = program.model_proto
+    for node in proto.graph.node:
+        node.ClearField("metadata_props")  # paths and lines of the source where it was exported
+    return bytes(proto.SerializeToString(deterministic=True))
+
+
+class _UserSide(nn.Module):
+    """`Players.user_vectors` with the item vectors as an input."""
+
+    def __init__(self, players: Players) -> None:
+        super().__init__()
+        self.players = players
+
+    def forward(self, vectors: Tensor, *fields: Tensor) -> Tensor:
+        """Return (B, E) users; the fields are those of the timelines but the items."""
+        # Each player looks up rows of its own item table: here they come looked up already.
+        timelines = Timelines(fields[0], *fields)
+        width = self.players.config.width
+        users = self.players.discriminator.network(timelines, _looked_up(vectors[:, :width]))
+        if not self.players.fused:
+            return users  # type: ignore[no-any-return]
+        proposing = self.players.generator.encoder(timelines, _looked_up(vectors[:, width:]))
+        return torch.cat([users, proposing], dim=1)
+
+
+def _looked_up(vectors: Tensor) -> nn.Embedding:
+    """Return what stands in for an item table whose rows are at hand."""
+    look_up: Callable[[Tensor], Tensor] = lambda items: vectors  # noqa: E731
+    return cast(nn.Embedding, look_up)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence what the exporter says of itself and of packages that nobody needs here."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,0 +1,133 @@
+"""The user side of the score in ONNX Runtime: what encodes users in service.
+
+Dims: B rows, T items, E width of the score's vectors.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from pathlib import Path
+
+import numpy as np
+
+from crossfeed.config import ModelConfig
+from crossfeed.model.onnx.probes import probes
+from crossfeed.model.users.grouping import Grouped, group
+from crossfeed.scorer import Catalogue, Floats, Histories, Ints
+
+__all__ = [
+    "GRAPH_INPUTS",
+    "TOLERANCE",
+    "OnnxEncoder",
+    "largest_difference",
+    "open_encoder",
+]
+
+_log = logging.getLogger(__name__)
+
+GRAPH_INPUTS = ("vectors", *Grouped._fields[1:])
+"""The vectors (T, E) of the items that a batch reads, then its timelines without the items."""
+
+TOLERANCE = 1e-4
+"""By how much a user's vector may differ from the eager one."""
+
+_ROWS_AT_ONCE = 1024
+
+
+class OnnxEncoder:
+    """Encodes users by an exported graph."""
+
+    def __init__(
+        self, graph: bytes, *, catalogue: Catalogue, config: ModelConfig, item_vectors: Floats
+    ) -> None:
+        """Load a graph that `export_encoder` made.
+
+        Args:
+            graph: the graph.
+            catalogue: of the model that it was made from.
+            config: of that model.
+            item_vectors: (I, E) of that model.
+        """
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        # One row takes less than waking another thread; several requests are one batch.
+        options.intra_op_num_threads = options.inter_op_num_threads = 1
+        options.log_severity_level = 3  # what it optimises is of no interest
+        self._session = onnxruntime.InferenceSession(
+            graph, options, providers=["CPUExecutionProvider"]
+        )
+        # Of the inputs, the exporter drops those that a network does not read.
+        self._wanted = {given.name for given in self._session.get_inputs()} - {"vectors"}
+        self.catalogue, self._config, self._item_vectors = catalogue, config, item_vectors
+
+    def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
+        """Return (B, E) each user's vector in the target domain of its row."""
+        chunks = [
+            self._encode(histories.rows_between(first, first + _ROWS_AT_ONCE), domains[first:])
+            for first in range(0, len(histories), _ROWS_AT_ONCE)
+        ]
+        width = self._item_vectors.shape[1]
+        return np.concatenate([np.zeros((0, width), np.float32), *chunks])
+
+    def _encode(self, histories: Histories, domains: Ints) -> Floats:
+        grouped = group(
+            histories, domains[: len(histories)], catalogue=self.catalogue, config=self._config
+        )
+        given = {name: getattr(grouped, name) for name in self._wanted}
+        given["vectors"] = self._item_vectors[grouped.items]
+        [users] = self._session.run(None, given)
+        return np.asarray(users, dtype=np.float32)
+
+
+def open_encoder(
+    file: Path,
+    *,
+    expected: Floats,
+    catalogue: Catalogue,
+    config: ModelConfig,
+    item_vectors: Floats,
+) -> OnnxEncoder | None:
+    """Return the encoder of an exported graph, or None where it cannot be used.
+
+    The graph must give the eager vectors here and now, not only where it was exported: another
+    version of the runtime or another processor may compute otherwise.
+
+    Args:
+        file: the graph.
+        expected: (P, E) what the eager encoder gave for the probes when the graph was exported.
+        catalogue: of the model.
+        config: of the model.
+        item_vectors: (I, E) of the model.
+    """
+    if importlib.util.find_spec("onnxruntime") is None:
+        _log.warning("torch encodes users: onnxruntime is not installed")
+        return None
+    try:
+        encoder = OnnxEncoder(
+            file.read_bytes(), catalogue=catalogue, config=config, item_vectors=item_vectors
+        )
+        difference = largest_difference(encoder, expected)
+    except Exception as error:  # a runtime may raise anything; torch serves as well
+        _log.warning("torch encodes users: ONNX Runtime cannot use '%s': %s", file, error)
+        return None
+    if not difference <= TOLERANCE:
+        _log.warning("torch encodes users: '%s' is off by %g", file, difference)
+        return None
+    return encoder
+
+
+def largest_difference(encoder: OnnxEncoder, expected: Floats) -> float:
+    """Return by how much any number of a user's vector differs from the expected, on the probes.
+
+    Asked for all together and one by one, as both happen in service.
+    """
+    histories, domains = probes(encoder.catalogue)
+    alone = [
+        encoder.user_vectors(histories.rows_between(row, row + 1), domains[row : row + 1])
+        for row in range(len(histories))
+    ]
+    together = encoder.user_vectors(histories, domains)
+    differences = np.abs(np.stack([together, np.concatenate(alone)]) - expected)
+    return float(np.max(differences, initial=0.0))  # not finite where either is not

@@ -1,0 +1,5 @@
+"""What a training leaves on disk."""
+
+from crossfeed.run.folder import CheckpointName, Run, may_begin, seen
+
+__all__ = ["CheckpointName", "Run", "may_begin", "seen"]

@@ -1,0 +1,127 @@
+"""What every request passes on its way to the routes, and how it is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response
+from starlette.exceptions import HTTPException
+
+from crossfeed.errors import RequestError
+from crossfeed.serving.http.guards.admission import Admission, BodyLimit, RateLimit
+from crossfeed.serving.http.guards.limits import Limits
+from crossfeed.serving.http.guards.security import ApiKey, RequireKey, Right
+from crossfeed.serving.http.problems import (
+    http_problem,
+    problem,
+    request_problem,
+    validation_problem,
+)
+from crossfeed.serving.operations.monitoring import Monitoring, RequestLog
+from crossfeed.serving.operations.tracing import TraceRequests, Tracing
+
+__all__ = ["OPEN_PATHS", "add_guards", "add_problem_handlers", "right_for"]
+
+OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
+"""What never needs a key, and what is answered under whatever load."""
+
+
+def add_guards(
+    app: FastAPI,
+    *,
+    monitoring: Monitoring,
+    keys: Sequence[ApiKey],
+    limits: Limits,
+    tracing: Tracing | None = None,
+) -> None:
+    """Put around the routes what every request passes; the last one added is the outermost."""
+    full = _again(503, "The service is busy", "it works on as many requests as it can", 1)
+    app.add_middleware(
+        Admission,
+        limits=limits,
+        open_paths=OPEN_PATHS | {"/metrics"},
+        full=full,
+        late=_again(503, "The answer took too long", "the request may have been carried out", 1),
+    )
+    app.add_middleware(
+        BodyLimit,
+        limits=limits,
+        too_large=problem(
+            413, "The body is too large", f"at most {limits.body_bytes} bytes are read"
+        ),
+        too_slow=problem(
+            408, "The body came too slowly", f"at most {limits.timeout_seconds:g} s are waited"
+        ),
+        full=full,
+    )
+    if limits.requests_per_second is not None:
+        app.add_middleware(
+            RateLimit,
+            per_second=limits.requests_per_second,
+            open_paths=OPEN_PATHS,
+            refusal=_too_often,
+        )
+    if keys:
+        app.add_middleware(
+            RequireKey,
+            keys=keys,
+            open_paths=OPEN_PATHS,
+            right_for=right_for,
+            no_key=_unauthorized("No valid key", "send a key as X-API-Key or as a bearer token"),
+            expired=_unauthorized("The key has expired", "ask for another one"),
+            no_right={
+                right: problem(403, "The key may not do this", f"it needs the scope {right}")
+                for right in Right
+            },
+        )
+    failure = problem(500, "Something went wrong", "the service's log tells more")
+    app.add_middleware(RequestLog, monitoring=monitoring, failure=failure)
+    if tracing is not None:
+        app.add_middleware(TraceRequests, tracing=tracing)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Have what is wrong with a request told as a problem."""
+    app.add_exception_handler(RequestError, _request_problem)
+    app.add_exception_handler(RequestValidationError, _validation_problem)
+    app.add_exception_handler(HTTPException, _http_problem)
+
+
+def right_for(method: str, path: str) -> Right:
+    """Return the right that a request needs; what is not known to only read needs more."""
+    if method in ("GET", "HEAD", "OPTIONS") or (method, path) == ("POST", "/v1/recommend"):
+        return Right.READ
+    return Right.WRITE if (method, path) == ("POST", "/v1/events") else Right.ADMIN
+
+
+def _again(status: int, title: str, detail: str, seconds: int) -> Response:
+    answer = problem(status, title, detail)
+    answer.headers["retry-after"] = str(seconds)
+    return answer
+
+
+def _too_often(wait_seconds: int) -> Response:
+    return _again(429, "Too many requests", "the key's share is used up", wait_seconds)
+
+
+def _unauthorized(title: str, detail: str) -> Response:
+    answer = problem(401, title, detail)
+    answer.headers["www-authenticate"] = "Bearer"
+    return answer
+
+
+def _request_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestError)
+    return request_problem(error)
+
+
+def _validation_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    return validation_problem(error)
+
+
+def _http_problem(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return http_problem(error)

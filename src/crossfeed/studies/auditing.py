@@ -1,0 +1,80 @@
+"""The leakage audit of a run: its dataset, and the candidates that it is trained with."""
+
+from __future__ import annotations
+
+from itertools import islice
+
+import numpy as np
+import torch
+
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.evaluation.audit import AuditReport, Finding, audit
+from crossfeed.model.generator import Generator
+from crossfeed.run import Run
+from crossfeed.training.step.batches import Batch, batches
+from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
+
+__all__ = ["audit_run", "proposals_finding"]
+
+_BATCHES = 5
+
+
+def audit_run(run: Run) -> AuditReport:
+    """Check the run's dataset, and candidates drawn by its generator for training batches.
+
+    Raises:
+        DatasetError: the dataset is not where it was.
+        RunError: the dataset is not what it was, or nothing has been trained.
+    """
+    dataset = run.dataset()
+    generator = run.scorer().players.generator if run.config.has_generator else None
+    config = run.config
+    static = StaticProposals(dataset, config.train)
+    expanded = [True] * len(dataset.catalogue.domains)
+    clicks = dataset.events(Part.TRAIN)
+    drawn = []
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(config.train.seed)
+        for batch in islice(batches(dataset, config, clicks=clicks, epoch=0), _BATCHES):
+            drawn.append((batch, _draw(generator, batch, static, run, expanded)))
+    findings = audit(dataset).findings
+    return AuditReport((*findings, proposals_finding(dataset, drawn)))
+
+
+def proposals_finding(dataset: Dataset, drawn: list[tuple[Batch, Proposals]]) -> Finding:
+    """Check that candidates and the clicks they are compared with come from training alone."""
+    training = dataset.event_item[dataset.events(Part.TRAIN)]
+    clicked = np.bincount(training, minlength=dataset.catalogue.items) > 0
+    checked, bad = 0, []
+    for batch, proposals in drawn:
+        for group, candidates in zip(
+            batch.groups, batch.by_domain(proposals.candidates), strict=True
+        ):
+            positions = torch.cat([candidates, group.clicks.unsqueeze(-1)], -1)
+            items = group.item_indices(positions).flatten().numpy()
+            checked += len(items)
+            bad += items[~clicked[items]].tolist()
+    return Finding(
+        artefact="candidates",
+        rule="every candidate, and every click beside it, is an item of training clicks",
+        passed=not bad,
+        checked=checked,
+        detail=f"{len(bad):,} violations, the first is item {bad[0]}" if bad else "",
+    )
+
+
+def _draw(
+    generator: Generator | None,
+    batch: Batch,
+    static: StaticProposals,
+    run: Run,
+    expanded: list[bool],
+) -> Proposals:
+    return propose(
+        generator,
+        batch,
+        static=static,
+        config=run.config.train,
+        expanded=expanded,
+        share=run.config.train.proposal_share,
+    )

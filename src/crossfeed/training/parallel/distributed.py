@@ -1,0 +1,269 @@
+"""Several processes as one training: what each has, and what it tells the others.
+
+Every process trains on the users of its own shard and makes its own batches; both players'
+gradients are averaged over the clicks of all processes before they are clipped, so that the weights
+stay equal bit by bit. A training alone goes through the same calls, which then do nothing.
+
+Dims: W processes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from crossfeed.config import Config
+from crossfeed.data.dataset import Dataset, Part
+from crossfeed.errors import ConfigError, TrainingError
+from crossfeed.run import CheckpointName, Run
+from crossfeed.scorer import Ints
+from crossfeed.training.parallel.gradients import average_gradients, gather_tensors
+from crossfeed.training.stages import stage
+
+__all__ = ["ALONE", "Follower", "Own", "Share", "Workers", "own_of", "steps_per_epoch"]
+
+Own = dict[str, Any]  # Any: tensors and sums
+"""What one process alone knows of a training's progress: the state of its random numbers, and sums
+over the steps of the running epoch."""
+
+T = TypeVar("T")
+N = TypeVar("N", int, float)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes does of each pass over the training clicks."""
+
+    rank: int
+    """The number of the process; each has its own order of clicks and its own masks."""
+    steps: int
+    """Batches in a pass, the same number in all processes: the clicks are divided evenly."""
+
+
+def steps_per_epoch(clicks: int, config: Config) -> int:
+    """Return the number of batches in one pass over the training clicks."""
+    return -(-clicks // config.train.batch_size)
+
+
+@dataclass(frozen=True)
+class Workers:
+    """The processes of one training, as one of them sees them."""
+
+    rank: int = 0
+    """The number of this process, from 0 to `count` - 1."""
+    count: int = 1
+    """W: how many processes there are."""
+    local_rank: int = 0
+    """The number of this process among those of its machine."""
+
+    @property
+    def leads(self) -> bool:
+        """Return whether this is the process that shows progress and writes the run."""
+        return self.rank == 0
+
+    @property
+    def program(self) -> str:
+        """Return what starts crossfeed in as many processes, of one machine."""
+        if self.count == 1:
+            return "crossfeed"
+        return f"torchrun --nproc-per-node {self.count} -m crossfeed"
+
+    def device(self, name: str) -> torch.device:
+        """Return the device of this process: each has a GPU of its own.
+
+        Raises:
+            ConfigError: `name` is cuda and there is no GPU for this process.
+        """
+        there = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if name == "cpu" or (name == "auto" and not there):
+            return torch.device("cpu")
+        if not there:
+            raise ConfigError("train.device = 'cuda', but torch sees no CUDA device")
+        if self.local_rank >= there:
+            raise ConfigError(
+                f"process {self.local_rank} of this machine has no GPU of its own: it has {there}",
+                hint=f"start torchrun with --nproc-per-node {there}, or set train.device=cpu",
+            )
+        return torch.device("cuda", self.local_rank)
+
+    def share(self, dataset: Dataset, config: Config) -> tuple[Ints, Share | None]:
+        """Return the clicks that this process trains on, and its share of a pass over all of them.
+
+        Raises:
+            TrainingError: there is no click.
+            ConfigError: a step would leave a process without a click.
+        """
+        clicks = dataset.events(Part.TRAIN)
+        if not len(clicks):
+            raise TrainingError(f"the training part of '{dataset.path}' has no click")
+        if self.count == 1:
+            return clicks, None
+        steps = steps_per_epoch(len(clicks), config)
+        users = [dataset.user_shard(rank, self.count) for rank in range(self.count)]
+        bounds = [np.searchsorted(clicks, dataset.user_offsets[list(each)]) for each in users]
+        least = min(last - first for first, last in bounds)
+        if least < steps:
+            raise ConfigError(
+                f"{self.count} processes are too many: one of them would have {least} training "
+                f"clicks for {steps} steps (train.batch_size = {config.train.batch_size} in all)",
+                hint="start fewer processes, or raise train.batch_size",
+            )
+        first, last = bounds[self.rank]
+        return clicks[first:last], Share(rank=self.rank, steps=steps)
+
+    def seed(self, *numbers: int) -> int:
+        """Return a seed that follows from the numbers and is another one in each process."""
+        return int(np.random.SeedSequence([*numbers, self.rank, self.count]).generate_state(1)[0])
+
+    def leaders_run(self, run: Run | None) -> Run:
+        """Return the run that the leader opened, which the others pass None for."""
+        opened = self.from_leader(run)
+        if opened is None:
+            raise TrainingError("the leader has opened no run")
+        return opened if self.leads else Follower.of(opened)
+
+    def wait(self) -> None:
+        """Wait until all processes are here."""
+        self.gather(None)
+
+    def gather(self, value: T) -> list[T]:
+        """Return what every process passes, by rank, in every process."""
+        if self.count == 1:
+            return [value]
+        values: list[Any] = [None] * self.count  # Any: torch's own signature
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_leader(self, value: T) -> T:
+        """Return what the leader passes, so that all decide alike."""
+        return self.gather(value)[0]
+
+    def added(self, sums: Mapping[str, N]) -> dict[str, N]:
+        """Return the sums over all processes; a name may be missing in some."""
+        return _added(self.gather(dict(sums)))
+
+    def most(self, *numbers: int) -> tuple[int, ...]:
+        """Return the largest of each number over all processes, so that all do alike."""
+        if self.count == 1:
+            return numbers
+        with stage("waiting for the slowest"):
+            return tuple(gather_tensors(torch.tensor(numbers)).amax(dim=0).tolist())
+
+    def means(self, values: Mapping[str, float]) -> dict[str, float]:
+        """Return the means over all processes of values that have the same names in all."""
+        if self.count == 1:
+            return dict(values)
+        told = gather_tensors(torch.tensor([*values.values()], dtype=torch.float64))
+        return dict(zip(values, told.mean(dim=0).tolist(), strict=True))
+
+    def average_gradients(self, player: nn.Module, *, rows: int) -> None:
+        """Replace the gradients of a player by their mean over the clicks of all processes.
+
+        Args:
+            player: the one that moves.
+            rows: clicks in this process's batch.
+        """
+        if self.count > 1:
+            with stage("gradient exchange"):
+                moved = [one for one in player.parameters() if one.requires_grad]
+                average_gradients(moved, rows=rows)
+
+    @torch.no_grad()
+    def spread_weights(self, module: nn.Module) -> None:
+        """Give all processes the leader's weights, so that they begin as equals."""
+        if self.count > 1:
+            for value in (*_common(module), *module.buffers()):
+                dist.broadcast(value, src=0)
+
+    def require_equal_weights(self, module: nn.Module) -> None:
+        """Compare the weights of all processes.
+
+        Raises:
+            TrainingError: those of a process are not the leader's.
+        """
+        if self.count == 1:
+            return
+        found = gather_tensors(_fingerprint(module))  # (W, tensors)
+        others = (found != found[0]).any(dim=1).nonzero().flatten().tolist()
+        if others:
+            raise TrainingError(
+                f"the weights of process {others[0]} are no longer those of process 0",
+                hint="go on from the last checkpoint with --resume, on machines with the same "
+                "processors, GPUs and PyTorch",
+            )
+
+
+ALONE = Workers()
+"""A training in one process."""
+
+
+class Follower(Run):
+    """The run as all processes but the leader know it: they read it, and write nothing."""
+
+    @classmethod
+    def of(cls, run: Run) -> Follower:
+        """Return the leader's run; what it tracks is left to the leader too."""
+        train = run.config.train.model_copy(update={"track": ()})
+        return cls(run.path, run.config.model_copy(update={"train": train}), run.facts)
+
+    def prepare_to_write(self) -> None:
+        """Leave it to the leader."""
+
+    def write_checkpoint(
+        self,
+        name: CheckpointName,
+        checkpoint: Mapping[str, Any],  # Any: see run.Checkpoint
+    ) -> None:
+        """Leave it to the leader."""
+
+    def _write_lines(self, name: str, lines: list[dict[str, Any]]) -> None:  # Any: JSON
+        """Leave it to the leader."""
+
+
+def own_of(owns: Sequence[Own], workers: Workers) -> Own:
+    """Return what a process goes on with, of what each process left.
+
+    With as many processes as there were each takes its own. With another number there is no
+    random state to take, and the leader takes all sums.
+    """
+    if len(owns) == workers.count:
+        return owns[workers.rank]
+    sums = {
+        name: _added([own[name] for own in owns]) if workers.leads else {}
+        for name in owns[0]
+        if name != "random_state"
+    }
+    return {"random_state": None, **sums}
+
+
+def _added(parts: Sequence[Mapping[str, N]]) -> dict[str, N]:
+    """Return the sum of each name's values."""
+    total: dict[str, N] = {}
+    for part in parts:
+        for name, value in part.items():
+            total[name] = total[name] + value if name in total else value
+    return total
+
+
+@torch.no_grad()
+def _fingerprint(module: nn.Module) -> Tensor:
+    """Return (tensors,) a checksum of the bits of each weight."""
+    return torch.stack([_checksum(value) for value in _common(module)]).cpu()
+
+
+def _common(module: nn.Module) -> list[Tensor]:
+    """Return the weights that all processes hold alike: those that gradients move.
+
+    The rows of a divided table are not among them.
+    """
+    return [value.detach() for value in module.parameters() if value.requires_grad]
+
+
+def _checksum(values: Tensor) -> Tensor:
+    return values.contiguous().view(torch.int32).sum(dtype=torch.int64)

@@ -1,0 +1,125 @@
+"""How the processes that torchrun started become one training, and how all of them end.
+
+An error that all meet is said once. A process that was lost is named by one of the others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator, Mapping
+from datetime import timedelta
+from types import FrameType
+
+import torch
+import torch.distributed as dist
+
+# Its functions have the group of all processes as a default, as it is when they are imported. Once
+# there is a group they would keep it, and with it threads that must not outlive the interpreter.
+import torch.distributed.nn.functional
+
+from crossfeed.errors import ConfigError, CrossfeedError
+from crossfeed.training.parallel.distributed import ALONE, Workers
+from crossfeed.training.parallel.heartbeat import Heartbeat
+
+__all__ = ["joined"]
+
+_WAIT = timedelta(hours=1)
+"""The longest that processes wait for one another; a lost one is told by its heartbeat long
+before."""
+
+
+@contextlib.contextmanager
+def joined() -> Iterator[Workers]:
+    """Join the processes that torchrun started with this one, until the end of the block.
+
+    Without torchrun's environment, and where it says that there is one process, this is a training
+    alone. Whoever has joined before stays joined.
+
+    Raises:
+        ConfigError: the environment is not complete.
+        WorkerLostError: a process died, in the one of the others that says it first.
+        SystemExit: with 1, in processes that end because another one has said why.
+    """
+    if dist.is_available() and dist.is_initialized():
+        yield Workers(dist.get_rank(), dist.get_world_size(), _local_rank())
+        return
+    workers = _of_environment(os.environ)
+    if workers.count == 1:
+        yield workers
+        return
+    backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
+    dist.init_process_group(backend, timeout=_WAIT)
+    heartbeat = Heartbeat(rank=workers.rank, count=workers.count)
+    with _ending(heartbeat):
+        yield workers
+        # Unlike an exchange it has no tensor, which gloo's threads let go of a little later and
+        # need the interpreter for: it would abort if it were ending by then.
+        dist.barrier()
+        heartbeat.stop()
+        dist.destroy_process_group()
+
+
+@contextlib.contextmanager
+def _ending(heartbeat: Heartbeat) -> Iterator[None]:
+    """Say once, and by one process, why all end."""
+
+    def terminated(number: int, frame: FrameType | None) -> None:
+        # torchrun ends the others when one has died; then that is what is to be said.
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _leave(heartbeat, SystemExit(143))
+
+    in_main = threading.current_thread() is threading.main_thread()
+    previous = signal.signal(signal.SIGTERM, terminated) if in_main else None
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        heartbeat.stop()
+        raise
+    except CrossfeedError as error:
+        _raise_once(heartbeat, error)
+    except RuntimeError as error:  # what torch raises when an exchange fails, among other things
+        if in_main:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _leave(heartbeat, error)
+    except Exception:
+        heartbeat.fail()
+        raise
+    finally:
+        if in_main:
+            signal.signal(signal.SIGTERM, previous)
+
+
+def _leave(heartbeat: Heartbeat, error: BaseException) -> None:
+    """End because a process was lost, if one was; by `error` otherwise."""
+    lost = heartbeat.find_lost()
+    if lost is None:
+        heartbeat.fail()
+        raise error
+    _raise_once(heartbeat, lost)
+
+
+def _raise_once(heartbeat: Heartbeat, error: CrossfeedError) -> None:
+    if heartbeat.fail():
+        raise error
+    raise SystemExit(1)
+
+
+def _of_environment(environment: Mapping[str, str]) -> Workers:
+    count = environment.get("WORLD_SIZE", "1")
+    if count == "1":
+        return ALONE
+    needed = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    missing = [name for name in needed if not environment.get(name)]
+    if missing:
+        raise ConfigError(
+            f"WORLD_SIZE={count} asks for several processes, but {', '.join(missing)} is not set",
+            hint="start them with torchrun, which sets all of them, or unset WORLD_SIZE",
+        )
+    return Workers(int(environment["RANK"]), int(count), _local_rank())
+
+
+def _local_rank() -> int:
+    return int(os.environ.get("LOCAL_RANK", "0"))

@@ -1,0 +1,102 @@
+"""What a person sees of a training: a bar per epoch with losses and remaining time, on stderr."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+)
+
+from crossfeed.evaluation.results import Results
+from crossfeed.training.watch.alarms import Alarm
+from crossfeed.training.watch.health import Health
+
+__all__ = ["Display"]
+
+
+_SECONDS_BETWEEN = 0.1
+"""Seconds from one step that is shown to the next; losses are fetched from the device for it."""
+
+
+class Display:
+    """Shows progress while it is open; where stderr is no terminal, one line per epoch."""
+
+    def __init__(self, *, epochs: int, steps: int, stage: str, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)
+        self._epochs, self._steps, self._stage = epochs, steps, stage
+        self._progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[losses]}"),
+            TimeRemainingColumn(),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._shown = float("-inf")
+        self._task = self._progress.add_task(stage, total=epochs * steps, losses="")
+
+    def __enter__(self) -> Self:
+        self._progress.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._progress.stop()
+
+    def due(self) -> bool:
+        """Return whether a step should be shown: where there is a bar, and not too often."""
+        if self._progress.disable or time.monotonic() - self._shown < _SECONDS_BETWEEN:
+            return False
+        self._shown = time.monotonic()
+        return True
+
+    def step(self, *, epoch: int, step: int, losses: dict[str, float]) -> None:
+        """Show one finished step and the epoch's mean losses so far."""
+        text = "  ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._progress.update(
+            self._task,
+            completed=epoch * self._steps + step,
+            description=f"{self._stage} epoch {epoch + 1}/{self._epochs}",
+            losses=text,
+        )
+
+    def epoch(self, *, epoch: int, results: Results | None, seconds: float, best: bool) -> None:
+        """Show one finished epoch and its validation."""
+        line = f"{self._stage} epoch {epoch + 1:>3}/{self._epochs}  {seconds:.1f} s"
+        if results is not None:
+            micro, macro = results.micro["ndcg@10"], results.macro["ndcg@10"]
+            line += f"  validation ndcg@10 micro {micro:.4f} macro {macro:.4f}"
+        self.say(line + ("  best so far" if best else ""))
+
+    def health(self, health: Health, alarms: Sequence[Alarm]) -> None:
+        """Show what an epoch said of both players, and every sign of collapse."""
+        entropies = health.entropy.values()
+        told = {
+            "separation": health.separation,
+            "entropy": sum(entropies) / len(entropies) if entropies else None,
+            "distinct candidates": health.distinct_share,
+            "reward": health.reward_mean,
+            "gap": health.gap,
+        }
+        text = "  ".join(f"{name} {value:.3f}" for name, value in told.items() if value is not None)
+        self.say(f"  health: {text}")
+        for alarm in alarms:
+            self.say(f"  alarm ({alarm.name}): {alarm.cause}")
+
+    def say(self, line: str) -> None:
+        """Show one line."""
+        self._console.print(line, highlight=False, soft_wrap=True)
