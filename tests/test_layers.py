@@ -13,7 +13,8 @@ PACKAGE = Path(__file__).parents[1] / "src" / "crossfeed"
 _BASE = {"errors", "outputs", "files", "table_files", "config", "scorer"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
+    "installing": set(),
+    "errors": {"installing"},
     "outputs": {"errors"},
     "files": {"errors", "outputs"},
     "table_files": {"errors", "outputs", "files"},
