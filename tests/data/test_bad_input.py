@@ -44,9 +44,10 @@ def test_a_folder_that_holds_itself_is_read_once(tmp_path: Path) -> None:
 
 
 def test_a_name_that_is_not_utf_8_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / os.fsdecode(b"log\xff.csv")
+    file = tmp_path / "logs" / os.fsdecode(b"log\xff.csv")
+    file.parent.mkdir()
     log().to_csv(file, index=False)
-    for given in (file, tmp_path):
+    for given in (file, file.parent):
         with pytest.raises(LogError, match=r"log\ufffd\.csv' is not UTF-8: rename the file"):
             prepare(given, out=tmp_path / "out", config=CONFIG)
 

@@ -343,4 +343,4 @@ def test_no_file_may_grow_and_the_error_says_so(most_bytes: int, tmp_path: Path)
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="source 'netflux' is unknown; it is one of: movielens"):
-        prepare(tmp_path, out=tmp_path / "data", source="netflux")
+        prepare(tmp_path / "log", out=tmp_path / "data", source="netflux")

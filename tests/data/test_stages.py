@@ -199,10 +199,11 @@ def test_a_second_process_is_refused_and_leaves_the_first_its_work(
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", "log.parquet"}
 
 
-@pytest.mark.parametrize("out", ["log.parquet/dataset", "/proc/dataset"])
+@pytest.mark.parametrize("out", ["file/dataset", "/proc/dataset"])
 def test_a_place_that_cannot_be_written_is_one_clear_error(
     out: str, log: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         prepare(log, out=tmp_path / out, config=CONFIG)
 

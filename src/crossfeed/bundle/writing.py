@@ -30,6 +30,7 @@ from crossfeed.bundle.item_ids import sorted_places
 from crossfeed.bundle.item_index import RECALL_AT, BuiltIndex
 from crossfeed.files import atomic_folder, file_hash, write_json
 from crossfeed.model.onnx.probes import probes
+from crossfeed.outputs import BUNDLE
 from crossfeed.scorer import Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
@@ -70,7 +71,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
     scorer = contents.scorer
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, BUNDLE, overwrite=overwrite) as folder:
         _write_scorer(folder, scorer)
         _write_tables(folder, contents)
         if contents.encoder is not None:
@@ -116,14 +117,15 @@ def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str
 
 def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
     """Write the item side as served, and all other weights as trained."""
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     np.save(folder / VECTORS, np.ascontiguousarray(scorer.item_vectors))
     np.save(folder / BIASES, scorer.item_biases)
     written = table_names(scorer.config, scorer.catalogue)
     rest = {name: value for name, value in scorer.state().items() if name not in written}
     rest[CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
-    save_file({name: value.contiguous() for name, value in rest.items()}, folder / WEIGHTS)
+    weights = save({name: value.contiguous() for name, value in rest.items()})
+    (folder / WEIGHTS).write_bytes(weights)  # an error of Python's says what is wrong
 
 
 def _write_tables(folder: Path, contents: BundleContents) -> None:
