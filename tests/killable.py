@@ -23,8 +23,9 @@ import torch
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.training.loop.fit import Fit
-from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.saving import CheckpointTimer
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.validation import Validation
 
 
 class Places:
@@ -43,8 +44,8 @@ class Places:
         """Be told of the steps, of the validation, and of every file in three states."""
         Fit.go_on = self._begins(Fit.go_on)  # type: ignore[method-assign]
         Fit._step = self._steps_on(Fit._step)  # type: ignore[method-assign]
-        Fit._evaluate = self._validates(Fit._evaluate)  # type: ignore[method-assign]
-        Saving.due = lambda saving: self._steps in self._saves  # type: ignore[method-assign]
+        Validation.evaluate = self._validates(Validation.evaluate)  # type: ignore[method-assign]
+        CheckpointTimer.due = lambda timer: self._steps in self._saves  # type: ignore[method-assign]
         torch.save = self._saves_in_halves(torch.save)
         os.replace = self._replaces(os.replace)
 
