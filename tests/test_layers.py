@@ -10,11 +10,14 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src" / "crossfeed"
 
-_BASE = {"errors", "files", "config", "scorer"}
+_BASE = {"errors", "outputs", "files", "table_files", "config", "scorer"}
 
 MAY_IMPORT: dict[str, set[str]] = {
-    "errors": set(),
-    "files": {"errors"},
+    "installing": set(),
+    "errors": {"installing"},
+    "outputs": {"errors"},
+    "files": {"errors", "outputs"},
+    "table_files": {"errors", "outputs", "files"},
     "config": {"errors", "files"},
     "scorer": {"errors", "files", "config"},
     "data": _BASE,

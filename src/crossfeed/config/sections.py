@@ -26,7 +26,16 @@ class DataConfig(_Section):
     """How a log becomes a dataset."""
 
     columns: dict[Literal["user_id", "item_id", "domain", "timestamp", "label"], str] = {}
-    """Names of the log's columns where they differ from crossfeed's: ours = "theirs"."""
+    """Names of the log's columns where they differ from crossfeed's: ours = "theirs". The domain
+    may also be part of each file's path, `"{domain}.csv"` or `"{domain}/*"`, or one text for the
+    whole log, `"{constant:books}"`."""
+    header: tuple[str, ...] | None = None
+    """Names of the columns of CSV files that have no header line, in their order."""
+    missing_values: tuple[str, ...] = (
+        *("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", r"\N"),
+        *("NaN", "nan", "None", "NaT"),
+    )
+    """What stands for a missing value in a CSV, apart from an empty cell."""
     positive: str | None = None
     """Which rows are clicks: an SQL expression over the log's columns, such as `rating >= 4`.
     By default every row if the log has no `label` column, `label > 0` if it has one."""
@@ -42,8 +51,10 @@ class DataConfig(_Section):
     """How validation and test parts are cut off (docs/evaluation.md)."""
     split_seed: int = 0
     """Seed of the new-in-domain split's draw of (user, domain) pairs."""
-    time_unit: Literal["auto", "s", "ms", "iso"] = "auto"
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
     """Unit of numeric timestamps, or ISO 8601 text; `auto` detects and states it."""
+    time_format: str | None = None
+    """Format of times that are neither, as for strptime: `%d.%m.%Y %H:%M`."""
     time_range: tuple[str, str] | None = None
     """Earliest and latest possible time (ISO 8601); by default 1990 to a day from now."""
     max_quarantine_share: float = Field(default=0.05, ge=0, le=1)

@@ -42,11 +42,11 @@ from crossfeed.evaluation.results import Results
 from crossfeed.files import (
     atomic_path,
     remove_leftovers,
-    require_free_folder,
     require_writable,
     write_json,
 )
 from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.outputs import RUN, require_apart, require_folder
 from crossfeed.run.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
 __all__ = ["FORMAT_VERSION", "CheckpointName", "Run", "may_begin", "seen"]
@@ -89,8 +89,9 @@ class Run:
         Raises:
             OutputError: the folder exists and may not be replaced, or cannot be written.
         """
+        require_apart(path, [dataset.path])
         if not (overwrite and may_begin(path)):
-            require_free_folder(path, overwrite=overwrite)
+            require_folder(path, RUN, overwrite=overwrite)
         config = config.model_copy(update={"data": dataset.config})
         facts = {
             "format_version": FORMAT_VERSION,
