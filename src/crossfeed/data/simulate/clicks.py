@@ -52,7 +52,7 @@ _NAMES = ("videos", "articles", "shopping", "music", "books", "games", "travel",
 
 @dataclass(frozen=True)
 class Simulation:
-    """What was written."""
+    """The written files."""
 
     log: Path
     truth: Path

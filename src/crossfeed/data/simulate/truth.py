@@ -1,4 +1,4 @@
-"""What is true of a simulated log: what every user would click in every domain.
+"""The truth of a simulated log: the clicks of every user in every domain.
 
 Dims: U users, I items, D domains, E width of a taste, P phases, B rows, N items of one domain.
 """
@@ -56,7 +56,7 @@ class Truth:
         """Read the file that `simulate` wrote beside the log.
 
         Raises:
-            DatasetError: the file is missing, or is no truth of this version.
+            DatasetError: the file is missing, or not a truth of this version.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -99,7 +99,7 @@ class Truth:
             domain: one of `domains`; the columns are those of `domain_items(domain)`.
             timestamps: B times in seconds since 1970.
 
-        Clicks are drawn without repeats: among what a user has not clicked, renormalise.
+        Clicks are drawn without repeats: renormalise over the items that a user has not clicked.
         """
         users = np.array([int(user_id.partition("-")[2]) for user_id in user_ids], np.int64)
         elapsed = np.asarray(timestamps, np.int64) - START_SECONDS
@@ -115,8 +115,8 @@ class Truth:
     def shared_only(self) -> Truth:
         """Return the truth of users who have no taste of their own in any domain.
 
-        What it predicts in a domain can be learnt from the others: it bounds what transfer can
-        reach where a user is new.
+        Its predictions in a domain can be learnt from the others, so it bounds transfer to new
+        users.
         """
         return replace(self, own=np.zeros_like(self.own))
 

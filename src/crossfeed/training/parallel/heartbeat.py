@@ -32,7 +32,7 @@ _FAILED = "failed"
 
 
 class Heartbeat:
-    """The counts of all processes, of which this one raises its own."""
+    """The counts of all processes; each raises its own."""
 
     def __init__(self, *, rank: int, count: int) -> None:
         """Begin to beat.

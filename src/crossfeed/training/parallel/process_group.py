@@ -35,8 +35,8 @@ before."""
 def joined() -> Iterator[Workers]:
     """Join the processes that torchrun started with this one, until the end of the block.
 
-    Without torchrun's environment, and where it says that there is one process, this is a training
-    alone. Whoever has joined before stays joined.
+    Without torchrun's environment, or with one process, the training runs alone. A process that has
+    already joined stays joined.
 
     Raises:
         ConfigError: the environment is not complete.

@@ -1,4 +1,4 @@
-"""When a training has collapsed, and by what that is told."""
+"""Alarms that tell a collapsed training."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class Alarm:
     name: str
     """entropy, separation or validation."""
     cause: str
-    """What was seen, in words."""
+    """The observation in words."""
 
 
 def find_alarms(
@@ -32,7 +32,7 @@ def find_alarms(
 
     Args:
         health: what the epoch said of both players.
-        metric: by what epochs are chosen, such as micro ndcg@10.
+        metric: the figure that chooses epochs, such as micro ndcg@10.
         value: that figure on the validation part, if there is one.
         floor: the same figure of popularity.
     """

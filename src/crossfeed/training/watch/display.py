@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar per epoch with losses and remaining time, on stderr."""
+"""The display of a training: a bar per epoch with losses and remaining time, on stderr."""
 
 from __future__ import annotations
 
