@@ -39,15 +39,15 @@ class Truth:
     item_offsets: Ints
     """(D + 1,) first item of each domain, then I."""
     popularity: Floats
-    """(I,) the part of the logit that is the same for all users."""
+    """(I,) the part of the logit common to all users."""
     item_vectors: Floats
     """(I, E)"""
     shared_first: Floats
     """(U, E) the shared taste in the first phase."""
     shared_last: Floats
-    """(U, E) the direction into which it turns."""
+    """(U, E) the direction in which it turns."""
     own: Floats
-    """(U, D, E) the taste that acts in one domain alone."""
+    """(U, D, E) the taste for one domain only."""
     angles: Floats
     """(P,) how far the shared taste has turned in each phase."""
 
@@ -113,7 +113,7 @@ class Truth:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def shared_only(self) -> Truth:
-        """Return the truth of users who have no taste of their own in any domain.
+        """Return the truth of users without a taste for single domains.
 
         Its predictions in a domain can be learnt from the others, so it bounds transfer to new
         users.
