@@ -102,7 +102,7 @@ WRITES = {
 """Command -> what it wrote in the world."""
 
 PLACES = [*filter(None, WRITES.values()), "thesis", "notes.txt", "log.truth.safetensors"]
-REPLACES = sorted(set(COMMANDS) - {"tune", "demo"})  # a study is gone on with
+REPLACES = sorted(set(COMMANDS) - {"tune", "demo"})  # a study continues
 
 
 @pytest.mark.parametrize("place", PLACES)

@@ -34,7 +34,7 @@ __all__ = [
 
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made; make the folder where there is none.
+    """Refuse a folder that cannot be written; make a missing one.
 
     Raises:
         OutputError: it cannot be written.

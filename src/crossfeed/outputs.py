@@ -1,8 +1,8 @@
-"""The guard of every output: what may be replaced, by what, and what never is.
+"""The guard of every output: which outputs may be replaced.
 
-Nothing is replaced without `overwrite`. With it like replaces like: a run a run, a report a report.
-An output never is, holds or lies in an input of the same command, and a folder that is replaced
-holds nothing that crossfeed did not write.
+Nothing is replaced without `overwrite`. With it, like replaces like: a run replaces a run, a report
+a report. An output never is, contains or lies in an input of the same command. A replaced folder
+holds only files that crossfeed wrote.
 """
 
 from __future__ import annotations

@@ -249,7 +249,7 @@ def test_verify_names_what_was_changed(prepared: Callable[..., Dataset]) -> None
     clicks = pa.array(items["clicks"].to_numpy() + 1)
     position = items.column_names.index("clicks")
     pq.write_table(items.set_column(position, "clicks", clicks), dataset.path / "items.parquet")
-    with pytest.raises(DatasetError, match=r"says: events\.part, items\.clicks\n"):
+    with pytest.raises(DatasetError, match=r"written: events\.part, items\.clicks\n"):
         Dataset.load(dataset.path).verify()
     (dataset.path / "users.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match="is damaged"):

@@ -515,7 +515,7 @@ def test_a_signal_saves_the_step_of_both(
         code, error = both.end()
     assert code != 0
     command = "torchrun --nproc-per-node 2 -m crossfeed train"
-    told = f"stopped and saved; go on with: {command} {last_out.path} --out {out} --resume"
+    told = f"stopped and saved; continue with: {command} {last_out.path} --out {out} --resume"
     assert error.count(told) == 1
     progress = Run.open(out).read_checkpoint("last")["progress"]
     assert progress["epoch"] == 1 and progress["step"] > 0

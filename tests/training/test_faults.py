@@ -290,7 +290,7 @@ def test_a_resume_with_other_settings_names_them(data: Dataset, begun: Run) -> N
     with pytest.raises(RunError) as caught:
         train(data, out=begun.path, config=given, resume=True)
     assert caught.value.message.endswith(
-        "goes on with its own settings, and others are asked for: "
+        "continues with its own settings; these differ: "
         "train.seed = 1, the run has 0; train.epochs = 9, the run has 2"
     )
     assert len(begun.metrics()) == 1

@@ -109,7 +109,7 @@ def test_a_killed_process_goes_on_within_its_epoch(
 
 def assert_stopped(out: Path, data: Dataset, error: str) -> None:
     assert "Traceback" not in error
-    assert f"stopped and saved; go on with: crossfeed train {data.path} --out {out}" in error
+    assert f"stopped and saved; continue with: crossfeed train {data.path} --out {out}" in error
     progress = Run.open(out).read_checkpoint("last")["progress"]
     assert progress["epoch"] == 1 and progress["step"] > 0
 
@@ -176,7 +176,7 @@ def test_the_command_to_go_on_with_finishes_what_was_asked_for(
         patch.setattr(Fit, "_step", asked)
         stopped = CliRunner().invoke(app, words)
     assert stopped.exit_code == 143
-    shown = stopped.stderr.partition("go on with: ")[2].splitlines()[0]
+    shown = stopped.stderr.partition("continue with: ")[2].splitlines()[0]
     assert shown == f"crossfeed train {data.path} --out '{out}' --resume --refit --profile"
     assert not Run.open(out).refitted
     resumed = CliRunner().invoke(app, shlex.split(shown)[1:])

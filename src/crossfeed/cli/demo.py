@@ -54,8 +54,8 @@ def run_demo(folder: Path, *, serve: bool, port: int) -> None:
     """Simulate a log, run the whole line on it and show recommendations.
 
     Args:
-        folder: where the outputs go: a new or empty folder, or that of a former demonstration,
-            whose outputs are replaced.
+        folder: of the outputs; a new or empty one, or one of an earlier demonstration, whose
+            outputs are replaced.
         serve: then serve the bundle on the loopback interface until Ctrl-C.
         port: port of the service.
 

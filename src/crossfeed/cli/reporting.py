@@ -29,7 +29,7 @@ def report(
 
     Learning curves, quality by domain with intervals beside the baselines of the last evaluation,
     transfer if it was measured, examples with the history that drove them, and the commands to
-    get it all again. Nothing is measured anew.
+    get it all again. Nothing is measured again.
 
     \b
     crossfeed evaluate RUN --baselines all && crossfeed report RUN

@@ -110,7 +110,7 @@ def serve(
         typer.Option(metavar="FILE", help="TOML: what users without history get, by domain."),
     ] = None,
 ) -> None:
-    """Serve a bundle over HTTP, with a store of what users do.
+    """Serve a bundle over HTTP, with a store of the users' histories.
 
     Beyond this machine it asks for an API key: set CROSSFEED_API_KEYS. SIGHUP puts the bundle that
     lies in the folder by then into service.
@@ -187,7 +187,7 @@ def forget_user(
 ) -> None:
     """Erase all events of a user from a history store.
 
-    The bundle itself keeps what it was exported with; export it anew, or --without-histories.
+    The bundle itself keeps its exported histories; export it again, or with --without-histories.
 
     \b
     crossfeed histories forget BUNDLE ann

@@ -161,12 +161,12 @@ def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
 
 
 def _note_unfinished(run: Run) -> None:
-    """Say of a training that was broken off that better weights may follow."""
+    """Say that an interrupted training may still find better weights."""
     if not run.finished:
         words = ["train", run.facts["dataset"], "--out", str(run.path), "--resume"]
         output.say(
             f"the training of {run.path} is not finished: these are its best weights after epoch "
-            f"{len(run.metrics())} of {run.config.train.epochs}; it goes on with: "
+            f"{len(run.metrics())} of {run.config.train.epochs}; continue it with: "
             f"crossfeed {shlex.join(words)}"
         )
 

@@ -35,7 +35,7 @@ class DataConfig(_Section):
         *("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", r"\N"),
         *("NaN", "nan", "None", "NaT"),
     )
-    """What stands for a missing value in a CSV, apart from an empty cell."""
+    """Words for a missing value in a CSV, besides an empty cell."""
     positive: str | None = None
     """Which rows are clicks: an SQL expression over the log's columns, such as `rating >= 4`.
     By default every row if the log has no `label` column, `label > 0` if it has one."""
@@ -74,8 +74,8 @@ class ModelConfig(_Section):
     """How the generator's output joins the score: not at all, in training and serving
     (residual), or in serving alone (sum)."""
     periods: int = Field(default=120, ge=0)
-    """Equal parts of the time that training spans, in each of which a domain's demand is learned
-    apart (docs/method.md); 0 for a demand that does not change."""
+    """Number of equal periods of the training span; a domain's demand is learned for each
+    (docs/method.md). 0 for constant demand."""
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
     table_rows: int = Field(default=0, ge=0)
@@ -141,8 +141,8 @@ class TrainConfig(_Section):
     proposal_share: float = Field(default=0.8, ge=0, lt=1)
     """The generator's share of the proposal; the rest is static."""
     pool_items: int = Field(default=4096, ge=2)
-    """Largest pool that a step looks at as a whole. Of larger ones it draws as many items anew in
-    each step, divided among the domains, with their probabilities in the correction."""
+    """Largest pool that a step uses whole. From larger pools each step draws this many items,
+    divided among the domains, and corrects for their probabilities."""
     dense_items: int = Field(default=50_000, ge=0)
     """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
     that it looked at, so that its cost does not grow with the catalogue."""
@@ -158,14 +158,14 @@ class TrainConfig(_Section):
     select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
     """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"
-    """What follows an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
-    half the learning rate, three times at most."""
+    """Reaction to an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
+    half the learning rate, at most three times."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
     ends with one. 0 writes those alone."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the players' matrix products are made in; weights, softmax, losses and all that is
-    served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
+    """Precision of the players' matrix products; weights, softmax, losses and everything served
+    stay float32. bfloat16 is for GPUs and for processors with instructions for it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"

@@ -37,7 +37,7 @@ class Finding:
     """A rule and whether it holds."""
 
     artefact: str
-    """What could leak: split, filters, index tables, popularity, histories, ..."""
+    """The artefact that could leak: split, filters, index tables, popularity, histories, ..."""
     rule: str
     passed: bool
     checked: int

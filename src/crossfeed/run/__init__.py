@@ -1,4 +1,4 @@
-"""What a training leaves on disk."""
+"""The folder of a training."""
 
 from crossfeed.run.folder import (
     CheckpointName,

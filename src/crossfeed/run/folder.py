@@ -66,7 +66,7 @@ CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 FORMAT_VERSION = 1
 
 _MEASURED = ("results.json", "outcomes.parquet", "transfer.json", "gate.json", "report.html")
-"""What is known of the best weights, and of no others."""
+"""Facts about the best weights only."""
 
 _FILES = (
     "metrics.jsonl",
@@ -93,7 +93,7 @@ class Run:
     path: Path
     config: Config
     facts: dict[str, Any]  # Any: JSON
-    """What else config.json says: dataset, dataset_hash, narrowed and versions."""
+    """Other entries of config.json: dataset, dataset_hash, narrowed and versions."""
 
     @classmethod
     def create(cls, path: Path, *, dataset: Dataset, config: Config, overwrite: bool) -> Run:
@@ -165,7 +165,7 @@ class Run:
         ]
         if differing:
             raise RunError(
-                f"the run '{self.path}' goes on with its own settings, and others are asked for: "
+                f"the run '{self.path}' continues with its own settings; these differ: "
                 f"{'; '.join(differing)}",
                 hint="leave these settings out, or train a run of its own with them",
             )
@@ -177,15 +177,15 @@ class Run:
         """Open the dataset that the run was trained on.
 
         Raises:
-            DatasetError: it is not where it was.
-            RunError: it is not what it was.
+            DatasetError: it has moved or is missing.
+            RunError: it has changed.
         """
         path = Path(self.facts["dataset"])
         if not path.exists():
             raise DatasetError(
                 f"the dataset that the run '{self.path}' was trained on is no longer at '{path}'",
                 hint=f"say where it is now: crossfeed train DATASET --out {self.path} --resume "
-                "(a finished run is left as it is)",
+                "(a finished run stays unchanged)",
             )
         dataset = Dataset.load(path)
         self._require_content(dataset)
@@ -205,10 +205,10 @@ class Run:
         return run
 
     def require_dataset(self, dataset: Dataset) -> None:
-        """Refuse a dataset that the run cannot go on with: another one, or narrowed otherwise.
+        """Refuse a dataset with which the run cannot continue.
 
         Raises:
-            RunError: its content differs, or the domains that are seen of it.
+            RunError: its content differs, or it is narrowed to other domains.
         """
         self._require_content(dataset)
         asked = dataset.narrowing
@@ -216,7 +216,7 @@ class Run:
         if own != asked:
             raise RunError(
                 f"the run '{self.path}' is trained on {seen(own)}; asked for is {seen(asked)}",
-                hint="a run within RUN/transfer goes on with: crossfeed evaluate RUN --transfer; "
+                hint="continue a run within RUN/transfer with: crossfeed evaluate RUN --transfer; "
                 "train another one in a folder of its own",
             )
 
@@ -350,7 +350,7 @@ class Run:
         if not file.exists():
             raise RunError(
                 f"the run '{self.path}' has no {name} checkpoint yet",
-                hint="go on with: crossfeed train DATASET --out RUN --resume",
+                hint="continue with: crossfeed train DATASET --out RUN --resume",
             )
         return read_checkpoint(file, self.config)
 

@@ -44,7 +44,7 @@ def generate(
     truth: Truth | Path | None = None,
     overwrite: bool = False,
 ) -> Expansion:
-    """Write pseudo-samples of a domain to a file, and tell what they are worth.
+    """Write pseudo-samples of a domain to a file, and measure their quality.
 
     Each user gets different items of the domain's pool that the user has not clicked in the
     training part, drawn without replacement by the generator's confidence (Gumbel top-k, Kool et
@@ -56,13 +56,13 @@ def generate(
         out: the file, Parquet, CSV or JSONL by its suffix: user_id, item_id, domain, confidence in
             (0, 1], score; by user, the most confident first.
         per_user: K, samples of each user; fewer where the pool is smaller.
-        users: all who have a click of training, or only those with none in this domain.
+        users: all with a training click, or only those without one in this domain.
         seed: of the draws.
         truth: of a simulated log, to judge by, or its file.
         overwrite: replace an existing file of samples.
 
     Raises:
-        UnknownDomainError: naming the domains that there are.
+        UnknownDomainError: naming the existing domains.
         RunError: the run has no generator, or nothing has been trained.
         ConfigError: `per_user` is below 1, or the truth is not of this log.
         OutputError: `out` may not be replaced, or cannot be written.

@@ -1,4 +1,4 @@
-"""From a run's folder to its report: what was measured is read, nothing is measured again."""
+"""From a run's folder to its report: measurements are read, not repeated."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def write_report(
     Args:
         run: a run with at least one epoch.
         out: the file; None is the run's own report.html, which is replaced.
-        examples: how many users are shown with what they are recommended; they are named.
+        examples: how many users are shown, by name, with their recommendations.
         overwrite: replace another report.
 
     Raises:
         RunError: nothing has been trained, or a file of the run cannot be read.
-        DatasetError: its dataset is not where it was.
+        DatasetError: its dataset has moved or is missing.
         OutputError: the file may not be replaced, or cannot be written.
         MissingExtraError: the extra `report` is not installed.
     """
@@ -70,11 +70,11 @@ def write_report(
 
 
 def make_report(run: Run, *, examples: int) -> Report:
-    """Gather what the run's files say.
+    """Gather the content of the run's files.
 
     Raises:
         RunError: nothing has been trained, or a file of the run cannot be read.
-        DatasetError: its dataset is not where it was.
+        DatasetError: its dataset has moved or is missing.
     """
     dataset = run.dataset()
     epochs = _epochs(run)
@@ -245,14 +245,14 @@ def _lists(results: Json) -> Table:
 
 
 def _figure(tree: Any, *path: str) -> float | None:  # Any: JSON
-    """Return the figure at the end of a path; None where there is none."""
+    """Return the figure at the end of a path; None if there is none."""
     for key in path:
         tree = tree.get(key) if tree else None
     return None if tree is None else float(tree)
 
 
 def _health(run: Run) -> Table | None:
-    """Return what each epoch said of both players; None of an older run, which kept none."""
+    """Return both players' losses by epoch; None for an older run, which did not keep them."""
     rows = tuple((str(line["epoch"]), tuple(_vitals(line).values())) for line in run.health())
     return Table(columns=tuple(_vitals(run.health()[0])), rows=rows) if rows else None
 

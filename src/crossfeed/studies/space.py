@@ -84,7 +84,7 @@ def read_space(file: Path) -> Space:
                 space[f"{section}.{key}"] = adapter.validate_python(entry)
             except ValidationError:
                 raise ConfigError(
-                    f"{section}.{key} = {entry!r} in the space '{file}' is no range",
+                    f"{section}.{key} = {entry!r} in the space '{file}' is not a range",
                     hint="write {low = 0.001, high = 0.01, log = true} or {choices = [32, 64]}",
                 ) from None
     if not space:

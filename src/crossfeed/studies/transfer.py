@@ -34,7 +34,7 @@ LARGEST = 8
 """Domains in the matrix and in leave-one-domain-out, which train one network each."""
 
 Row = list[float | None]
-"""One figure per domain; None where there is none."""
+"""One figure per domain; None if there is none."""
 
 
 @dataclass(frozen=True)

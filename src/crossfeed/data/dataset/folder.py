@@ -140,7 +140,7 @@ class Dataset:
         if changed:
             raise _damaged(self.path, f"changed since it was written: {', '.join(changed)}")
         if combined_hash(found) != self.manifest["content_hash"]:
-            raise _damaged(self.path, "the manifest's content_hash is not that of its hashes")
+            raise _damaged(self.path, "the manifest's content_hash does not match its hashes")
 
     @property
     def users(self) -> int:

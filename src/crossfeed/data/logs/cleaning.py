@@ -1,4 +1,4 @@
-r"""What the text of a CSV stands for: words for a missing value, integers written as floats.
+r"""Values in the text of a CSV: words for a missing value, integers written as floats.
 
 A CSV has no types. NA, NULL, \N and the like (`data.missing_values`) are missing values, as an
 empty cell is, and are counted word by word. pandas writes the integers of a column with gaps as
@@ -24,7 +24,7 @@ _SHOWN = 3
 
 @dataclass(frozen=True)
 class Cleaned:
-    """What was found in the text of a log, now a view with values in its place."""
+    """The values found in the text of a log, as a view."""
 
     words: Mapping[str, tuple[str, ...]]
     """The words for a missing value that occur, by role; the column `word_column` has them."""

@@ -37,8 +37,7 @@ def check_positive(
         types: the SQL type of each of the log's columns; None while it is not known.
 
     Raises:
-        ConfigError: it is not SQL, names a column that there is not, or does not yield true or
-            false.
+        ConfigError: it is not SQL, names a missing column, or does not yield true or false.
     """
     used = columns_in(expression, types)
     columns = ", ".join(

@@ -309,7 +309,7 @@ def _keys_of_any(
     except duckdb.Error as error:
         raise LogError(
             f"'{file.name}' cannot be read: {str(error).splitlines()[0]}",
-            hint="write the file anew, one object per line",
+            hint="write the file again, one object per line",
         ) from error
     return [key for key, has in zip(keys, any_has, strict=True) if has]
 

@@ -64,7 +64,7 @@ class DatabaseTable:
         """Yield the rows of some columns, in the order in which the database gives them.
 
         Raises:
-            LogError: the database cannot be reached, or broke off.
+            LogError: the database cannot be reached, or the connection was lost.
         """
         del scratch  # no database needs it
         with self._open() as table:
@@ -186,7 +186,7 @@ def _fields(table: ir.Table) -> dict[str, pa.Field]:
 
 
 def _read_as(type_: dt.DataType, engine: str) -> pa.DataType:
-    """Return the type in which a column is read; for what a client makes of it on its own, text."""
+    """Return the type in which a column is read; text for types of the client's own."""
     is_number = type_.is_integer() or type_.is_floating()
     if type_.is_uuid() or (engine == "sqlite" and not is_number):  # it has no other types
         return pa.string()

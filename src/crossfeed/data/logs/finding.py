@@ -16,7 +16,7 @@ from crossfeed.errors import LogError
 __all__ = ["FoundFiles", "find_files"]
 
 _OWN = {"manifest.json": "a dataset", "config.json": "a run", "bundle.json": "a bundle"}
-"""What crossfeed wrote into a folder, by the file that says so."""
+"""File -> kind of folder that crossfeed marks with it."""
 _SHOWN = 5
 
 
@@ -26,7 +26,7 @@ class FoundFiles:
 
     files: tuple[LogFile, ...]
     notes: tuple[str, ...] = ()
-    """What was left out, and why."""
+    """Ignored files, and why."""
 
 
 def find_files(logs: Sequence[str | Path]) -> FoundFiles:

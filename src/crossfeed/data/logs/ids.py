@@ -33,7 +33,7 @@ _LARGEST_WHOLE = 2**53
 
 @dataclass(frozen=True)
 class IdRule:
-    """What the ids of a column are and the SQL that makes them."""
+    """The kind of a column's ids and the SQL that makes them."""
 
     kind: Literal["integer", "text"]
     expression: str

@@ -75,7 +75,7 @@ class Input:
     columns: Mapping[str, str]
     """The SQL type of each column that can be used, by name."""
     own_names: Mapping[str, str] = field(default_factory=dict)
-    """What DuckDB calls a column, where that is another name."""
+    """Column -> DuckDB's name of it, if it differs."""
     unusable: Mapping[str, str] = field(default_factory=dict)
     """Why each other column cannot be used."""
     values: Mapping[str, str | None] = field(default_factory=dict)
@@ -103,8 +103,8 @@ class Input:
         if self.database is not None:
             return "try it again; an id is text or an integer, a time is a number, a date or text"
         if self.layout is not None:
-            return "write the file anew, with one kind of line ending and closed quotes"
-        return "write the file anew"
+            return "write the file again, with one kind of line ending and closed quotes"
+        return "write the file again"
 
     @property
     def files(self) -> list[Path]:

@@ -37,7 +37,7 @@ from crossfeed.errors import ConfigError, LogError
 __all__ = ["Log", "Logs", "open_log"]
 
 Logs = str | Path | Sequence[str | Path] | ArrowTable
-"""What `prepare` and `validate_log` accept."""
+"""The logs that `prepare` and `validate_log` accept."""
 
 _REQUIRED = ("user_id", "item_id", "domain")
 _OPTIONAL = ("timestamp", "label")
@@ -56,12 +56,12 @@ class Log:
     staged: dict[str, str]
     """The SQL type in which each column that is needed is held."""
     untyped: frozenset[str]
-    """Columns that are needed and are text, of which the values tell the type."""
+    """Needed text columns, whose type follows from their values."""
     positive: str
     """Which rows are clicks, an SQL expression over the log's columns."""
     possible: TimeRange
     notes: tuple[str, ...] = ()
-    """What was left out, and why."""
+    """Ignored files, and why."""
 
 
 def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Log:
@@ -151,7 +151,7 @@ def _file_inputs(
             inputs.append(file_input(connection, file, optional=optional, header=config.header))
         except LogError as error:
             problems.append(error.message)
-    raise_all(problems, hint="write the files anew: one name for each column in the first line")
+    raise_all(problems, hint="write the files again: one name for each column in the first line")
     return tuple(inputs)
 
 
@@ -330,7 +330,7 @@ def _positive(roles: dict[str, str], config: DataConfig, source: str | None) -> 
 
 
 def _types(inputs: Sequence[Input]) -> dict[str, str]:
-    """Return the type of every column; where files differ, that of all their numbers, or text."""
+    """Return the type of every column; if files differ, a type for all their numbers, or text."""
     found: dict[str, set[str]] = {}
     for input_ in inputs:
         for name, type_ in input_.columns.items():

@@ -39,7 +39,7 @@ _BEHIND = (
 )
 """The malformed rows that stand before one, which was numbered without them."""
 _OF_THE_SCRATCH = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
-"""What disk and memory fail with; a log's file can only be at fault where it is named."""
+"""Errors of disk and memory; a log's file can only be at fault if it is named."""
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,9 @@ class LogRows:
     user_ids: str
     item_ids: str
     encodings: dict[str, str]
-    """What the text of files seems to be that is not UTF-8, by their names."""
+    """File name -> its probable encoding, if its text is not UTF-8."""
     notes: tuple[str, ...]
-    """What was read as something else than it is written as."""
+    """Values that were read differently from how they are written."""
 
 
 def read_log(engine: DuckDBEngine, log: Log, config: DataConfig) -> LogRows:

@@ -58,7 +58,7 @@ class TimeRule:
     expression: str
     """NULL where the time is missing or cannot be parsed."""
     all_possible: bool = False
-    """Whether every time that there is is known to be possible."""
+    """Whether every existing time is known to be possible."""
 
 
 def time_range(config: DataConfig) -> TimeRange:

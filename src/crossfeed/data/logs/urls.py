@@ -1,4 +1,4 @@
-"""URLs of logs: their parts, and what messages may show of them and of what a driver said."""
+"""URLs of logs: their parts, and hiding secrets in messages of ours and of drivers."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _WITHHELD = "(its words are withheld, because they hold a secret of the URL)"
 
 @dataclass(frozen=True)
 class Secrets:
-    """What of a URL is shown nowhere."""
+    """The secret parts of a URL, never shown."""
 
     url: str
     shown: str

@@ -59,14 +59,14 @@ def prepare(
         config: columns, clicks, filters and split; the defaults if None.
         source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
         overwrite: whether an existing `out` is replaced.
-        memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk
-            beside `out`. None is 3 GiB, or half of a smaller machine's.
+        memory_limit: memory limit of the engine, such as "2GiB"; beyond it the engine spills to
+            disk beside `out`. None is 3 GiB, or half of a smaller machine's.
         engine: "duckdb", which is embedded; "spark", in the active session or on this machine; or
             a Spark master, such as "spark://host:7077". The dataset is the same.
 
     Raises:
         MissingExtraError: the engine is not installed.
-        LogError: the log cannot be used, or nothing of it is left.
+        LogError: the log is not usable, or no event is left.
         QuarantineError: too many of its rows cannot be read.
         ConfigError: a setting does not fit the log.
         OutputError: `out` exists or cannot be written.
@@ -105,7 +105,7 @@ def _paths(logs: Logs) -> list[Path]:
 def _question(
     log: Log, config: DataConfig, source: str | None, engine: str
 ) -> dict[str, Any] | None:
-    """Return what a preparation depends on; None for a table, which may be another next time."""
+    """Return the inputs and settings of a preparation; None for a table, which may change."""
     if any(input_.file is None and input_.source is None for input_ in log.inputs):
         return None
     paths = [path for input_ in log.inputs for path in input_.files]
@@ -196,11 +196,11 @@ def _hint(dropped: dict[str, int], config: DataConfig) -> str:
 
 
 class _Progress:
-    """Says on stderr which stage runs, how long it took and how many rows a second it did."""
+    """Prints each stage on stderr, with its time and rows per second."""
 
     def __init__(self, title: str) -> None:
         self.rows: int | None = None
-        """Rows of the log, once they are known."""
+        """Number of the log's rows, once known."""
         self._title, self._stage = title, ""
         self._status = Console(stderr=True).status(title)
         self._began = self._stage_began = time.monotonic()
@@ -215,7 +215,7 @@ class _Progress:
             self._end_stage()
 
     def begin(self, stage: str) -> None:
-        """Announce a stage; what ran before is done."""
+        """Announce a stage; the stage before has ended."""
         self._end_stage()
         self._stage, self._stage_began = stage, time.monotonic()
         so_far = self._stage_began - self._began

@@ -1,8 +1,7 @@
 """Simulate a log of several domains whose truth is known.
 
-A user has one shared taste that acts in every domain and a smaller taste of their own in each
-domain. The shared taste drifts through the year in phases. What a user clicks is drawn without
-repeats from
+A user has one shared taste for all domains and a smaller one for each domain. The shared taste
+drifts through the year in phases. Clicks are drawn without repeats from
 
     p(item | user, domain, phase) = softmax over the domain's items of popularity + taste . item
 
@@ -33,11 +32,11 @@ __all__ = ["Simulation", "simulate"]
 _WIDTH = 8
 _PHASES = 4
 _DRIFT = math.pi / 3
-"""Angle by which the shared taste turns from the first phase to the last."""
+"""Angle between the shared taste of the first and of the last phase."""
 _STRENGTH = 2.0
 """Standard deviation of the taste's part of a logit."""
 _SHARED = 0.8
-"""Share of that variance which is the shared taste's."""
+"""Share of that variance due to the shared taste."""
 _POPULARITY_POWER = 0.8
 _ACTIVITY_POWER = 1.6
 _DENSEST_TO_SPARSEST = 30.0
@@ -46,13 +45,13 @@ _MOST_OF_DOMAIN = 0.4
 _FEWEST_ITEMS = 10
 """Of a domain."""
 _CELLS = 1 << 22
-"""Scores that are held at a time."""
+"""Scores held in memory at a time."""
 _NAMES = ("videos", "articles", "shopping", "music", "books", "games", "travel", "courses")
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What was written."""
+    """The written files."""
 
     log: Path
     truth: Path
@@ -73,8 +72,8 @@ def simulate(
 
     Args:
         out: the log: Parquet, CSV or JSONL by its suffix.
-        users: how many users there are; the least active may have no event.
-        items: how many items all domains have together.
+        users: number of users; the least active may have no event.
+        items: number of items of all domains together.
         domains: how many domains, from dense to sparse.
         events: about how many events to draw.
         seed: the same seed and sizes give the same log.
@@ -158,11 +157,11 @@ def _plant(rng: np.random.Generator, users: int, items: int, domains: int) -> Tr
 
 
 def _item_counts(items: int, domains: int) -> NDArray[np.int64]:
-    """Share out the items: the sparsest domain has a fifth of the densest's."""
+    """Divide the items: the sparsest domain has a fifth of the densest's."""
     weights = np.geomspace(1, 1 / 5, domains)
     sizes = np.maximum(_FEWEST_ITEMS, np.floor(items * weights / weights.sum())).astype(np.int64)
     sizes[0] += items - sizes.sum()
-    if sizes[0] < _FEWEST_ITEMS:  # what small domains were given more was taken from it
+    if sizes[0] < _FEWEST_ITEMS:  # it pays for the minimum of the small domains
         free = items - _FEWEST_ITEMS * domains
         sizes = _FEWEST_ITEMS + np.floor(free * weights / weights.sum()).astype(np.int64)
         sizes[0] += items - sizes.sum()
@@ -180,7 +179,7 @@ def _rates(rng: np.random.Generator, truth: Truth, users: int, events: int) -> N
     rates = activity[:, None] * density * liking * present
     most = _MOST_OF_DOMAIN * np.diff(truth.item_offsets)
     scale = events / rates.sum()
-    for _ in range(20):  # What the cap takes away is given to the others.
+    for _ in range(20):  # The others get the events that the cap takes away.
         scale *= events / np.minimum(rates * scale, most).sum()
     return np.asarray(np.minimum(rates * scale, most), np.float32)
 

@@ -113,7 +113,7 @@ def heat_map(table: Table, *, metric: str) -> str:
         axes.set_yticks(np.arange(rows) + 0.5, [plain(name, longest=30) for name, _ in table.rows])
         axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
         axes.spines[:].set_visible(False)
-        return inline_svg(figure, name="transfer", title=f"{metric} by what the network was shown")
+        return inline_svg(figure, name="transfer", title=f"{metric} by history shown")
 
 
 def _panels(

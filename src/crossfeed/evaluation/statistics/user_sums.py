@@ -137,7 +137,7 @@ def require_same_events(first: Outcomes, second: Outcomes) -> None:
         both = len(np.intersect1d(first.events, second.events))
         raise RunError(
             f"'{first.scorer}' and '{second.scorer}' were not judged on the same events: "
-            f"{len(first.events):,} and {len(second.events):,}, of which {both:,} are the same",
+            f"{len(first.events):,} and {len(second.events):,}, {both:,} of them in both",
             hint="evaluate both on the same part of the same dataset",
         )
 

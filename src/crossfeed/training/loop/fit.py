@@ -38,7 +38,7 @@ from crossfeed.training.watch.tracking import Tracking
 __all__ = ["SAME_COMMAND", "Fit"]
 
 SAME_COMMAND = "the same command"
-"""What continues a fit that is a part of a larger piece of work."""
+"""The command that continues a fit within a larger piece of work."""
 
 
 class Fit:

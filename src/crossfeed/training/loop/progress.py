@@ -29,7 +29,7 @@ class FitProgress:
     losses: dict[str, float] = field(default_factory=dict)
     """Sums of the running epoch's losses."""
     health_sums: dict[str, float] = field(default_factory=dict)
-    """What `HealthSums` holds of the running epoch."""
+    """The content of `HealthSums` for the running epoch."""
     health_counts: dict[str, int] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     health: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON

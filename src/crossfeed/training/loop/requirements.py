@@ -1,4 +1,4 @@
-"""What is checked before a training begins, because it would fail later."""
+"""Checks before a training begins, for problems that would make it fail later."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ class CheckpointTimer:
 
 
 class FitFiles:
-    """What one fit keeps in its run; all processes but the first write nothing."""
+    """The files of one fit in its run; only the first process writes."""
 
     def __init__(self, run: Run, workers: Workers, device: torch.device, *, selects: bool) -> None:
         """Name the checkpoints of a fit.

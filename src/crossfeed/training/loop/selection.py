@@ -16,8 +16,8 @@ MOST_ROLL_BACKS = 3
 """After so many roll-backs the next collapse ends the training."""
 
 Recovery = Literal["keep", "nothing", "roll back", "stop"]
-"""What follows an epoch: its weights are kept as healthy, nothing happens, the last healthy weights
-come back, or the training ends."""
+"""The reaction to an epoch: keep its weights as healthy, do nothing, return to the last healthy
+weights, or end the training."""
 
 
 class Selection:

@@ -1,4 +1,4 @@
-"""What moves in a fit: both players, their optimisers, and the average of their weights."""
+"""The moving state of a fit: both players, their optimisers, and the average of their weights."""
 
 from __future__ import annotations
 

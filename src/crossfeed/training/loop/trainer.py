@@ -48,17 +48,16 @@ def train(
         out: folder of the run.
         config: settings; a run that is resumed has its own, and those given here must be the same,
             but for those that only say where it runs (`crossfeed.config.differences.RUNNING`).
-        resume: go on with the run in `out`, or begin where there is none; a run that is finished
-            is left as it is.
-        refit: afterwards train anew on all data, validation and test included, for as many epochs
-            as the best weights took and with their learning rates; these weights are for export,
-            never for evaluation.
+        resume: start or continue the run in `out`; a finished run stays unchanged.
+        refit: afterwards train again on all data, validation and test included, with the epochs and
+            learning rates of the best weights; these weights are for export, never for evaluation.
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
             figure of `train.select_on`; what it raises ends the training.
         profile: write torch's profile of some steps into the run (`step_profiler`); a refit is not
             profiled.
-        command: what continues it; shown when it is interrupted. By default `crossfeed train` with
+        command: the command that continues it, shown when it is interrupted.
+        By default `crossfeed train` with
             --resume.
 
     Raises:

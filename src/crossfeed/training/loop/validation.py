@@ -1,4 +1,4 @@
-"""What an epoch is chosen by: the validation figure of the weights that would be served."""
+"""The figure that chooses an epoch: validation of the weights that would be served."""
 
 from __future__ import annotations
 

@@ -29,8 +29,8 @@ from crossfeed.training.parallel.gradients import average_gradients, gather_tens
 __all__ = ["ALONE", "Follower", "Own", "Share", "Workers", "own_state", "steps_per_epoch"]
 
 Own = dict[str, Any]  # Any: tensors and sums
-"""What one process alone knows of a training's progress: the state of its random numbers, and sums
-over the steps of the running epoch."""
+"""Progress that each process accumulates itself: the state of its random numbers, and sums over the
+steps of the running epoch."""
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -38,7 +38,7 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes does of each pass over the training clicks."""
+    """One process's share of each pass over the training clicks."""
 
     rank: int
     """The number of the process; each has its own order of clicks and its own masks."""
@@ -227,7 +227,7 @@ class Follower(Run):
 
 
 def own_state(owns: Sequence[Own], workers: Workers) -> Own:
-    """Return what a process goes on with, of what each process left.
+    """Return the own state with which a process continues, given those that all processes left.
 
     With as many processes as there were each takes its own. With another number there is no
     random state to take, and the leader takes all sums.

@@ -36,8 +36,8 @@ torchrun ends the others; this is for a machine that falls silent."""
 def joined() -> Iterator[Workers]:
     """Join the processes that torchrun started with this one, until the end of the block.
 
-    Without torchrun's environment, or with one process, this is a training alone. A process that
-    has joined before stays joined.
+    Without torchrun's environment, or with one process, the training runs alone. A process that has
+    already joined stays joined.
 
     Raises:
         ConfigError: the environment is not complete.

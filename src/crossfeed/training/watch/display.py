@@ -1,4 +1,4 @@
-"""What a training shows on stderr: a bar with remaining time and losses, and a line per epoch."""
+"""The display of a training: a bar per epoch with losses and remaining time, on stderr."""
 
 from __future__ import annotations
 

@@ -21,14 +21,14 @@ from crossfeed.training.step.steps import Move, has_gap
 __all__ = ["Health", "HealthSums"]
 
 _SMALLEST = 1e-300
-"""What the share of a gap loss counts at least; below it, it has no logarithm."""
+"""Smallest gap loss that counts; below it, the logarithm is undefined."""
 _ROWS = 64
-"""Clicks of a domain by which a batch's entropy is told; more say the same and cost time."""
+"""Clicks per domain that estimate a batch's entropy; more cost time without a better estimate."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What one epoch said of both players; None where nothing was measured."""
+    """One epoch's figures of both players; None if not measured."""
 
     separation: float | None
     """Share of pairs of a click and one of its candidates in which the click scores higher, ties
