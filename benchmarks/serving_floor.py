@@ -24,7 +24,7 @@ from crossfeed.scorer import Histories
 from crossfeed.serving.http.hot_route import HotRoute, json_body
 from crossfeed.serving.http.schemas import Answer, RecommendBody
 from crossfeed.serving.recommend.answers import Recommendation, Recommendations
-from crossfeed.serving.recommend.retrieval import best_first
+from crossfeed.serving.recommend.ranking import best_first
 
 Work = Callable[[RecommendBody], object]
 

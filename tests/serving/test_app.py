@@ -464,7 +464,7 @@ def test_what_fails_inside_is_told_to_the_log_and_not_outside(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("u001")
 
-    monkeypatch.setattr(Recommender, "answer_feeds", fail)
+    monkeypatch.setattr(Recommender, "answer", fail)
     with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
         response = client.get("/v1/users/u001/recommendations?domain=videos")
     assert response.status_code == 500

@@ -22,7 +22,7 @@ from crossfeed.serving.engine.reload import ModelInService, Reloaded, check_answ
 from crossfeed.serving.histories.availability import Availability, ItemFlag
 from crossfeed.serving.histories.guarded_store import GuardedStore
 from crossfeed.serving.histories.history import HistoryStore, NewEvent
-from crossfeed.serving.http.answering import Asked, answer_all
+from crossfeed.serving.http.answering import PendingQuery, answer_all
 from crossfeed.serving.http.guards.guards import add_guards, add_problem_handlers
 from crossfeed.serving.http.guards.limits import Limits
 from crossfeed.serving.http.guards.security import ApiKey
@@ -41,16 +41,17 @@ from crossfeed.serving.http.schemas import (
     Problem,
     Readiness,
     RecommendBody,
+    RecommendParameters,
     ReloadFacts,
     StoreFacts,
     UserHistory,
-    WantedBody,
 )
 from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.operations.metric_pages import merged
 from crossfeed.serving.operations.monitoring import Monitoring
 from crossfeed.serving.operations.tracing import Tracing
 from crossfeed.serving.recommend.fallback import Fallbacks
+from crossfeed.serving.recommend.query import Query as RecommendQuery
 
 __all__ = ["Service", "create_app"]
 
@@ -166,7 +167,9 @@ class Service:
         user, ask = "/v1/users/{user_id:any}/recommendations", "/v1/recommend"
         return [
             HotRoute("POST", ask, self.recommend, read=json_body("body", RecommendBody)),
-            HotRoute("GET", user, self.recommend_to_user, read=query("wanted", WantedBody)),
+            HotRoute(
+                "GET", user, self.recommend_to_user, read=query("parameters", RecommendParameters)
+            ),
         ]
 
     def routes(self) -> APIRouter:
@@ -184,26 +187,28 @@ class Service:
         router.get("/health/ready")(self.ready)
         return router
 
-    def answer_all(self, asked: Sequence[Asked]) -> list[bytes | Exception]:
+    def answer_all(self, pending: Sequence[PendingQuery]) -> list[bytes | Exception]:
         """Answer requests for recommendations together, off the event loop."""
-        return answer_all(asked, model=self.model, monitoring=self.monitoring, tracing=self.tracing)
+        return answer_all(
+            pending, model=self.model, monitoring=self.monitoring, tracing=self.tracing
+        )
 
     async def recommend(self, body: RecommendBody) -> bytes:
         """Recommend items of a domain, or of several, to a known user or to a history.
 
-        Where the history store does not answer, a known user gets what a new one would.
+        If the history store does not answer, a known user gets what a new one would.
         """
-        trace = self.tracing.current() if self.tracing else None
-        return await self.threads.run(Asked(body, trace=trace))
+        return await self._answer(body.to_query())
 
     async def recommend_to_user(
-        self, user_id: str, wanted: Annotated[WantedBody, Query()]
+        self, user_id: str, parameters: Annotated[RecommendParameters, Query()]
     ) -> bytes:
         """Recommend items of a domain to a known user."""
-        restored = self._user(user_id)
-        return await self.recommend(
-            RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k)
-        )
+        return await self._answer(parameters.to_query(self._user(user_id)))
+
+    async def _answer(self, query: RecommendQuery) -> bytes:
+        trace = self.tracing.current() if self.tracing else None
+        return await self.threads.run(PendingQuery(query, trace=trace))
 
     def history(self, user_id: str) -> UserHistory:
         """Return what is stored of a user."""

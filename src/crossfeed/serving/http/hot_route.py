@@ -17,7 +17,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.types import Receive, Scope, Send
 
-from crossfeed.serving.http.schemas import Answer, Problem, refuse_countless
+from crossfeed.serving.http.schemas import Answer, Problem, refuse_too_many_errors
 
 __all__ = ["HotRoute", "json_body", "query"]
 
@@ -113,6 +113,6 @@ def _is_json(scope: Scope) -> bool:
 
 
 def _invalid(error: ValidationError, place: str) -> RequestValidationError:
-    refuse_countless(error)
+    refuse_too_many_errors(error)
     details: Sequence[Any] = error.errors(include_url=False)  # Any: pydantic's own dictionaries
     return RequestValidationError([{**one, "loc": (place, *one["loc"])} for one in details])

@@ -25,8 +25,8 @@ from pydantic import (
 from crossfeed.errors import RequestError
 from crossfeed.serving.histories.history import POSSIBLE_TIMES, is_possible_time
 from crossfeed.serving.ids import ANY_ID, Id, is_id
-from crossfeed.serving.recommend.answers import MAX_K, Recommendation, Recommendations, Step
-from crossfeed.serving.recommend.rules import SOURCES, Source
+from crossfeed.serving.recommend.answers import Recommendation, Recommendations, Step
+from crossfeed.serving.recommend.query import DEFAULT_K, MAX_K, SOURCES, Query, Source
 
 __all__ = [
     "Answer",
@@ -43,11 +43,11 @@ __all__ = [
     "Problem",
     "Readiness",
     "RecommendBody",
+    "RecommendParameters",
     "ReloadFacts",
     "StoreFacts",
     "UserHistory",
-    "WantedBody",
-    "refuse_countless",
+    "refuse_too_many_errors",
 ]
 
 _SECONDS_BELOW = 100_000_000_000
@@ -98,7 +98,7 @@ Quota = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
 Ids = Annotated[list[AnyId], Field(max_length=10_000, fail_fast=True)]
 
 
-def refuse_countless(error: ValidationError) -> None:
+def refuse_too_many_errors(error: ValidationError) -> None:
     """Refuse a body with more errors than one can read: to describe 100,000 takes seconds.
 
     Raises:
@@ -122,11 +122,13 @@ class _CountedBody(_Body):
 
     @model_validator(mode="wrap")
     @classmethod
-    def _refuse_countless(cls, value: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
+    def _refuse_too_many_errors(
+        cls, value: object, validate: ModelWrapValidatorHandler[Self]
+    ) -> Self:
         try:
             return validate(value)
         except ValidationError as error:
-            refuse_countless(error)
+            refuse_too_many_errors(error)
             raise
 
 
@@ -153,7 +155,7 @@ class RecommendBody(_Body):
     )
     user_id: AnyId | None = None
     history: Annotated[list[PastEvent], Field(max_length=10_000, fail_fast=True)] | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
+    k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = DEFAULT_K
     exclude_seen: StrictBool = True
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
@@ -175,12 +177,30 @@ class RecommendBody(_Body):
                 raise ValueError(f"domains may ask for {MAX_K} items together")
         return self
 
+    def to_query(self) -> Query:
+        """Return what is asked for."""
+        history = self.history
+        return Query(
+            domains=self.domains or {str(self.domain): self.k},
+            user_id=self.user_id,
+            history=None if history is None else [dict(event) for event in history],
+            exclude_seen=self.exclude_seen,
+            include=self.include,
+            exclude=self.exclude,
+            candidates=self.candidates,
+            sources=self.sources,
+        )
 
-class WantedBody(_Body):
-    """What a user is to be recommended, in the query of a URL."""
+
+class RecommendParameters(_Body):
+    """A request for recommendations in the query of a URL."""
 
     domain: Name
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    k: Annotated[int, Field(ge=1, le=MAX_K)] = DEFAULT_K
+
+    def to_query(self, user_id: Id) -> Query:
+        """Return what is asked for a user."""
+        return Query(domains={self.domain: self.k}, user_id=user_id)
 
 
 class EventBody(PastEvent):

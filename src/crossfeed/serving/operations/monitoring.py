@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from crossfeed.errors import CrossfeedError, HistoryStoreError
 from crossfeed.serving.engine.reload import Reloaded
 from crossfeed.serving.histories.history import Durability
-from crossfeed.serving.recommend.answers import Recommendations
+from crossfeed.serving.recommend.answers import Step
 
 __all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
 
@@ -88,7 +88,7 @@ class Monitoring:
     def recommended(
         self,
         domain: str,
-        found: Recommendations,
+        fallback: Step | None,
         *,
         degraded: bool,
         held_back: bool,
@@ -97,14 +97,13 @@ class Monitoring:
 
         Args:
             domain: the target domain; one that exists, so that their number is bounded.
-            found: the answer.
+            fallback: the last step of the fallback that was needed, if any was.
             degraded: the history store did not answer.
             held_back: the domain is served by popularity, whatever is known of the user.
         """
-        cold = "cold" if found.fallback else "known"
+        cold = "cold" if fallback else "known"
         user = "unreachable" if degraded else "not asked" if held_back else cold
-        fallback = found.fallback or "none"
-        self._recommendations.labels(domain=domain, fallback=fallback, user=user).inc()
+        self._recommendations.labels(domain=domain, fallback=fallback or "none", user=user).inc()
 
     def took(self, stage: str, seconds: float, *, domain: str = "") -> None:
         """Note the time of a stage; a feed and the history store work for no one domain."""
