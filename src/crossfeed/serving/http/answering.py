@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
-from crossfeed.errors import HistoryStoreError, RequestError
+from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.engine.reload import ModelInService
 from crossfeed.serving.http.schemas import Answer
 from crossfeed.serving.operations.monitoring import Monitoring

@@ -182,9 +182,8 @@ class Pipeline:
             ranked = fill_up(self._bundle, target, allowed, self._fallback.steps(target.name))
             note("rank", [target.place], began)
             return ranked
-        found = [
-            keep_allowed(find(target, allowed), allowed) for find in self._sources.of(target.query)
-        ]
+        sources = self._sources.of(target.query)
+        found = [keep_allowed(find(target, allowed), target, allowed) for find in sources]
         note("retrieve", [target.place], began)
         began = time.perf_counter()
         ranked = rank_by_score(self._bundle, target, allowed, found)

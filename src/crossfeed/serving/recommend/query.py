@@ -19,6 +19,9 @@ Source = Literal["pool", "candidates", "generator"]
 
 SOURCES: tuple[Source, ...] = get_args(Source)
 
+_POOL: frozenset[Source] = frozenset(["pool"])
+_CANDIDATES: frozenset[Source] = frozenset(["candidates"])
+
 PastEvents = Sequence[Event | Mapping[str, object]]
 """Events in any order; mappings have item_id, domain and, if order matters, timestamp."""
 
@@ -53,4 +56,4 @@ class Query:
         """Return where items come from."""
         if self.sources is not None:
             return frozenset(self.sources)
-        return frozenset(["pool" if self.candidates is None else "candidates"])
+        return _POOL if self.candidates is None else _CANDIDATES

@@ -63,21 +63,22 @@ def fill_up(
     allowed: Allowed,
     steps: Iterable[tuple[Step, FindCandidates]],
 ) -> Ranked:
-    """Return k items of sources that rank their own, each filling what those before it left open."""
+    """Return k items; each source ranks its own and fills what those before it left open."""
     items: list[Recommendation] = []
     left, known, last = allowed, 0, None
     for step, find in steps:
         last = last or step
-        if len(items) == target.k:
-            break
-        found = keep_allowed(find(target, left), left)
+        found = keep_allowed(find(target, left), target, left)
         more = _own_order(bundle, target, found)[: target.k - len(items)]
         assert found.positions is not None
         positions = found.positions[: len(more)]
         positions = positions[positions >= 0]
-        left, known = left.without(positions), known + len(positions)
+        known += len(positions)
         items += more
         last = step if more else last
+        if len(items) == target.k:
+            break
+        left = left.without(positions)
     return Ranked(tuple(items), known, last)
 
 

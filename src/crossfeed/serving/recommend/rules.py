@@ -5,7 +5,7 @@ Dims: I items, N items of a pool.
 
 from __future__ import annotations
 
-from functools import cache, partial
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,33 +36,18 @@ def allow(target: Target, *, unavailable_mask: NDArray[np.bool_], flags: Unavail
     if lists.exclude is not None:
         mask &= ~lists.exclude[0][pool]
 
-    def permits(item_id: Id) -> bool:
-        return (
-            (target.name, item_id) not in flags.items
-            and all(item_id in ids for _, ids in lists.only)
-            and (lists.exclude is None or item_id not in lists.exclude[1])
-            and item_id not in seen_ids()
-        )
-
-    seen_ids = cache(partial(_seen_ids, target))  # only few answers ask
-    return Allowed(mask, permits, had, unavailable)
+    return Allowed(mask, had, unavailable, flags)
 
 
-def keep_allowed(found: Candidates, allowed: Allowed) -> Candidates:
+def keep_allowed(found: Candidates, target: Target, allowed: Allowed) -> Candidates:
     """Return what the rules allow of what a source found."""
     positions = found.positions
     if positions is None:  # the whole pool: it is masked where it is ranked
         return found
-    if found.ids is None:
-        kept = allowed.mask[positions]
-    else:
-        kept = np.array(
-            [
-                bool(allowed.mask[position]) if position >= 0 else allowed.permits(item_id)
-                for position, item_id in zip(positions.tolist(), found.ids, strict=True)
-            ],
-            dtype=np.bool_,
-        )
+    kept = allowed.mask[positions]
+    if found.ids is not None:
+        unknown = np.flatnonzero(positions < 0)
+        kept[unknown] = _permitted([found.ids[row] for row in unknown.tolist()], target, allowed)
     if kept.all():
         return found
     rows = np.flatnonzero(kept)
@@ -72,6 +57,18 @@ def keep_allowed(found: Candidates, allowed: Allowed) -> Candidates:
         None if found.scores is None else found.scores[rows],
         None if found.ids is None else [found.ids[row] for row in rows.tolist()],
     )
+
+
+def _permitted(item_ids: Sequence[Id], target: Target, allowed: Allowed) -> list[bool]:
+    """Return whether items that the model does not know may be recommended."""
+    lists, seen, unavailable = target.lists, _seen_ids(target), allowed.flags.items
+    return [
+        (target.name, item_id) not in unavailable
+        and all(item_id in ids for _, ids in lists.only)
+        and (lists.exclude is None or item_id not in lists.exclude[1])
+        and item_id not in seen
+        for item_id in item_ids
+    ]
 
 
 def _had(target: Target) -> Ints:

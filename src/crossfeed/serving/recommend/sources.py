@@ -38,7 +38,7 @@ class ModelSources:
                 is one, or the generator where the bundle's score holds none.
         """
         names = query.drawn_from
-        if not names or not names <= set(SOURCES):
+        if not names or not names.issubset(SOURCES):
             raise _refused(query, f"some of {', '.join(SOURCES)}")
         if (query.candidates is not None) != ("candidates" in names):
             raise _refused(query, "candidates if and only if the request lists them")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from crossfeed.scorer import Floats, Ints
+from crossfeed.serving.histories.availability import Unavailable
 from crossfeed.serving.histories.history import Event
 from crossfeed.serving.ids import Id
 from crossfeed.serving.recommend.query import Query
@@ -64,22 +65,22 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """Which items the rules allow: by position in the pool, or by id if the model knows it not."""
+    """Which items of a pool the rules allow, and why others are left out."""
 
     mask: Mask
     """(N,)"""
-    permits: Callable[[Id], bool]
-    """Tells of an item that the model does not know whether it may be recommended."""
     had: Ints
     """Positions that the user had before, each as often as they had it."""
     unavailable_mask: Mask
     """(N,) true where an item is not available."""
+    flags: Unavailable
+    """The same of all items, also of those that the model does not know."""
 
     def without(self, positions: Ints) -> Allowed:
         """Return the same without some positions."""
         mask = self.mask.copy()
         mask[positions] = False
-        return Allowed(mask, self.permits, self.had, self.unavailable_mask)
+        return Allowed(mask, self.had, self.unavailable_mask, self.flags)
 
 
 @dataclass(frozen=True, slots=True)
