@@ -9,10 +9,14 @@ from typing import Literal, get_args
 from crossfeed.serving.histories.history import Event
 from crossfeed.serving.ids import Id
 
-__all__ = ["DEFAULT_K", "MAX_K", "SOURCES", "PastEvents", "Query", "Source"]
+__all__ = ["DEFAULT_K", "MAX_K", "MOST_EVENTS", "SOURCES", "PastEvents", "Query", "Source"]
 
 DEFAULT_K = 10
 MAX_K = 1000
+
+MOST_EVENTS = 10_000
+"""The newest events of a user that an answer takes into account, and the most that a request may
+bring: a history without end would make every answer slow."""
 
 Source = Literal["pool", "candidates", "generator"]
 """All items of the domain; the list in the request; items drawn by the generator."""

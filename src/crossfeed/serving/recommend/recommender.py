@@ -21,7 +21,7 @@ from crossfeed.serving.recommend.answers_table import answers_schema, answers_ta
 from crossfeed.serving.recommend.explaining import shortage
 from crossfeed.serving.recommend.fallback import Fallbacks
 from crossfeed.serving.recommend.pipeline import Answered, Pipeline, Work
-from crossfeed.serving.recommend.query import DEFAULT_K, PastEvents, Query, Source
+from crossfeed.serving.recommend.query import DEFAULT_K, MOST_EVENTS, PastEvents, Query, Source
 from crossfeed.serving.recommend.ranking import Ranked, best_first, cosine
 from crossfeed.serving.recommend.reading import CheckedQuery, QueryReader, check_count
 from crossfeed.serving.recommend.target import Target, User
@@ -30,10 +30,6 @@ from crossfeed.serving.recommend.timing import Note, unnoted
 __all__ = ["Recommender"]
 
 _USERS_AT_ONCE = 1024
-
-_MOST_EVENTS = 10_000
-"""The newest events of a user that an answer takes into account, as many as a request may bring:
-a history without end would make every answer slow."""
 
 
 class Recommender:
@@ -307,7 +303,7 @@ class Recommender:
         failure: HistoryStoreError | None = None
         if stored:
             try:
-                read = self._history_reader.read_many(list(stored.values()), limit=_MOST_EVENTS)
+                read = self._history_reader.read_many(list(stored.values()), limit=MOST_EVENTS)
                 events = dict(zip(stored, read, strict=True))
                 note("store", list(stored), began)
             except HistoryStoreError as error:
