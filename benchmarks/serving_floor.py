@@ -21,10 +21,10 @@ from fastapi import FastAPI
 
 from crossfeed.bundle import Bundle
 from crossfeed.scorer import Histories
-from crossfeed.serving.http.hot_route import HotRoute, json_body
+from crossfeed.serving.http.route import Route
 from crossfeed.serving.http.schemas import Answer, RecommendBody
 from crossfeed.serving.recommend.answers import Recommendation, Recommendations
-from crossfeed.serving.recommend.retrieval import best_first
+from crossfeed.serving.recommend.ranking import best_first
 
 Work = Callable[[RecommendBody], object]
 
@@ -59,7 +59,7 @@ def serve(work: Work) -> None:
         return Answer.of(Recommendations(items, "echo"), took_ms=0.0).to_json()
 
     app = FastAPI()
-    route = HotRoute("POST", "/v1/recommend", echo, read=json_body("body", RecommendBody))
+    route = Route("POST", "/v1/recommend", echo, answer=Answer, tag="", body=RecommendBody)
     app.router.routes[:0] = [route]
     with socket.create_server(("127.0.0.1", 0)) as listening:
         print(f"http://127.0.0.1:{listening.getsockname()[1]}", flush=True)

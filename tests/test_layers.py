@@ -69,7 +69,21 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "sqlite redis",
         "guarded_store url",
     ),
-    "serving.http": ("schemas", "problems", "guards protocol answering hot_route", "app"),
+    "serving.http": (
+        "schemas",
+        "problems",
+        "guards protocol answering route description",
+        "app",
+    ),
+    "serving.recommend": (
+        "answers query timing",
+        "target",
+        "rules",
+        "ranking sources fallback",
+        "explaining reranking reading",
+        "answers_table pipeline",
+        "recommender",
+    ),
 }
 """Package -> its rooms from the lowest to the highest. A room imports itself and lower ones; those
 in one text are of one height and may not import each other."""

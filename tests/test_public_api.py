@@ -23,6 +23,7 @@ PUBLIC = {
     "Dataset",
     "ModelConfig",
     "Part",
+    "Query",
     "Recommender",
     "Results",
     "Run",

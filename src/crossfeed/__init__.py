@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from crossfeed.evaluation.results import Results as Results
     from crossfeed.run import Run as Run
     from crossfeed.scorer import Scorer as Scorer
+    from crossfeed.serving.recommend.query import Query as Query
     from crossfeed.serving.recommend.recommender import Recommender as Recommender
     from crossfeed.training.loop.trainer import train as train
 
@@ -38,6 +39,7 @@ _HOMES = {
     "Dataset": "crossfeed.data.dataset",
     "ModelConfig": "crossfeed.config",
     "Part": "crossfeed.data.dataset",
+    "Query": "crossfeed.serving.recommend.query",
     "Recommender": "crossfeed.serving.recommend.recommender",
     "Results": "crossfeed.evaluation.results",
     "Run": "crossfeed.run",

@@ -121,11 +121,11 @@ class RequestError(CrossfeedError):
 class UnknownDomainError(RequestError):
     """The domain is not one of the model's."""
 
-    def __init__(self, domain: object, domains: Sequence[str]) -> None:
+    def __init__(self, domain: object, domains: Sequence[str], *, field: str = "domain") -> None:
         allowed = ", ".join(domains)
         super().__init__(
             f"domain '{domain}' is unknown; it is one of: {allowed}",
-            field="domain",
+            field=field,
             value=domain,
             allowed=allowed,
         )

@@ -27,7 +27,7 @@ from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
 from crossfeed.serving.histories.url import open_store
 from crossfeed.serving.http.app import create_app
 from crossfeed.serving.http.guards.limits import Limits
-from crossfeed.serving.http.hot_route import json_body
+from crossfeed.serving.http.route import read_body
 from crossfeed.serving.operations.monitoring import REQUEST_LOG
 from crossfeed.serving.recommend.recommender import Recommender
 
@@ -184,13 +184,25 @@ def problem(response: Any) -> dict[str, Any]:
     ("body", "field", "said"),
     [
         ({"user_id": "u001", "domain": "films"}, "domain", "articles, shopping, videos"),
-        ({"user_id": "u001", "domain": "videos", "k": 0}, "k", "greater than or equal to 1"),
-        ({"user_id": "u001", "domain": "videos", "k": 1001}, "k", "less than or equal to 1000"),
-        ({"user_id": "u001", "domain": "videos", "k": "5"}, "k", "valid integer"),
+        ({"user_id": "u001", "domain": "videos", "k": 0}, "k", "must be an integer from 1 to 1000"),
+        ({"user_id": "u001", "domain": "videos", "k": 1001}, "k", "from 1 to 1000"),
+        ({"user_id": "u001", "domain": "videos", "k": "5"}, "k", "must be an integer"),
         ({"user_id": "u001", "domain": "videos", "kk": 5}, "kk", "no field of this name"),
-        ({"user_id": "u001", "domain": "videos", "exclude_seen": "yes"}, "exclude_seen", "boolean"),
+        (
+            {"user_id": "u001", "domain": "videos", "exclude_seen": "yes"},
+            "exclude_seen",
+            "true or false",
+        ),
         ({"user_id": True, "domain": "videos"}, "user_id", "a string of 1 to 1024"),
         ({"user_id": "u001", "domain": "videos", "exclude": [None]}, "exclude[0]", "a string of"),
+        (
+            {
+                "history": [{"item_id": "a", "domain": "films", "timestamp": 1_700_000_000}],
+                "domain": "videos",
+            },
+            "history[0].domain",
+            "articles, shopping, videos",
+        ),
         ({"user_id": "u001"}, "body", "either domain or domains"),
         ({"domain": "videos"}, "body", "either user_id or history"),
         ({"user_id": "u001", "history": [], "domain": "videos"}, "body", "and not both"),
@@ -237,9 +249,11 @@ def test_a_body_that_is_not_valid_names_field_value_and_what_is_allowed(
         ({"item_id": "x" * 2000}, "events[0].item_id", "a string of 1 to 1024"),
         ({"timestamp": True}, "events[0].timestamp", "seconds or milliseconds"),
         ({"timestamp": 10**400}, "events[0].timestamp", "finite"),
+        ({"timestamp": 1_700_000_000_000_000}, "events[0].timestamp", "these are microseconds"),
+        ({"timestamp": 1_700_000_000 * 10**9}, "events[0].timestamp", "these are nanoseconds"),
         ({"timestamp": "0001-01-01T00:00:00+14:00"}, "events[0].timestamp", "between 1990"),
         ({"timestamp": "9999-12-31T23:59:59-14:00"}, "events[0].timestamp", "between 1990"),
-        ({"event_id": 7}, "events[0].event_id", "valid string"),
+        ({"event_id": 7}, "events[0].event_id", "must be text"),
         ({"user_id": 2**63}, "events[0].user_id", "an integer of 64 bits"),
         ({"extra": 1}, "events[0].extra", "no field of this name"),
     ],
@@ -377,7 +391,7 @@ def test_a_large_body_is_checked_beside_the_event_loop() -> None:
             return {"type": "http.request", "body": content}
 
         scope = {"headers": [(b"content-type", b"application/json")]}
-        await json_body("body", Body)(scope, receive)
+        await read_body(scope, receive, Body)
 
     for letters in (1000, 100_000):
         asyncio.run(read(letters))
@@ -426,6 +440,79 @@ def test_any_id_can_be_in_a_url(user_id: str, client: TestClient) -> None:
     assert client.delete(url).json() == {"user_id": user_id, "forgotten": 1}
 
 
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("DELETE", "/v1/users/u001/history", 405),
+        ("DELETE", "/v1/users/u001/recommendations", 405),
+        ("DELETE", "/v1/users/a/b", 404),
+        ("GET", "/v1/users/a/b/history", 404),
+    ],
+)
+def test_a_slash_in_a_url_is_never_a_part_of_an_id(
+    method: str, path: str, status: int, client: TestClient
+) -> None:
+    for user_id in ("u001/history", "u001/recommendations", "a/b"):
+        sent = {"events": [event(event_id=user_id, user_id=user_id)]}
+        assert client.post("/v1/events", json=sent).json()["accepted"] == 1
+    refused = client.request(method, path)
+    assert refused.status_code == status
+    problem(refused)
+    for user_id in ("u001/history", "u001/recommendations", "a/b"):
+        shown = client.get(f"/v1/users/{quote(user_id, safe='')}/history").json()
+        assert len(shown["events"]) == 1
+
+
+def test_a_literal_part_of_a_path_may_be_encoded(client: TestClient) -> None:
+    assert client.get("/v1/%64omains").status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/v1/domains/", "/v1/users/u001/recommendations/?domain=videos"])
+def test_no_path_redirects_to_another_scheme(path: str, client: TestClient) -> None:
+    headers = {"x-forwarded-proto": "https", "host": "shop.example"}
+    found = client.get(path, headers=headers, follow_redirects=False)
+    assert found.status_code == 404 and "location" not in found.headers
+
+
+def test_a_history_is_read_in_pages(client: TestClient) -> None:
+    times = [1_700_000_000 + n for n in range(7)]
+    sent = [event(event_id=f"p{t}", user_id="pages", timestamp=t) for t in times]
+    assert client.post("/v1/events", json={"events": sent}).json()["accepted"] == 7
+    pages, after = [], 0
+    while after is not None:
+        url = f"/v1/users/pages/history?limit=3&after={after}"
+        page = client.get(url).json()
+        pages.append([one["timestamp"] // 1000 for one in page["events"]])
+        after = page["after"]
+    assert pages == [times[4:], times[1:4], times[:1]]
+    whole = client.get("/v1/users/pages/history").json()
+    assert len(whole["events"]) == 7 and whole["after"] is None
+    for query, said in (("limit=0", "at least 1"), ("after=x", "an integer"), ("page=2", "name")):
+        refused = client.get(f"/v1/users/pages/history?{query}")
+        assert refused.status_code == 422 and said in problem(refused)["allowed"]
+
+
+@pytest.mark.parametrize(
+    ("headers", "said"),
+    [
+        ({}, "the body must have content-type: application/json; it has none"),
+        ({"content-type": "text/plain"}, "application/json; it says 'text/plain'"),
+        ({"content-type": "application/x-www-form-urlencoded"}, "must have content-type"),
+        (
+            {"content-type": "application/json", "content-encoding": "gzip"},
+            "the body is compressed (gzip); send it uncompressed",
+        ),
+    ],
+)
+@pytest.mark.parametrize("route", ["/v1/recommend", "/v1/events"])
+def test_a_body_that_is_no_plain_json_is_refused_with_what_to_do(
+    headers: dict[str, str], said: str, route: str, client: TestClient
+) -> None:
+    response = client.post(route, content=b'{"user_id": "u001"}', headers=headers)
+    assert response.status_code == 415
+    assert said in problem(response)["detail"]
+
+
 def test_ids_are_restored_to_a_log_of_integers(bundle: Bundle) -> None:
     facts = {**bundle.about, "user_id_type": "int64", "files": {}}
     item_ids = pa.array(range(len(bundle.item_ids)), pa.int64())
@@ -464,7 +551,7 @@ def test_what_fails_inside_is_told_to_the_log_and_not_outside(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("u001")
 
-    monkeypatch.setattr(Recommender, "answer_feeds", fail)
+    monkeypatch.setattr(Recommender, "answer", fail)
     with caplog.at_level(logging.INFO, logger=REQUEST_LOG):
         response = client.get("/v1/users/u001/recommendations?domain=videos")
     assert response.status_code == 500

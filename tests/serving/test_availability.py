@@ -105,10 +105,10 @@ def test_while_the_store_does_not_answer_the_last_known_flags_hold() -> None:
 def test_the_mask_is_that_of_the_bundle_and_made_once_per_change(bundle: Bundle) -> None:
     stock = Stock(bundle)
     flags = Unavailable(1, frozenset({("videos", "v03"), ("videos", "new"), ("gone", "v04")}))
-    mask = stock.missing(flags)
+    mask = stock.unavailable_mask(flags)
     assert np.flatnonzero(mask).tolist() == [bundle.ids.index("v03", "videos")]
-    assert stock.missing(flags) is mask
-    assert not stock.missing(Unavailable(2, frozenset())).any()
+    assert stock.unavailable_mask(flags) is mask
+    assert not stock.unavailable_mask(Unavailable(2, frozenset())).any()
 
 
 def test_what_is_not_available_is_left_out_before_the_cut(bundle: Bundle) -> None:

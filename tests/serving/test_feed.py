@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,8 +16,13 @@ from crossfeed.serving.histories.history import BundleHistories, Event
 from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
 from crossfeed.serving.http.app import create_app
 from crossfeed.serving.ids import Id
-from crossfeed.serving.recommend.answers import Recommendation, Recommendations, blend
+from crossfeed.serving.recommend.answers import Recommendation
+from crossfeed.serving.recommend.fallback import FallbackChain
+from crossfeed.serving.recommend.pipeline import Answered
+from crossfeed.serving.recommend.query import Query
+from crossfeed.serving.recommend.ranking import Ranked
 from crossfeed.serving.recommend.recommender import Recommender
+from crossfeed.serving.recommend.reranking import blend
 
 
 @pytest.fixture(scope="module")
@@ -32,43 +37,55 @@ def client(bundle: Bundle, tmp_path: Path) -> Iterator[TestClient]:
         yield client
 
 
-def answer(domain: str, count: int, **facts: str) -> Recommendations:
+def ranked(domain: str, count: int) -> Ranked:
     items = [Recommendation(f"{domain}{n}", domain, -float(n), "pool") for n in range(count)]
-    return Recommendations(tuple(items), "v1", **facts)
+    return Ranked(tuple(items), count)
 
 
 def test_two_domains_by_hand() -> None:
     # Places: a 1/8 3/8 5/8 7/8, b 1/4 3/4.
-    feed = blend([answer("a", 4), answer("b", 2)])
-    assert [item.item_id for item in feed.items] == ["a0", "b0", "a1", "a2", "b1", "a3"]
+    feed = blend([ranked("a", 4), ranked("b", 2)])
+    assert [item.item_id for item in feed] == ["a0", "b0", "a1", "a2", "b1", "a3"]
 
 
 def test_at_equal_places_the_domain_named_first_comes_first() -> None:
-    feed = blend([answer("b", 2), answer("a", 2)])
-    assert [item.item_id for item in feed.items] == ["b0", "a0", "b1", "a1"]
+    feed = blend([ranked("b", 2), ranked("a", 2)])
+    assert [item.item_id for item in feed] == ["b0", "a0", "b1", "a1"]
 
 
 @given(st.lists(st.integers(min_value=0, max_value=20), min_size=1, max_size=6))
 def test_every_domain_keeps_its_items_and_their_order(counts: list[int]) -> None:
-    answers = [answer(f"d{n}-", count) for n, count in enumerate(counts)]
-    feed = blend(answers)
-    for one in answers:
-        own = [item for item in feed.items if item in one.items]
-        assert own == list(one.items)
-    assert len(feed.items) == sum(counts)
+    domains = [ranked(f"d{n}-", count) for n, count in enumerate(counts)]
+    feed = blend(domains)
+    for one in domains:
+        assert [item for item in feed if item in one.items] == list(one.items)
+    assert len(feed) == sum(counts)
 
 
-def test_what_is_missing_is_told_for_each_domain() -> None:
-    short = answer("a", 1, reason="1 of 2 items: a", fallback="popular")
-    feed = blend([short, answer("b", 2), answer("c", 0, reason="0 of 2 items: c")])
-    assert feed.reason == "1 of 2 items: a; 0 of 2 items: c"
-    assert feed.fallback == "popular"
-    assert blend([answer("b", 2)]).fallback is None
+def test_what_is_missing_is_told_for_each_domain(recommender: Recommender) -> None:
+    short = [f"{letter}00" for letter in "as"]
+    feed = recommender.feed({"articles": 2, "videos": 1, "shopping": 2}, history=[], include=short)
+    assert feed.reason == (
+        "1 of 2 items: 'articles' has 20, 19 filtered by the request; "
+        "0 of 1 items: 'videos' has 20, 20 filtered by the request; "
+        "1 of 2 items: 'shopping' has 20, 19 filtered by the request"
+    )
 
 
-def test_the_furthest_step_of_a_fallback_is_told() -> None:
-    steps = ["recent", "listed", "popular"]
-    assert blend([answer(step, 1, fallback=step) for step in steps]).fallback == "listed"
+def test_the_furthest_step_of_a_fallback_is_told(bundle: Bundle) -> None:
+    chains = {
+        "articles": FallbackChain(("recent",)),
+        "videos": FallbackChain(("listed",), ("v00",)),
+        "shopping": FallbackChain(("popular",)),
+    }
+    recommender = Recommender(bundle, fallbacks=chains)
+    query = Query(domains={"articles": 1, "videos": 1, "shopping": 1}, history=[])
+    [answered] = recommender.answer([query])
+    assert isinstance(answered, Answered)
+    assert answered.fallbacks == ("recent", "listed", "popular")
+    assert answered.recommendations.fallback == "listed"
+    known = recommender.feed({"articles": 1, "videos": 1}, user_id="u001")
+    assert known.fallback is None
 
 
 def test_a_feed_holds_what_each_domain_would_recommend(recommender: Recommender) -> None:
@@ -94,9 +111,14 @@ def test_the_history_is_read_once(bundle: Bundle) -> None:
     class Counting:
         reads = 0
 
-        def read(self, user_id: Id) -> list[Event]:
+        def read(self, user_id: Id) -> Sequence[Event]:
+            return self.read_many([user_id])[0]
+
+        def read_many(
+            self, user_ids: Sequence[Id], *, limit: int | None = None
+        ) -> list[Sequence[Event]]:
             self.reads += 1
-            return list(BundleHistories(bundle).read(user_id))
+            return BundleHistories(bundle).read_many(user_ids, limit=limit)
 
     histories = Counting()
     Recommender(bundle, histories=histories).feed({"articles": 1, "videos": 1}, user_id="u001")

@@ -252,7 +252,8 @@ def test_the_service_refuses_with_the_time_to_wait(serve: Serve) -> None:
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["title"] == "Too many requests"
-    assert often.get("/health/ready").status_code == 200
+    for path in ("/health/ready", "/metrics"):
+        assert often.get(path).status_code == 200
     busy = serve(Limits(requests_at_once=0))
     refused = busy.get("/v1/domains")
     assert refused.status_code == 503

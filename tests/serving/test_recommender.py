@@ -16,10 +16,9 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.errors import OutputError, RequestError, UnknownDomainError
 from crossfeed.scorer import Histories
 from crossfeed.serving.histories.history import Event
-from crossfeed.serving.recommend.answers import Request
+from crossfeed.serving.recommend.query import Query
+from crossfeed.serving.recommend.ranking import best_first
 from crossfeed.serving.recommend.recommender import Recommender
-from crossfeed.serving.recommend.retrieval import best_first
-from crossfeed.serving.recommend.rules import Rules
 
 ITEMS = [f"a{item:02}" for item in range(20)]
 
@@ -147,15 +146,15 @@ def test_filters_come_before_the_cut(
 
 
 def test_many_at_once_are_one_by_one(recommender: Recommender) -> None:
-    requests = [
-        Request("articles", user_id="u001"),
-        Request("videos", user_id="nobody", k=3),
-        Request("shopping", history=[Event("a01", "articles", 5)], rules=Rules(exclude=["s01"])),
-        Request("videos", user_id="u002", k=2),
+    queries = [
+        Query(domains={"articles": 10}, user_id="u001"),
+        Query(domains={"videos": 3}, user_id="nobody"),
+        Query(domains={"shopping": 9}, history=[Event("a01", "articles", 5)], exclude=["s01"]),
+        Query(domains={"videos": 2, "articles": 2}, user_id="u002"),
     ]
-    together = recommender.recommend_many(requests)
-    for request, answer in zip(requests, together, strict=True):
-        [alone] = recommender.recommend_many([request])
+    together = recommender.recommend_many(queries)
+    for query, answer in zip(queries, together, strict=True):
+        [alone] = recommender.recommend_many([query])
         assert [item.item_id for item in alone.items] == [item.item_id for item in answer.items]
         np.testing.assert_allclose(
             [item.score for item in alone.items], [item.score for item in answer.items], atol=1e-5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +26,13 @@ from crossfeed.run import Run
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
 from crossfeed.serving.http.app import create_app
-from crossfeed.serving.recommend import retrieval
+from crossfeed.serving.recommend import sources as sources_module
+from crossfeed.serving.recommend.pipeline import Pipeline
+from crossfeed.serving.recommend.query import Query, Source
+from crossfeed.serving.recommend.ranking import rank_by_score
 from crossfeed.serving.recommend.recommender import Recommender
-from crossfeed.serving.recommend.retrieval import Retrieval, Wanted
-from crossfeed.serving.recommend.rules import Source
+from crossfeed.serving.recommend.sources import ModelSources
+from crossfeed.serving.recommend.target import Lists, Target, User
 
 USER: dict[str, Any] = {"user_id": "u001", "domain": "videos", "exclude_seen": False}
 
@@ -46,7 +49,7 @@ def ranked(recommender: Recommender, **more: Any) -> list[tuple[object, str]]:
 def test_sources_are_united_and_each_item_says_its_own(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "_DRAWS", 4)
+    monkeypatch.setattr(sources_module, "_DRAWS", 4)
     order = [item_id for item_id, _ in ranked(recommender, k=20)]
     listed = [order[0], order[-1]]
     drawn = {item_id for item_id, _ in ranked(recommender, k=4, sources=["generator"])}
@@ -69,7 +72,7 @@ def test_sources_are_united_and_each_item_says_its_own(
 def test_the_generator_draws_before_the_cut_from_what_the_rules_allow(
     recommender: Recommender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "_DRAWS", 1)
+    monkeypatch.setattr(sources_module, "_DRAWS", 1)
     order = [item_id for item_id, _ in ranked(recommender, k=20)]
     answer = recommender.recommend(**USER, k=10, exclude=order[:10], sources=["generator"])
     assert {item.item_id for item in answer.items} == set(order[10:])
@@ -78,34 +81,43 @@ def test_the_generator_draws_before_the_cut_from_what_the_rules_allow(
     assert more.reason == "10 of 11 items: 'videos' has 20, 10 filtered by the request"
 
 
-def wanted(bundle: Bundle, *, number: int = 0, **changed: Any) -> Wanted:
-    """Return what one user in the domain `articles` wants; the number only changes the draws."""
-    history = Histories.of([[20, 21, 22]])
-    user = bundle.scorer.user_vectors(history, np.array([0]))[0]
-    plain: dict[str, Any] = {
-        "domain": 0,
-        "user": user,
-        "history": np.array([number]),
-        "allowed": np.ones(20, np.bool_),
-        "sources": {"pool"},
-        "listed": np.zeros(0, np.int64),
-        "k": 5,
-    }
-    return Wanted(**{**plain, **changed})
+def found(
+    bundle: Bundle,
+    *,
+    number: int = 0,
+    k: int = 5,
+    source: Source = "pool",
+    allowed: Sequence[int] | None = None,
+) -> tuple[list[int], list[float], set[str]]:
+    """Return positions, scores and sources of what one user gets in the domain `articles`.
+
+    The number only changes the draws.
+    """
+    vector = bundle.scorer.user_vectors(Histories.of([[20, 21, 22]]), np.array([0]))[0]
+    only = np.ones(bundle.catalogue.items, np.bool_)
+    if allowed is not None:
+        only[:] = False
+        only[list(allowed)] = True
+    query = Query(domains={"articles": k}, history=[], sources=[source])
+    user = User((), np.array([number + 20]))
+    lists = Lists(only=((only, frozenset()),))
+    target = Target(query, lists, 0, "articles", slice(0, 20), k, user, vector)
+    rules = Pipeline(bundle).allowed(target)
+    candidates = [find(target, rules) for find in ModelSources(bundle).of(query)]
+    items = rank_by_score(bundle, target, rules, candidates).items
+    positions = [bundle.ids.index(item.item_id, "articles") for item in items]
+    return positions, [item.score for item in items], {item.source for item in items}
 
 
 def test_draws_follow_the_generators_confidence(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "_DRAWS", 1)
-    search, one = Retrieval(bundle), wanted(bundle, k=1, sources={"generator"})
-    drawn = [
-        search.best(dataclasses.replace(one, history=np.array([number]))).positions[0]
-        for number in range(2_000)
-    ]
+    monkeypatch.setattr(sources_module, "_DRAWS", 1)
+    drawn = [found(bundle, number=number, k=1, source="generator")[0][0] for number in range(2_000)]
     players = bundle.scorer.players
     layer = players.generator.output_layer
-    user = torch.from_numpy(one.user[players.config.width :])
+    vector = bundle.scorer.user_vectors(Histories.of([[20, 21, 22]]), np.array([0]))[0]
+    user = torch.from_numpy(vector[players.config.width :])
     confidence = layer(user[None], slice(0, 20)).softmax(dim=1)[0].detach().numpy()
     np.testing.assert_allclose(np.bincount(drawn, minlength=20) / 2_000, confidence, atol=0.04)
     assert confidence.max() > 0.06  # more than one in twenty: there is something to follow
@@ -114,11 +126,9 @@ def test_draws_follow_the_generators_confidence(
 def test_the_same_history_is_shown_the_same_draws(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrieval, "_DRAWS", 5)
-    search = Retrieval(bundle)
+    monkeypatch.setattr(sources_module, "_DRAWS", 5)
     one, again, other = (
-        search.best(wanted(bundle, number=number, sources={"generator"})).positions.tolist()
-        for number in (1, 1, 2)
+        found(bundle, number=number, source="generator")[0] for number in (1, 1, 2)
     )
     assert one == again
     assert set(one) != set(other)
@@ -135,35 +145,47 @@ class Index:
         return self.positions[allowed[self.positions]][:k]
 
 
-def with_index(bundle: Bundle, index: Index) -> Retrieval:
+def with_index(bundle: Bundle, index: Index) -> Bundle:
     copy = dataclasses.replace(bundle)
     copy.__dict__.update(indexes={"articles": index})
-    return Retrieval(copy)
+    return copy
 
 
 def test_what_an_index_finds_is_ranked_by_the_score(bundle: Bundle) -> None:
     index = Index(7, 3, 11, 5, 2)
-    found = with_index(bundle, index).best(wanted(bundle))
-    exact = Retrieval(bundle).best(wanted(bundle, k=20))
-    scores = dict(zip(exact.positions.tolist(), exact.scores.tolist(), strict=True))
-    assert found.positions.tolist() == sorted([7, 3, 11, 5, 2], key=lambda at: -scores[at])
-    assert set(found.sources) == {"index"} and set(exact.sources) == {"pool"}
+    positions, _, sources = found(with_index(bundle, index))
+    order, values, exact = found(bundle, k=20)
+    scores = dict(zip(order, values, strict=True))
+    assert positions == sorted([7, 3, 11, 5, 2], key=lambda at: -scores[at])
+    assert sources == {"index"} and exact == {"pool"}
 
 
 def test_where_an_index_finds_too_few_the_pool_is_searched(bundle: Bundle) -> None:
     index = Index(7, 3)
-    found = with_index(bundle, index).best(wanted(bundle))
-    exact = Retrieval(bundle).best(wanted(bundle))
-    assert found.positions.tolist() == exact.positions.tolist()
-    assert set(found.sources) == {"pool"} and index.searches == 1
+    positions, _, sources = found(with_index(bundle, index))
+    assert positions == found(bundle)[0]
+    assert sources == {"pool"} and index.searches == 1
 
 
 def test_where_few_items_are_allowed_no_index_is_asked(bundle: Bundle) -> None:
     index = Index(7, 3)
-    allowed = np.zeros(20, np.bool_)
-    allowed[[4, 9]] = True
-    found = with_index(bundle, index).best(wanted(bundle, allowed=allowed))
-    assert set(found.positions.tolist()) == {4, 9} and index.searches == 0
+    positions, _, _ = found(with_index(bundle, index), allowed=[4, 9])
+    assert set(positions) == {4, 9} and index.searches == 0
+
+
+def test_the_rules_hold_for_whatever_a_source_finds(bundle: Bundle) -> None:
+    """A source that does not look at the rules cannot break them."""
+
+    class Careless(Index):
+        def search(self, user: Floats, allowed: NDArray[np.bool_], k: int) -> Ints:
+            return self.positions
+
+    copy = with_index(bundle, Careless(7, 3, 11))
+    query: dict[str, Any] = {"user_id": "u001", "domain": "articles", "exclude_seen": False}
+    ids = bundle.item_ids.to_pylist()
+    answer = Recommender(copy).recommend(**query, exclude=[ids[7]], k=3)
+    assert {item.source for item in answer.items} == {"index"}
+    assert {item.item_id for item in answer.items} == {ids[3], ids[11]}
 
 
 @pytest.fixture(scope="module")

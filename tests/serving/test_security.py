@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import socket
 import sys
@@ -12,6 +13,7 @@ from urllib.parse import quote
 
 import pytest
 from starlette.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 from typer.testing import CliRunner
 
 from crossfeed.bundle import Bundle
@@ -57,7 +59,7 @@ def guarded(bundle: Bundle) -> Iterator[TestClient]:
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        *(("GET", "/docs"), ("GET", "/openapi.json"), ("GET", "/nowhere"), ("GET", "/health")),
+        *(("GET", "/docs/"), ("GET", "/nowhere"), ("GET", "/health")),
         *(("POST", "/v1/recommend"), ("POST", "/v1/events"), ("DELETE", "/v1/users/u001")),
         ("GET", "/health/live/../../v1/domains"),
     ],
@@ -89,8 +91,32 @@ def test_another_key_is_refused(headers: dict[str, str], guarded: TestClient) ->
     assert guarded.get("/v1/domains", headers=headers).status_code == 401
 
 
-READER, WRITER, ADMIN = (
+@pytest.mark.parametrize(("key", "codes"), [(None, [1008]), (KEY, [1000])])
+def test_an_upgrade_to_a_websocket_needs_a_key_too(
+    key: str | None, codes: list[int], guarded: TestClient
+) -> None:
+    """With a key it is refused as well, because there is no such route."""
+    headers = {} if key is None else {"x-api-key": key}
+    with pytest.raises(WebSocketDisconnect) as caught:
+        with guarded.websocket_connect("/v1/recommend", headers=headers):
+            pass
+    assert [caught.value.code] == codes
+
+
+def test_what_describes_the_service_needs_no_key_and_no_other_site(guarded: TestClient) -> None:
+    home = guarded.get("/", follow_redirects=False)
+    assert (home.status_code, home.headers["location"]) == (307, "/docs")
+    page = guarded.get("/docs")
+    assert page.status_code == 200 and page.headers["content-type"].startswith("text/html")
+    assert not re.findall(r"(?:https?:)?//\w+[.\w]*/", page.text)  # whatever it loads is its own
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    document = guarded.get("/openapi.json").json()
+    assert document["components"]["securitySchemes"]["ApiKey"]["name"] == "X-API-Key"
+
+
+READER, TELLER, WRITER, ADMIN = (
     "reads-and-nothing-else",
+    "tells-histories-alone",
     "writes-and-nothing-else",
     "admin-and-nothing-else",
 )
@@ -101,6 +127,7 @@ EXPIRED, VALID = "a-key-that-has-expired", "a-key-that-still-holds"
 def scoped(bundle: Bundle) -> Iterator[TestClient]:
     keys = [
         ApiKey(READER, frozenset({Right.READ})),
+        ApiKey(TELLER, frozenset({Right.HISTORIES})),
         ApiKey(WRITER, frozenset({Right.WRITE})),
         ApiKey(ADMIN, frozenset({Right.ADMIN})),
         ApiKey(EXPIRED, expires=time.time()),
@@ -113,7 +140,9 @@ def scoped(bundle: Bundle) -> Iterator[TestClient]:
 @pytest.mark.parametrize(
     ("method", "path", "key"),
     [
-        ("GET", "/v1/users/u001/history", READER),
+        ("GET", "/v1/users/u001/history", TELLER),
+        ("GET", "/v1/users/u001/%68istory", TELLER),
+        ("GET", "/v1/users/x%2Fhistory/recommendations?domain=videos", READER),
         ("GET", "/v1/users/u001/recommendations?domain=videos", READER),
         ("GET", "/metrics", READER),
         ("POST", "/v1/recommend", READER),
@@ -126,7 +155,7 @@ def scoped(bundle: Bundle) -> Iterator[TestClient]:
 def test_a_key_does_what_its_scope_allows_and_no_more(
     method: str, path: str, key: str, scoped: TestClient
 ) -> None:
-    for other in {READER, WRITER, ADMIN} - {key}:
+    for other in {READER, TELLER, WRITER, ADMIN} - {key}:
         refused = scoped.request(method, path, headers={"x-api-key": other})
         assert refused.status_code == 403
         assert "it needs the scope" in refused.json()["detail"]
@@ -262,10 +291,13 @@ def test_keys_are_split_at_commas(monkeypatch: pytest.MonkeyPatch) -> None:
         ("planted key with spaces", "holds a space"),
         ("planted-key-with-\x07-bell", "holds a space or"),
         (f"{KEY};planted-second-key", "has an option that is not scopes or expires"),
-        (f"{KEY};scopes=read+all", "has a scope that is none of: read, write, admin"),
+        (f"{KEY};scopes=read+all", "has a scope that is none of: read, histories, write, admin"),
         (f"{KEY};scopes=", "has a scope that is none of"),
         (f"{KEY};scopes=read planted-second-key", "has a scope that is none of"),
-        (f"{KEY};expires=2027-01-31\nplanted-second-key", "expires at what is no ISO 8601 time"),
+        (
+            f"{KEY};expires=2027-01-31\nplanted-second-key",
+            "has an end that is not an ISO 8601 time",
+        ),
     ],
 )
 def test_keys_that_cannot_work_are_refused_and_not_shown(

@@ -29,6 +29,31 @@ def test_late_events_take_their_place_and_ties_keep_the_order_of_arrival(store: 
     assert items(store) == ["b2", "b4", "b3", "b1"]
 
 
+def test_the_newest_events_of_many_users_are_read_at_once(store: Store) -> None:
+    store.append([click(f"a{n}", item=f"b{n}", time=n) for n in (3, 1, 4, 2)])
+    store.append([click("c1", user="bob", item="b9"), click("c2", user=7, item="b8")])
+    store.append([click("t1", user="tie", item="first"), click("t2", user="tie", item="second")])
+    asked: list[Id] = ["bob", "nobody", "ann", 7, "7", "ann", "tie"]
+    assert [[event.item_id for event in events] for events in store.read_many(asked, limit=2)] == [
+        ["b9"],
+        [],
+        ["b3", "b4"],
+        ["b8"],
+        [],
+        ["b3", "b4"],
+        ["first", "second"],
+    ]
+    assert store.read_many(["tie"], limit=1) == [[Event("second", "books", 1_000)]]
+    assert [len(events) for events in store.read_many(["ann", "bob"])] == [4, 1]
+    assert store.read_many([]) == []
+
+
+def test_thousands_of_users_are_read_at_once(store: Store) -> None:
+    store.append([click(f"e{n}", user=n, item=n) for n in range(2_500)])
+    found = store.read_many([*range(2_499, -1, -1)], limit=10)
+    assert [event.item_id for [event] in found] == [*range(2_499, -1, -1)]
+
+
 def test_an_event_id_counts_once_and_its_first_delivery_stays(store: Store) -> None:
     assert store.append([click("e1"), click("e1", item="b2"), click("e2", item="b3")]) == (2, 1)
     assert store.append([click("e1", user="bob")]) == (0, 1)

@@ -87,7 +87,7 @@ def test_no_span_names_a_user_not_even_of_what_fails(
     def fail(*_: object, **__: object) -> None:
         raise KeyError("secret-user")
 
-    monkeypatch.setattr("crossfeed.serving.recommend.recommender.Recommender.answer_feeds", fail)
+    monkeypatch.setattr("crossfeed.serving.recommend.recommender.Recommender.answer", fail)
     failed = client.post("/v1/recommend", json={"user_id": "secret-user", "domain": "videos"})
     assert failed.status_code == 500
     told = [span.to_json() for span in exporter.get_finished_spans()]

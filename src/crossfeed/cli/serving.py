@@ -97,11 +97,26 @@ def serve(
         float | None, typer.Option(min=0.01, help="For each API key; by default no limit.")
     ] = None,
     requests_at_once: Annotated[
-        int, typer.Option(min=1, help="What comes beyond is told to try again.")
+        int, typer.Option(min=1, help="Requests above this limit get 503.")
     ] = 100,
     timeout_seconds: Annotated[
         float, typer.Option(min=0.1, help="For a request to come, and for its answer.")
     ] = 10.0,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME",
+            help="A Host that is answered; by default all, without keys "
+            "this machine's own names alone.",
+        ),
+    ] = None,
+    allow_origin: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ORIGIN", help="A site whose pages may ask (CORS), or *."),
+    ] = None,
+    root_path: Annotated[
+        str, typer.Option(metavar="PATH", help="The path below which a proxy shows the service.")
+    ] = "",
     otel: Annotated[
         bool, typer.Option("--otel", help="Send traces; the variables OTEL_* say where.")
     ] = False,
@@ -120,6 +135,7 @@ def serve(
     crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite --workers 4
     crossfeed serve BUNDLE --history-store redis://localhost:6379/0
     """
+    from crossfeed.serving.http.guards.access import Access
     from crossfeed.serving.http.guards.limits import Limits
     from crossfeed.serving.process.server import serve
 
@@ -134,6 +150,7 @@ def serve(
         port=port,
         history_store=history_store,
         limits=limits,
+        access=Access(tuple(allow_host or ()), tuple(allow_origin or ()), root_path),
         fallbacks=fallbacks,
         workers=workers,
         otel=otel,

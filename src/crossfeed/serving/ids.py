@@ -5,6 +5,7 @@ from __future__ import annotations
 import reprlib
 from typing import TypeGuard
 
+import numpy as np
 import pyarrow as pa
 
 from crossfeed.errors import RequestError
@@ -38,6 +39,8 @@ def restore_id(value: object, type_: pa.DataType, *, field: str) -> Id:
     Raises:
         RequestError: it is neither, or the log's ids are integers and it is none.
     """
+    if isinstance(value, np.generic):  # a cell of a table
+        value = value.item()
     if type_ == pa.int64():
         number = _integer(value) if is_id(value) else None
         if number is None:

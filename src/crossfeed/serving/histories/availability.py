@@ -79,7 +79,7 @@ class Stock:
         self._bundle = bundle
         self._mask = (ALL_AVAILABLE, np.zeros(bundle.catalogue.items, dtype=np.bool_))
 
-    def missing(self, flags: Unavailable) -> NDArray[np.bool_]:
+    def unavailable_mask(self, flags: Unavailable) -> NDArray[np.bool_]:
         """Return (I,) true where an item is not available."""
         made_from, mask = self._mask
         if made_from is not flags:

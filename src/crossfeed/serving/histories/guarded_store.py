@@ -53,6 +53,12 @@ class GuardedStore:
         """Return all events of a user, oldest first."""
         return self._reading("read", lambda: self._store.read(user_id))
 
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
+        """Return the newest events of each user, oldest first; none for an unknown user."""
+        return self._reading("read", lambda: self._store.read_many(user_ids, limit=limit))
+
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
         """Store events durably; return how many were new and how many known by their id."""
         return self._writing("append", lambda: self._store.append(events))

@@ -83,6 +83,16 @@ class HistoryReader(Protocol):
     def read(self, user_id: Id) -> Sequence[Event]:
         """Return all events of a user, oldest first; none for an unknown user."""
 
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
+        """Return the newest events of each user, oldest first; none for an unknown user.
+
+        Args:
+            user_ids: the users.
+            limit: how many events of each, at least 1; None for all.
+        """
+
 
 class HistoryStore(HistoryReader, AvailabilityReader, Protocol):
     """A reader that also learns; every method raises HistoryStoreError where the store fails.
@@ -152,10 +162,21 @@ class BundleHistories:
 
     def read(self, user_id: Id) -> Sequence[Event]:
         """Return all events of a user, oldest first; none for an unknown user."""
+        return self.read_many([user_id])[0]
+
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
+        """Return the newest events of each user, oldest first; none for an unknown user."""
+        return [self._newest(user_id, limit) for user_id in user_ids]
+
+    def _newest(self, user_id: Id, limit: int | None) -> Sequence[Event]:
         row = self._rows.get(user_id)
         if row is None:
             return ()
         first, last = self._offsets[row : row + 2]
+        if limit is not None:
+            first = max(first, last - limit)
         columns = self._events.slice(first, last - first).select(["item_id", "domain", "timestamp"])
         return list(map(Event._make, zip(*columns.to_pydict().values(), strict=True)))
 

@@ -8,27 +8,28 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal, Protocol
 
-from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi import FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
-from starlette.convertors import StringConvertor, register_url_convertor
 from starlette.exceptions import HTTPException
 
-from crossfeed import __version__
 from crossfeed.bundle import Bundle
-from crossfeed.errors import BundleError, HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.errors import BundleError, HistoryStoreError, UnknownDomainError
 from crossfeed.model.onnx.runtime import OnnxEncoder
 from crossfeed.serving.engine.batching import BatchingThreads
 from crossfeed.serving.engine.reload import ModelInService, Reloaded, check_answers
 from crossfeed.serving.histories.availability import Availability, ItemFlag
 from crossfeed.serving.histories.guarded_store import GuardedStore
 from crossfeed.serving.histories.history import HistoryStore, NewEvent
-from crossfeed.serving.http.answering import Asked, answer_all
+from crossfeed.serving.http.answering import PendingQuery, answer_all
+from crossfeed.serving.http.description import DescribedApi, description_routes
+from crossfeed.serving.http.guards.access import Access
 from crossfeed.serving.http.guards.guards import add_guards, add_problem_handlers
 from crossfeed.serving.http.guards.limits import Limits
 from crossfeed.serving.http.guards.security import ApiKey
-from crossfeed.serving.http.hot_route import HotRoute, json_body, query
 from crossfeed.serving.http.problems import problem
+from crossfeed.serving.http.route import Route
 from crossfeed.serving.http.schemas import (
+    Answer,
     AvailabilityBody,
     AvailabilityStored,
     DomainFacts,
@@ -36,25 +37,27 @@ from crossfeed.serving.http.schemas import (
     EventsBody,
     EventsStored,
     Forgotten,
+    HistoryParameters,
     ItemFlagBody,
     ModelFacts,
-    Problem,
     Readiness,
     RecommendBody,
+    RecommendParameters,
     ReloadFacts,
     StoreFacts,
     UserHistory,
-    WantedBody,
 )
 from crossfeed.serving.ids import Id, restore_id
 from crossfeed.serving.operations.metric_pages import merged
 from crossfeed.serving.operations.monitoring import Monitoring
 from crossfeed.serving.operations.tracing import Tracing
 from crossfeed.serving.recommend.fallback import Fallbacks
+from crossfeed.serving.recommend.query import Query as RecommendQuery
 
 __all__ = ["Service", "create_app"]
 
 _DEFAULTS = Limits()
+_ANYWHERE = Access()
 
 _THREADS = 2
 """Batches of recommendations in work at once: one computes while another waits for the store."""
@@ -69,6 +72,7 @@ def create_app(
     store: HistoryStore,
     keys: Sequence[ApiKey] = (),
     limits: Limits = _DEFAULTS,
+    access: Access = _ANYWHERE,
     fallbacks: Fallbacks | None = None,
     tracing: Tracing | None = None,
 ) -> FastAPI:
@@ -80,6 +84,7 @@ def create_app(
             closed with the application.
         keys: API keys of which a request must bring one; none means that everybody may ask.
         limits: what the process takes on.
+        access: which hosts are answered, and which other sites' pages may ask.
         fallbacks: what domains fall back on where nothing is known of a user.
         tracing: records requests and their stages; closed with the application.
     """
@@ -98,18 +103,20 @@ def create_app(
             if tracing is not None:
                 tracing.close()
 
-    app = FastAPI(
-        title="crossfeed",
-        version=__version__,
-        lifespan=lifespan,
-        responses={422: {"model": Problem}, 503: {"model": Problem}},
-    )
+    app = DescribedApi(lifespan=lifespan)
     app.state.service = service
-    app.router.routes[:0] = service.hot_routes()  # the first to be looked at
-    app.include_router(service.routes())
+    app.router.routes[:0] = service.routes()
+    app.router.routes += description_routes()
     app.add_exception_handler(HistoryStoreError, service.store_problem)
     add_problem_handlers(app)
-    add_guards(app, monitoring=service.monitoring, keys=keys, limits=limits, tracing=tracing)
+    add_guards(
+        app,
+        monitoring=service.monitoring,
+        keys=keys,
+        limits=limits,
+        access=access,
+        tracing=tracing,
+    )
     return app
 
 
@@ -123,17 +130,8 @@ class Colleagues(Protocol):
         """Return the metrics of each of them."""
 
 
-class _AnyText(StringConvertor):
-    """Any id in a URL, also one with slashes or line breaks."""
-
-    regex = "(?s:.*)"
-
-
-register_url_convertor("any", _AnyText())
-
-
 class Service:
-    """The handlers. Plain functions are run by FastAPI in threads off the event loop."""
+    """The handlers. Plain functions run in threads off the event loop."""
 
     def __init__(
         self,
@@ -161,58 +159,108 @@ class Service:
         """Whether no new work should be sent here."""
         self._checking: asyncio.Task[StoreFacts] | None = None
 
-    def hot_routes(self) -> list[HotRoute]:
-        """Return the routes that are asked most."""
-        user, ask = "/v1/users/{user_id:any}/recommendations", "/v1/recommend"
+    def routes(self) -> list[Route]:
+        """Return the routes, those that are asked most first."""
+        user, recommend, items = "/v1/users/{user_id:segment}", "recommendations", "items"
         return [
-            HotRoute("POST", ask, self.recommend, read=json_body("body", RecommendBody)),
-            HotRoute("GET", user, self.recommend_to_user, read=query("wanted", WantedBody)),
+            Route(
+                *("POST", "/v1/recommend", self.recommend),
+                answer=Answer,
+                tag=recommend,
+                body=RecommendBody,
+            ),
+            Route(
+                *("GET", f"{user}/recommendations", self.recommend_to_user),
+                answer=Answer,
+                tag=recommend,
+                parameters=RecommendParameters,
+            ),
+            Route(
+                *("POST", "/v1/events", self.store_events),
+                answer=EventsStored,
+                tag="users",
+                body=EventsBody,
+            ),
+            Route(
+                *("GET", f"{user}/history", self.history),
+                answer=UserHistory,
+                tag="users",
+                parameters=HistoryParameters,
+            ),
+            Route("DELETE", user, self.forget, answer=Forgotten, tag="users"),
+            Route(
+                *("PUT", "/v1/items/availability", self.set_available),
+                answer=AvailabilityStored,
+                tag=items,
+                body=AvailabilityBody,
+            ),
+            Route("GET", "/v1/domains", self.domains, answer=list[DomainFacts], tag="model"),
+            Route("GET", "/v1/model", self.model_facts, answer=ModelFacts, tag="model"),
+            Route(
+                *("POST", "/v1/model/reload", self.reload),
+                answer=ReloadFacts,
+                tag="model",
+                problems={409: "The new bundle was refused."},
+            ),
+            Route(
+                *("GET", "/metrics", self.metrics),
+                answer=str,
+                tag="operations",
+                response_class=PlainTextResponse,
+            ),
+            Route(
+                *("GET", "/health/live", self.live),
+                answer=dict[str, str],
+                tag="operations",
+                open_to_all=True,
+            ),
+            Route(
+                *("GET", "/health/ready", self.ready),
+                answer=Readiness,
+                tag="operations",
+                open_to_all=True,
+            ),
         ]
 
-    def routes(self) -> APIRouter:
-        """Return the other routes."""
-        router = APIRouter()
-        router.get("/v1/users/{user_id:any}/history")(self.history)
-        router.post("/v1/events")(self.store_events)
-        router.delete("/v1/users/{user_id:any}")(self.forget)
-        router.put("/v1/items/availability")(self.set_available)
-        router.get("/v1/domains")(self.domains)
-        router.get("/v1/model")(self.model_facts)
-        router.post("/v1/model/reload", responses={409: {"model": Problem}})(self.reload)
-        router.get("/metrics", response_class=PlainTextResponse)(self.metrics)
-        router.get("/health/live")(self.live)
-        router.get("/health/ready")(self.ready)
-        return router
-
-    def answer_all(self, asked: Sequence[Asked]) -> list[bytes | Exception]:
+    def answer_all(self, pending: Sequence[PendingQuery]) -> list[bytes | Exception]:
         """Answer requests for recommendations together, off the event loop."""
-        return answer_all(asked, model=self.model, monitoring=self.monitoring, tracing=self.tracing)
+        return answer_all(
+            pending, model=self.model, monitoring=self.monitoring, tracing=self.tracing
+        )
 
     async def recommend(self, body: RecommendBody) -> bytes:
         """Recommend items of a domain, or of several, to a known user or to a history.
 
-        Where the history store does not answer, a known user gets what a new one would.
+        If the history store does not answer, a known user gets what a new one would.
         """
-        trace = self.tracing.current() if self.tracing else None
-        return await self.threads.run(Asked(body, trace=trace))
+        return await self._answer(body.to_query())
 
     async def recommend_to_user(
-        self, user_id: str, wanted: Annotated[WantedBody, Query()]
+        self, user_id: str, parameters: Annotated[RecommendParameters, Query()]
     ) -> bytes:
         """Recommend items of a domain to a known user."""
-        restored = self._user(user_id)
-        return await self.recommend(
-            RecommendBody(domain=wanted.domain, user_id=restored, k=wanted.k)
-        )
+        return await self._answer(parameters.to_query(self._user(user_id)))
 
-    def history(self, user_id: str) -> UserHistory:
-        """Return what is stored of a user."""
+    async def _answer(self, query: RecommendQuery) -> bytes:
+        trace = self.tracing.current() if self.tracing else None
+        return await self.threads.run(PendingQuery(query, trace=trace))
+
+    def history(
+        self, user_id: str, parameters: Annotated[HistoryParameters, Query()]
+    ) -> UserHistory:
+        """Return the stored events of a user, oldest first: the newest ones, or an older page."""
         restored = self._user(user_id)
-        events = [
-            {"item_id": event.item_id, "domain": event.domain, "timestamp": event.timestamp}
-            for event in self.store.read(restored)
-        ]
-        return UserHistory.model_validate({"user_id": restored, "events": events})
+        newer, limit = parameters.after, parameters.limit
+        [found] = self.store.read_many([restored], limit=newer + limit + 1)
+        page = found[max(0, len(found) - newer - limit) : max(0, len(found) - newer)]
+        more = len(found) > newer + limit
+        return UserHistory.model_validate(
+            {
+                "user_id": restored,
+                "events": [event._asdict() for event in page],
+                "after": newer + limit if more else None,
+            }
+        )
 
     def store_events(self, body: EventsBody) -> EventsStored:
         """Store events; they are on disk before the answer, and the next answer knows them."""
@@ -287,19 +335,23 @@ class Service:
         """Return that the process answers."""
         return {"status": "live"}
 
-    async def ready(self, response: Response) -> Readiness:
+    async def ready(self) -> Response:
         """Return whether requests should be sent here, and what of the service is impaired.
 
         `degraded` is 200: recommendations are answered as for new users, and where replicas share
         a store, taking all of them away would leave nobody to answer at all.
         """
-        response.status_code = 503 if self.stopping else 200
         store = await self._store_facts_in_time()
         able: Literal["ready", "degraded"] = "ready" if store.reachable else "degraded"
-        return Readiness(
+        readiness = Readiness(
             status="stopping" if self.stopping else able,
             model_version=self.model.bundle.version,
             history_store=store,
+        )
+        return Response(
+            readiness.model_dump_json(),
+            status_code=503 if self.stopping else 200,
+            media_type="application/json",
         )
 
     def store_problem(self, request: Request, error: Exception) -> Response:
@@ -335,10 +387,7 @@ class Service:
 def _check_domain(domain: str, name: str, bundle: Bundle) -> None:
     domains = bundle.catalogue.domains
     if domain not in domains:
-        unknown = UnknownDomainError(domain, domains)
-        raise RequestError(
-            unknown.message, field=f"{name}.domain", value=domain, allowed=unknown.allowed
-        )
+        raise UnknownDomainError(domain, domains, field=f"{name}.domain")
 
 
 def _item_flag(flag: ItemFlagBody, name: str, bundle: Bundle) -> ItemFlag:

@@ -73,7 +73,11 @@ def validation_problem(error: RequestValidationError) -> Response:
 
 def http_problem(error: HTTPException) -> Response:
     """Return what routing found: no such path, no such method, no readable body."""
-    answer = problem(error.status_code, "The request cannot be answered", str(error.detail))
+    detail = {
+        404: "there is no such path; /docs shows those that there are",
+        405: f"this path takes {', '.join((error.headers or {}).values())}",
+    }.get(error.status_code, str(error.detail))
+    answer = problem(error.status_code, "The request cannot be answered", detail)
     answer.headers.update(error.headers or {})
     return answer
 
@@ -85,9 +89,36 @@ def _name(parts: Sequence[str | int]) -> str:
 
 
 def _allowed(detail: Any) -> str:  # Any: pydantic's own dictionary of one error
-    if detail["type"] == "extra_forbidden":
-        return "no field of this name is known here; a misspelling?"
-    return str(detail["msg"]).removeprefix("Value error, ")
+    """Return our sentence for one error of pydantic."""
+    context = detail.get("ctx", {})
+    if detail["type"] == "value_error":
+        return str(context["error"])
+    sentence = _SENTENCES.get(detail["type"])
+    return sentence.format_map(context) if sentence else str(detail["msg"])
+
+
+_SENTENCES = {
+    "bool_type": "must be true or false",
+    "dict_type": "must be an object",
+    "extra_forbidden": "no field of this name is known here; is it misspelt?",
+    "greater_than_equal": "must be at least {ge}",
+    "int_parsing": "must be an integer",
+    "int_type": "must be an integer",
+    "json_invalid": "must be JSON: {error}",
+    "less_than_equal": "must be at most {le}",
+    "list_type": "must be a list",
+    "literal_error": "must be {expected}",
+    "missing": "is required",
+    "model_attributes_type": "must be an object",
+    "model_type": "must be an object",
+    "string_too_long": "must have at most {max_length} characters",
+    "string_too_short": "must have at least {min_length} character",
+    "string_type": "must be text",
+    "string_unicode": "must be text in UTF-8",
+    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have at least {min_length} entry",
+}
+"""By pydantic's type of error. Words in braces come from the error."""
 
 
 def _shown(value: object) -> str | int | None:

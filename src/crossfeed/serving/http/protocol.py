@@ -1,4 +1,4 @@
-"""How a connection speaks HTTP: uvicorn's way, with limits to a request's line and headers."""
+"""How a connection speaks HTTP: uvicorn's way, with limits to who sends or reads too slowly."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ __all__ = ["LimitedProtocol"]
 
 _HEAD_BYTES = 65_536
 """Of a request's line and headers; one read of the socket may come on top."""
+_LEAST_BYTES = 16_384
+"""Who reads less of an answer in the time that a request may take is hung up on."""
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """Hangs up on headers without end, before or behind a body, and on those that do not come.
+    """Hangs up on headers that do not come or do not end, and on clients that do not read.
 
-    uvicorn and httptools take and wait for them all. Between two requests of a connection uvicorn's
-    own limit holds.
+    uvicorn and httptools wait for all of these. Between two requests of a connection uvicorn's own
+    limit holds.
     """
 
-    head_seconds: float
-    """How long a request's line and headers may take to come."""
+    timeout_seconds: float
+    """How long a request's line and headers may take to come, and how long nothing may be read."""
     _head_bytes = 0
     _wait: asyncio.TimerHandle | None = None
+    _unread: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin to wait for the first request."""
@@ -32,7 +35,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Wait no longer."""
         self._end_wait()
+        self._stop_watching()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Watch whether the client goes on reading: the answers behind this one wait for it."""
+        super().pause_writing()
+        self._watch_reading()
+
+    def resume_writing(self) -> None:
+        """Watch no longer: the client has read most of it."""
+        self._stop_watching()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Take what came, unless it is too much."""
@@ -58,8 +72,24 @@ class LimitedProtocol(HttpToolsProtocol):
         self._head_bytes = 0
         super().on_body(body)
 
+    def _watch_reading(self) -> None:
+        before = self.transport.get_write_buffer_size()
+
+        def check() -> None:
+            if before - self.transport.get_write_buffer_size() < _LEAST_BYTES:
+                self.transport.abort()  # to close it would wait for the client once more
+            else:
+                self._watch_reading()
+
+        self._unread = self.loop.call_later(self.timeout_seconds, check)
+
+    def _stop_watching(self) -> None:
+        if self._unread is not None:
+            self._unread.cancel()
+            self._unread = None
+
     def _begin_wait(self) -> None:
-        self._wait = self.loop.call_later(self.head_seconds, self._late)
+        self._wait = self.loop.call_later(self.timeout_seconds, self._late)
 
     def _end_wait(self) -> None:
         if self._wait is not None:

@@ -11,10 +11,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
-    ModelWrapValidatorHandler,
     PlainValidator,
     StrictBool,
-    StrictInt,
     StrictStr,
     TypeAdapter,
     ValidationError,
@@ -25,8 +23,8 @@ from pydantic import (
 from crossfeed.errors import RequestError
 from crossfeed.serving.histories.history import POSSIBLE_TIMES, is_possible_time
 from crossfeed.serving.ids import ANY_ID, Id, is_id
-from crossfeed.serving.recommend.answers import MAX_K, Recommendation, Recommendations, Step
-from crossfeed.serving.recommend.rules import SOURCES, Source
+from crossfeed.serving.recommend.answers import Recommendation, Recommendations, Step
+from crossfeed.serving.recommend.query import DEFAULT_K, MAX_K, MOST_EVENTS, SOURCES, Query, Source
 
 __all__ = [
     "Answer",
@@ -37,21 +35,24 @@ __all__ = [
     "EventsBody",
     "EventsStored",
     "Forgotten",
+    "HistoryParameters",
     "ItemFlagBody",
     "ModelFacts",
     "PastEvent",
     "Problem",
     "Readiness",
     "RecommendBody",
+    "RecommendParameters",
     "ReloadFacts",
     "StoreFacts",
     "UserHistory",
-    "WantedBody",
-    "refuse_countless",
+    "refuse_too_many_errors",
 ]
 
 _SECONDS_BELOW = 100_000_000_000
 """Numbers below are seconds (until the year 5138), others milliseconds (from 1973 on)."""
+_MICROSECONDS_FROM = 10**14
+_NANOSECONDS_FROM = 10**17
 _MOST_ERRORS = 100
 _MOST_DOMAINS = 100
 
@@ -67,8 +68,11 @@ def _milliseconds(value: object) -> int:
         milliseconds = round(moment.timestamp() * 1000)
     elif isinstance(value, bool) or not isinstance(value, int | float):
         raise ValueError("must be seconds or milliseconds since 1970, or ISO 8601 text")
-    elif value != value or abs(value) >= 10**15:
+    elif value != value or abs(value) >= 10**20:
         raise ValueError("must be a finite time")
+    elif abs(value) >= _MICROSECONDS_FROM:
+        unit = "microseconds" if abs(value) < _NANOSECONDS_FROM else "nanoseconds"
+        raise ValueError(f"must be seconds or milliseconds since 1970; these are {unit}")
     else:
         milliseconds = round(value * 1000) if abs(value) < _SECONDS_BELOW else round(value)
     if not is_possible_time(milliseconds):
@@ -80,6 +84,18 @@ def _id(value: object) -> Id:
     if not is_id(value):
         raise ValueError(f"must be {ANY_ID}")
     return value
+
+
+def _count(value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= MAX_K:
+        raise ValueError(f"must be an integer from 1 to {MAX_K}")
+    return value
+
+
+def _count_in_text(value: object) -> int:
+    return _count(
+        int(value) if isinstance(value, str) and value.isascii() and value.isdigit() else None
+    )
 
 
 def _few(value: object) -> object:
@@ -94,11 +110,13 @@ _ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]
 AnyId = Annotated[Id, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
 Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
 Time = Annotated[int, BeforeValidator(_milliseconds)]
-Quota = Annotated[StrictInt, Field(ge=1, le=MAX_K)]
+_COUNT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": MAX_K}
+Count = Annotated[int, PlainValidator(_count), WithJsonSchema(_COUNT_SCHEMA)]
+CountInText = Annotated[int, PlainValidator(_count_in_text), WithJsonSchema(_COUNT_SCHEMA)]
 Ids = Annotated[list[AnyId], Field(max_length=10_000, fail_fast=True)]
 
 
-def refuse_countless(error: ValidationError) -> None:
+def refuse_too_many_errors(error: ValidationError) -> None:
     """Refuse a body with more errors than one can read: to describe 100,000 takes seconds.
 
     Raises:
@@ -117,21 +135,23 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class _CountedBody(_Body):
-    """A body that FastAPI reads: it would describe all errors."""
+_EVENT_EXAMPLE = {"item_id": "a17", "domain": "articles", "timestamp": 1_700_000_000}
 
-    @model_validator(mode="wrap")
-    @classmethod
-    def _refuse_countless(cls, value: object, validate: ModelWrapValidatorHandler[Self]) -> Self:
-        try:
-            return validate(value)
-        except ValidationError as error:
-            refuse_countless(error)
-            raise
+_RECOMMEND_EXAMPLES = [
+    {"user_id": "ann", "domain": "books", "k": 10},
+    {"history": [_EVENT_EXAMPLE], "domain": "books", "k": 5, "exclude": ["b1"]},
+    {"user_id": "ann", "domains": {"books": 5, "videos": 3}},
+]
+
+_NEW_EVENT_EXAMPLE = {"event_id": "e1", "user_id": "ann", **_EVENT_EXAMPLE}
+
+_FLAG_EXAMPLE = {"item_id": "b2", "domain": "books", "available": False}
 
 
 class PastEvent(_Body):
     """Something that a user did."""
+
+    model_config = ConfigDict(json_schema_extra={"example": _EVENT_EXAMPLE})
 
     item_id: AnyId
     domain: Name
@@ -144,16 +164,18 @@ class RecommendBody(_Body):
     One `domain` with `k`, or `domains` with a number of items for each, blended into one feed.
     """
 
+    model_config = ConfigDict(json_schema_extra={"examples": _RECOMMEND_EXAMPLES})
+
     domain: Name | None = None
-    domains: Annotated[dict[Name, Quota], BeforeValidator(_few)] | None = Field(
+    domains: Annotated[dict[Name, Count], BeforeValidator(_few)] | None = Field(
         default=None,
         min_length=1,
         max_length=_MOST_DOMAINS,
         description="How many items of each domain; together at most 1000.",
     )
     user_id: AnyId | None = None
-    history: Annotated[list[PastEvent], Field(max_length=10_000, fail_fast=True)] | None = None
-    k: Annotated[StrictInt, Field(ge=1, le=MAX_K)] = 10
+    history: Annotated[list[PastEvent], Field(max_length=MOST_EVENTS, fail_fast=True)] | None = None
+    k: Count = DEFAULT_K
     exclude_seen: StrictBool = True
     include: Ids | None = Field(default=None, description="Recommend these items alone.")
     exclude: Ids | None = Field(default=None, description="Never recommend these items.")
@@ -175,23 +197,45 @@ class RecommendBody(_Body):
                 raise ValueError(f"domains may ask for {MAX_K} items together")
         return self
 
+    def to_query(self) -> Query:
+        """Return what is asked for."""
+        history = self.history
+        return Query(
+            domains=self.domains or {str(self.domain): self.k},
+            user_id=self.user_id,
+            history=None if history is None else [dict(event) for event in history],
+            exclude_seen=self.exclude_seen,
+            include=self.include,
+            exclude=self.exclude,
+            candidates=self.candidates,
+            sources=self.sources,
+        )
 
-class WantedBody(_Body):
-    """What a user is to be recommended, in the query of a URL."""
+
+class RecommendParameters(_Body):
+    """A request for recommendations in the query of a URL."""
 
     domain: Name
-    k: Annotated[int, Field(ge=1, le=MAX_K)] = 10
+    k: CountInText = DEFAULT_K
+
+    def to_query(self, user_id: Id) -> Query:
+        """Return what is asked for a user."""
+        return Query(domains={self.domain: self.k}, user_id=user_id)
 
 
 class EventBody(PastEvent):
     """An event on its way into the history store; `event_id` makes sending it twice harmless."""
 
+    model_config = ConfigDict(json_schema_extra={"example": _NEW_EVENT_EXAMPLE})
+
     event_id: Name
     user_id: AnyId
 
 
-class EventsBody(_CountedBody):
+class EventsBody(_Body):
     """Events to store."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"events": [_NEW_EVENT_EXAMPLE]}})
 
     events: Annotated[list[EventBody], Field(min_length=1, max_length=1000, fail_fast=True)]
 
@@ -199,13 +243,17 @@ class EventsBody(_CountedBody):
 class ItemFlagBody(_Body):
     """Whether an item may be recommended from now on."""
 
+    model_config = ConfigDict(json_schema_extra={"example": _FLAG_EXAMPLE})
+
     item_id: AnyId
     domain: Name
     available: StrictBool
 
 
-class AvailabilityBody(_CountedBody):
+class AvailabilityBody(_Body):
     """Items that are available, or no longer."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"items": [_FLAG_EXAMPLE]}})
 
     items: Annotated[list[ItemFlagBody], Field(min_length=1, max_length=10_000, fail_fast=True)]
 
@@ -256,11 +304,23 @@ class Answer:
 _ANSWER = TypeAdapter(Answer)
 
 
+class HistoryParameters(_Body):
+    """A page of a history: the newest events, or older ones."""
+
+    limit: Annotated[
+        int, Field(ge=1, le=MOST_EVENTS, description="How many events the page has at most.")
+    ] = MOST_EVENTS
+    after: Annotated[
+        int, Field(ge=0, le=10**9, description="How many newer events to pass over.")
+    ] = 0
+
+
 class UserHistory(BaseModel):
-    """What is stored of a user, oldest first; times in milliseconds since 1970."""
+    """The stored events of a user, oldest first; times in milliseconds since 1970."""
 
     user_id: str | int
     events: list[_StoredEvent]
+    after: int | None = Field(description="The `after` of the page of older events, if any.")
 
 
 class _StoredEvent(BaseModel):

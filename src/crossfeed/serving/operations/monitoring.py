@@ -8,18 +8,29 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    Metric,
+    generate_latest,
+)
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 from starlette.responses import Response
+from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.errors import CrossfeedError, HistoryStoreError
 from crossfeed.serving.engine.reload import Reloaded
 from crossfeed.serving.histories.history import Durability
-from crossfeed.serving.recommend.answers import Recommendations
+from crossfeed.serving.operations.log_writer import dropped_lines
+from crossfeed.serving.recommend.answers import Step
 
 __all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
 
@@ -80,6 +91,7 @@ class Monitoring:
             "crossfeed_model", "The model in service.", ["version"], registry=registry
         )
         self._model.labels(version=model_version).set(1)
+        registry.register(_DroppedLines())
 
     def page(self) -> bytes:
         """Return the metrics in Prometheus' text format."""
@@ -88,7 +100,7 @@ class Monitoring:
     def recommended(
         self,
         domain: str,
-        found: Recommendations,
+        fallback: Step | None,
         *,
         degraded: bool,
         held_back: bool,
@@ -97,14 +109,13 @@ class Monitoring:
 
         Args:
             domain: the target domain; one that exists, so that their number is bounded.
-            found: the answer.
+            fallback: the last step of the fallback that was needed, if any was.
             degraded: the history store did not answer.
             held_back: the domain is served by popularity, whatever is known of the user.
         """
-        cold = "cold" if found.fallback else "known"
+        cold = "cold" if fallback else "known"
         user = "unreachable" if degraded else "not asked" if held_back else cold
-        fallback = found.fallback or "none"
-        self._recommendations.labels(domain=domain, fallback=fallback, user=user).inc()
+        self._recommendations.labels(domain=domain, fallback=fallback or "none", user=user).inc()
 
     def took(self, stage: str, seconds: float, *, domain: str = "") -> None:
         """Note the time of a stage; a feed and the history store work for no one domain."""
@@ -177,11 +188,28 @@ class Monitoring:
         _write(logging.ERROR, "error", facts)
 
 
+class _DroppedLines(Collector):
+    def collect(self) -> Iterator[Metric]:
+        """Yield how many lines of the log were dropped."""
+        yield CounterMetricFamily(
+            "crossfeed_log_lines_dropped",
+            "Lines of the log that were dropped because nobody read fast enough.",
+            value=dropped_lines(REQUEST_LOG),
+        )
+
+
 class RequestLog:
     """Times every request, names it, and tells the monitoring once the answer is on its way."""
 
-    def __init__(self, app: ASGIApp, *, monitoring: Monitoring, failure: Response) -> None:
-        self.app, self.monitoring, self.failure = app, monitoring, failure
+    def __init__(
+        self,
+        app: ASGIApp,
+        *,
+        monitoring: Monitoring,
+        failure: Response,
+        routes: Sequence[BaseRoute],
+    ) -> None:
+        self.app, self.monitoring, self.failure, self.routes = app, monitoring, failure, routes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass the request on and note how it was answered; answer `failure` where it was not."""
@@ -210,6 +238,8 @@ class RequestLog:
                 raise  # too late to answer anything else
             await self.failure(scope, receive, note)
         finally:
+            if "route" not in scope:  # it was refused on the way to its route
+                scope["route"] = _route_of(scope, self.routes)
             answered = partial(
                 self.monitoring.answered,
                 request_id=request_id,
@@ -220,6 +250,12 @@ class RequestLog:
             )
             # What was sent leaves when the loop is free: counting and logging come after it.
             asyncio.get_running_loop().call_soon(answered)
+
+
+def _route_of(scope: Scope, routes: Sequence[BaseRoute]) -> BaseRoute | None:
+    """Return the route that a request was for, if there is any."""
+    found = {route.matches(scope)[0]: route for route in reversed(routes)}
+    return found.get(Match.FULL) or found.get(Match.PARTIAL)
 
 
 def _write(level: int, event: str, facts: Mapping[str, object]) -> None:

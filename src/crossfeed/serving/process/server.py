@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, MissingExtraError
+from crossfeed.serving.http.guards.access import Access, local_access
 from crossfeed.serving.http.guards.limits import Limits
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["Serving", "log_requests", "make_app", "run_app", "serve"]
 
 _DEFAULTS = Limits()
+_ANYWHERE = Access()
 _BACKLOG = 2048
 
 
@@ -37,6 +39,7 @@ def serve(
     port: int = 8000,
     history_store: str | None = None,
     limits: Limits = _DEFAULTS,
+    access: Access = _ANYWHERE,
     fallbacks: Path | str | None = None,
     workers: int = 1,
     otel: bool = False,
@@ -51,6 +54,8 @@ def serve(
         port: the port to listen on.
         history_store: URL of the store of what users do; by default a file beside the bundle.
         limits: what the process takes on; see `Limits`.
+        access: which hosts are answered, and which other sites' pages may ask; without keys it is
+            this machine's own names alone, unless it names others.
         fallbacks: a TOML file of what domains fall back on where nothing is known of a user.
         workers: how many processes answer; they share the port, the model's memory and the store.
         otel: send traces by OpenTelemetry, set up by the variables OTEL_*; those ask for it, too.
@@ -74,10 +79,12 @@ def serve(
             require_keys_beyond,
         )
 
-        require_keys_beyond(host, keys_from_environment())
+        keys = keys_from_environment()
+        require_keys_beyond(host, keys)
+        access = access if keys else local_access(access, host=host)
         url = history_store or default_store_url(Path(bundle))
         chains = None if fallbacks is None else Path(fallbacks)
-        serving = Serving(Path(bundle), url, limits, chains, traced=otel)
+        serving = Serving(Path(bundle), url, limits, chains, access, traced=otel)
         log_requests()
         listening = stack.enter_context(_bind(host, port))
         at = _url(listening)
@@ -110,6 +117,7 @@ class Serving:
     """URL of the store."""
     limits: Limits
     fallbacks: Path | None
+    access: Access
     traced: bool = False
     """Whether traces are asked for, also where no variable OTEL_* does."""
 
@@ -138,6 +146,7 @@ def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
         store=store,
         keys=keys_from_environment(),
         limits=serving.limits,
+        access=serving.access,
         fallbacks=chains,
         tracing=tracing_from_environment(asked=serving.traced),
     )
@@ -159,7 +168,7 @@ def run_app(
     from crossfeed.serving.http.protocol import LimitedProtocol
 
     class Protocol(LimitedProtocol):
-        head_seconds = limits.timeout_seconds
+        timeout_seconds = limits.timeout_seconds
 
     class Server(uvicorn.Server):
         """Tells when it begins to answer, reloads on SIGHUP, and says when it is about to stop."""
@@ -183,7 +192,7 @@ def run_app(
     config = uvicorn.Config(
         app,
         http=Protocol,
-        log_level="warning",
+        log_config=None,  # `log_requests` did it
         access_log=False,
         proxy_headers=False,  # nothing here asks where a request came from
         timeout_graceful_shutdown=_stop_seconds(limits),
@@ -214,6 +223,7 @@ def _supervise(
         "bundle": str(serving.bundle),
         "history_store": serving.history_store,
         "limits": dataclasses.asdict(serving.limits),
+        "access": dataclasses.asdict(serving.access),
         "fallbacks": None if serving.fallbacks is None else str(serving.fallbacks),
         "traced": serving.traced,
     }
@@ -226,13 +236,15 @@ def _stop_seconds(limits: Limits) -> int:
 
 
 def log_requests() -> None:
-    """Send the request log to stderr as it is, one line of JSON each."""
+    """Send the request log to stderr as it is, one line of JSON each; likewise uvicorn's warnings.
+
+    A thread writes them: nobody waits while nobody reads stderr.
+    """
+    from crossfeed.serving.operations.log_writer import write_logs
     from crossfeed.serving.operations.monitoring import REQUEST_LOG
 
-    log = logging.getLogger(REQUEST_LOG)
-    log.propagate = False
-    log.setLevel(logging.INFO)
-    log.handlers = [logging.StreamHandler()]
+    write_logs(REQUEST_LOG, level=logging.INFO)
+    write_logs("uvicorn.error", level=logging.WARNING)
 
 
 def _url(listening: socket.socket) -> str:

@@ -18,6 +18,7 @@ from pathlib import Path
 from crossfeed.errors import BundleError, CrossfeedError
 from crossfeed.serving.engine.reload import Reloaded
 from crossfeed.serving.http.app import Service
+from crossfeed.serving.http.guards.access import Access
 from crossfeed.serving.http.guards.limits import Limits
 from crossfeed.serving.process.channel import Channel, Facts
 from crossfeed.serving.process.server import Serving, log_requests, make_app, run_app
@@ -62,6 +63,7 @@ def main() -> None:
         settings["history_store"],
         Limits(**settings["limits"]),
         None if settings["fallbacks"] is None else Path(settings["fallbacks"]),
+        Access(**settings["access"]),
         traced=settings["traced"],
     )
     log_requests()

@@ -1,13 +1,14 @@
-"""What is recommended where nothing usable is known of the user: a chain of steps per domain.
+"""Sources for users of whom nothing usable is known: a chain of steps per domain.
 
-Dims: I items, N items of a pool.
+Dims: N items of a pool.
 """
 
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,10 @@ from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError, RequestError
+from crossfeed.scorer import Ints
 from crossfeed.serving.ids import Id, restore_id
-from crossfeed.serving.recommend.answers import FALLBACK_STEPS, Recommendation, Step
+from crossfeed.serving.recommend.answers import FALLBACK_STEPS, Step
+from crossfeed.serving.recommend.target import Allowed, Candidates, FindCandidates, Target
 
 __all__ = ["Fallback", "FallbackChain", "Fallbacks", "read_fallbacks"]
 
@@ -50,86 +53,52 @@ def read_fallbacks(file: Path | str, bundle: Bundle) -> Fallbacks:
 
 @dataclass(frozen=True)
 class Fallback:
-    """Fills answers by the chains of a bundle's domains."""
+    """The sources of a bundle's domains for users of whom nothing usable is known."""
 
     bundle: Bundle
     chains: Fallbacks = field(default_factory=dict)
 
-    def recommend(
-        self,
-        domain: int,
-        *,
-        allowed: NDArray[np.bool_],
-        may_recommend: Callable[[Id], bool],
-        k: int,
-    ) -> tuple[tuple[Recommendation, ...], Step]:
-        """Return at most k items, and the last step that was needed for them.
+    def steps(self, domain: str) -> Iterator[tuple[Step, FindCandidates]]:
+        """Yield the steps of a domain's chain and what finds their items."""
+        chain = self.chains.get(domain, FallbackChain())
+        finds: dict[Step, FindCandidates] = {
+            "recent": self._recent,
+            "popular": self._popular,
+            "listed": partial(self._listed, chain.items),
+        }
+        for step in self._judged(chain, domain):
+            yield step, finds[step]
 
-        Args:
-            domain: index of the domain.
-            allowed: (N,) the positions of its pool that take part.
-            may_recommend: whether an item may take part that the model does not know.
-            k: how many.
-        """
-        name = self.bundle.catalogue.domains[domain]
-        chain = self.chains.get(name, FallbackChain())
-        steps = self._steps(chain, name)
-        found: list[Recommendation] = []
-        last, left = steps[0], allowed.copy()
-        for step in steps:
-            if len(found) == k:
-                break
-            if step == "listed":
-                more = self._listed(chain.items, domain, left, may_recommend)[: k - len(found)]
-            else:
-                more = self._by_clicks(step, domain, left, k - len(found))
-            found += more
-            last = step if more else last
-        return tuple(found), last
-
-    def _steps(self, chain: FallbackChain, name: str) -> list[Step]:
+    def _judged(self, chain: FallbackChain, domain: str) -> list[Step]:
         """Return a chain's steps; a gate that chose popularity did not judge recent clicks."""
-        if name not in self.bundle.held_back:
+        if domain not in self.bundle.held_back:
             return list(chain.steps)
         judged: list[Step] = ["popular" if step == "recent" else step for step in chain.steps]
         return list(dict.fromkeys(judged))
 
-    def _by_clicks(
-        self, step: Step, domain: int, left: NDArray[np.bool_], k: int
-    ) -> list[Recommendation]:
-        """Return the k items with most clicks, and take them out of what is left."""
-        pool = self.bundle.catalogue.pool(domain)
-        clicks = self.bundle.clicks[pool]
-        counted = self.bundle.recent_clicks[pool] if step == "recent" else clicks
-        positions = np.flatnonzero(left & (counted > 0) if step == "recent" else left)
-        best = positions[np.lexsort((positions, -clicks[positions], -counted[positions]))[:k]]
-        left[best] = False
-        ids = self.bundle.ids.ids(best + pool.start)
-        name = self.bundle.catalogue.domains[domain]
-        scores = counted[best].astype(float).tolist()
-        return [
-            Recommendation(item_id, name, score, step)
-            for item_id, score in zip(ids, scores, strict=True)
-        ]
+    def _recent(self, target: Target, allowed: Allowed) -> Candidates:
+        counts = self.bundle.recent_clicks[target.pool]
+        return self._most_clicked("recent", target, counts, allowed.mask & (counts > 0))
 
-    def _listed(
-        self,
-        items: Iterable[Id],
-        domain: int,
-        left: NDArray[np.bool_],
-        may_recommend: Callable[[Id], bool],
-    ) -> list[Recommendation]:
-        """Return what is allowed of a list, and take it out of what is left."""
-        name, first = self.bundle.catalogue.domains[domain], self.bundle.catalogue.offsets[domain]
-        chosen: list[Recommendation] = []
-        for item_id in items:
-            position = self.bundle.ids.index(item_id, name) - int(first)
-            known = 0 <= position < len(left)
-            if left[position] if known else may_recommend(item_id):
-                chosen.append(Recommendation(item_id, name, 0.0, "listed"))
-            if known:
-                left[position] = False
-        return chosen
+    def _popular(self, target: Target, allowed: Allowed) -> Candidates:
+        counts = self.bundle.clicks[target.pool]
+        return self._most_clicked("popular", target, counts, allowed.mask)
+
+    def _most_clicked(
+        self, step: Step, target: Target, counts: Ints, mask: NDArray[np.bool_]
+    ) -> Candidates:
+        """Return the k items with the largest counts; of equal ones those with more clicks."""
+        clicks, positions = self.bundle.clicks[target.pool], np.flatnonzero(mask)
+        order = np.lexsort((positions, -clicks[positions], -counts[positions]))
+        best = positions[order[: target.k]]
+        return Candidates(step, best, counts[best].astype(float))
+
+    def _listed(self, items: Sequence[Id], target: Target, allowed: Allowed) -> Candidates:
+        """Return a list as somebody wrote it; -1 is an item that the model does not know."""
+        found = np.array([self.bundle.ids.index(one, target.name) for one in items], np.int64)
+        in_pool = (found >= target.pool.start) & (found < target.pool.stop)
+        positions = np.where(in_pool, found - target.pool.start, -1)
+        return Candidates("listed", positions, np.zeros(len(items)), items)
 
 
 def _read_chain(domain: str, table: Any, bundle: Bundle) -> FallbackChain:  # Any: TOML

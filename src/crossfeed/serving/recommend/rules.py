@@ -1,138 +1,86 @@
-"""Which items of a pool may be recommended; decided before the cut, never after.
+"""Which items may be recommended: decided before the cut, the same for every source.
 
-Dims: N items of a pool.
+Dims: I items, N items of a pool.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from crossfeed.scorer import Ints
+from crossfeed.serving.histories.availability import Unavailable
 from crossfeed.serving.ids import Id
+from crossfeed.serving.recommend.target import Allowed, Candidates, Target
 
-__all__ = ["SOURCES", "Choice", "Rules", "Source", "choose", "listed_in", "shortage"]
-
-Source = Literal["pool", "candidates", "generator"]
-"""All items of the domain; the list in the request; items drawn by the generator."""
-
-SOURCES: tuple[Source, ...] = get_args(Source)
+__all__ = ["allow", "keep_allowed"]
 
 
-@dataclass(frozen=True)
-class Rules:
-    """What a request says about the items that it wants."""
-
-    exclude_seen: bool = True
-    """Leave out what the user had in the domain before."""
-    include: Sequence[Id] | None = None
-    """Recommend these alone."""
-    exclude: Sequence[Id] | None = None
-    """Never recommend these."""
-    candidates: Sequence[Id] | None = None
-    """Rank these instead of the whole pool."""
-    sources: Sequence[Source] | None = None
-    """Where items come from, all of these together; by default the candidates where there are any,
-    else the pool."""
-
-    @property
-    def drawn_from(self) -> frozenset[Source]:
-        """Return where items come from."""
-        if self.sources is not None:
-            return frozenset(self.sources)
-        return frozenset(["pool" if self.candidates is None else "candidates"])
-
-    @property
-    def only(self) -> list[Sequence[Id]]:
-        """Return the lists outside of which nothing is recommended."""
-        alone = self.candidates if self.drawn_from == {"candidates"} else None
-        return [ids for ids in (self.include, alone) if ids is not None]
-
-
-@dataclass(frozen=True)
-class Choice:
-    """Which positions of a pool may be recommended, and how many may not for which reason."""
-
-    allowed: NDArray[np.bool_]
-    """(N,)"""
-    had: Ints
-    """Positions that the user had before, each as often as they had it."""
-    missing: NDArray[np.bool_]
-    """(N,) true where an item is not available."""
-
-    @property
-    def seen(self) -> int:
-        """Return how many are left out because the user had them before."""
-        return len(np.unique(self.had))
-
-    @property
-    def unavailable(self) -> int:
-        """Return how many of the others are left out because they are not available."""
-        missing = np.count_nonzero(self.missing)
-        return int(missing - np.count_nonzero(self.missing[np.unique(self.had)]))
-
-    @property
-    def filtered(self) -> int:
-        """Return how many the request's lists leave out of the rest."""
-        left_out = len(self.allowed) - int(np.count_nonzero(self.allowed))
-        return left_out - self.seen - self.unavailable
-
-
-def choose(
-    *,
-    had: Ints,
-    missing: NDArray[np.bool_],
-    only: Sequence[Ints],
-    exclude: Ints,
-) -> Choice:
-    """Choose the positions of a pool that may be recommended.
+def allow(target: Target, *, unavailable_mask: NDArray[np.bool_], flags: Unavailable) -> Allowed:
+    """Decide which items of a domain may be recommended.
 
     Args:
-        had: positions that the user had before; empty where repeats are welcome.
-        missing: (N,) true where an item is not available.
-        only: positions of each list outside of which nothing is recommended.
-        exclude: positions never to recommend.
+        target: tells what the user had, and the lists of the query.
+        unavailable_mask: (I,) true where an item is not available.
+        flags: the same of all items, also of those that the model does not know.
     """
-    allowed = ~missing
-    allowed[had] = False
-    for positions in only:
-        listed = np.zeros(len(allowed), dtype=np.bool_)
-        listed[positions] = True
-        allowed &= listed
-    allowed[exclude] = False
-    return Choice(allowed, had, missing)
+    pool, lists = target.pool, target.lists
+    unavailable = unavailable_mask[pool]
+    had = _had(target)
+    mask = ~unavailable
+    mask[had] = False
+    for only, _ in lists.only:
+        mask &= only[pool]
+    if lists.exclude is not None:
+        mask &= ~lists.exclude[0][pool]
+
+    return Allowed(mask, had, unavailable, flags)
 
 
-def listed_in(rules: Rules, item_id: Id) -> bool:
-    """Return whether the lists of a request allow an item, whether or not the model knows it."""
-    return item_id not in (rules.exclude or ()) and all(item_id in ids for ids in rules.only)
+def keep_allowed(found: Candidates, target: Target, allowed: Allowed) -> Candidates:
+    """Return what the rules allow of what a source found."""
+    positions = found.positions
+    if positions is None:  # the whole pool: it is masked where it is ranked
+        return found
+    kept = allowed.mask[positions]
+    if found.ids is not None:
+        unknown = np.flatnonzero(positions < 0)
+        kept[unknown] = _permitted([found.ids[row] for row in unknown.tolist()], target, allowed)
+    if kept.all():
+        return found
+    rows = np.flatnonzero(kept)
+    return Candidates(
+        found.source,
+        positions[rows],
+        None if found.scores is None else found.scores[rows],
+        None if found.ids is None else [found.ids[row] for row in rows.tolist()],
+    )
 
 
-def shortage(
-    choice: Choice, *, found: int, k: int, domain: str, not_offered: int = 0
-) -> str | None:
-    """Return why there are fewer than k items, or None if there are enough.
+def _permitted(item_ids: Sequence[Id], target: Target, allowed: Allowed) -> list[bool]:
+    """Return whether items that the model does not know may be recommended."""
+    lists, seen, unavailable = target.lists, _seen_ids(target), allowed.flags.items
+    return [
+        (target.name, item_id) not in unavailable
+        and all(item_id in ids for _, ids in lists.only)
+        and (lists.exclude is None or item_id not in lists.exclude[1])
+        and item_id not in seen
+        for item_id in item_ids
+    ]
 
-    Args:
-        choice: what the rules leave of the domain's pool.
-        found: how many items there are.
-        k: how many there should be.
-        domain: the target domain.
-        not_offered: how many that the rules allow were left out by the domain's fallback.
-    """
-    if found >= k:
-        return None
-    parts = [f"'{domain}' has {len(choice.allowed)}"]
-    for count, why in (
-        (choice.seen, "of them seen by the user"),
-        (choice.unavailable, "not available"),
-        (choice.filtered, "filtered by the request"),
-        (not_offered, "not in its fallback"),
-    ):
-        if count:
-            parts.append(f"{count} {why}")
-    return f"{found} of {k} items: {', '.join(parts)}"
+
+def _had(target: Target) -> Ints:
+    """Return the positions that the user had before; none if repeats are welcome."""
+    known, pool = target.user.known, target.pool
+    if not target.query.exclude_seen:
+        return known[:0]
+    return known[(known >= pool.start) & (known < pool.stop)] - pool.start
+
+
+def _seen_ids(target: Target) -> frozenset[Id]:
+    """Return the ids that the user had before in the domain; none if repeats are welcome."""
+    if not target.query.exclude_seen:
+        return frozenset()
+    return frozenset(event.item_id for event in target.user.events if event.domain == target.name)

@@ -1,4 +1,4 @@
-"""What the work on a request consists of, for those who time it."""
+"""The stages of the work on a query, for those who time them."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ class Note(Protocol):
         """Note a stage.
 
         Args:
-            stage: `store` (a history was read), `encode`, `retrieve` (candidates were found) or
+            stage: `store` (histories were read), `encode`, `retrieve` (candidates were found) or
                 `rank`.
-            places: which of the requests that are answered together shared it.
+            places: which of the queries that are answered together shared it.
             began: seconds of `time.perf_counter`; it ended now.
         """
 

@@ -110,10 +110,25 @@ class RedisHistoryStore:
         Raises:
             HistoryStoreError: the server does not answer.
         """
-        with self._errors("read"):
-            members: Members = self._redis.zrange(timeline(user_id), 0, -1, withscores=True)
-            rows = parse(user_id, members)
-        return [Event(item_id, domain, timestamp) for _, item_id, domain, timestamp, _ in rows]
+        return self.read_many([user_id])[0]
+
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
+        """Return the newest events of each user by their time; ties as they came.
+
+        Args:
+            user_ids: the users.
+            limit: how many events of each, at least 1; None for all.
+
+        Raises:
+            HistoryStoreError: the server does not answer.
+        """
+        with self._errors("read"), self._redis.pipeline(transaction=False) as pipeline:
+            for user_id in user_ids:
+                pipeline.zrange(timeline(user_id), -(limit or 0), -1, withscores=True)
+            found: list[Members] = pipeline.execute()
+            return [_events(user_id, some) for user_id, some in zip(user_ids, found, strict=True)]
 
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user, and have the server's log written anew; return how many.
@@ -335,6 +350,11 @@ class RedisHistoryStore:
             raise HistoryStoreError(
                 f"cannot {verb} the history store {self}: {error}", hint=_VALUES
             ) from None
+
+
+def _events(user_id: Id, members: Members) -> list[Event]:
+    rows = parse(user_id, members)
+    return [Event(item_id, domain, timestamp) for _, item_id, domain, timestamp, _ in rows]
 
 
 def _check_url(url: str, made: Redis) -> None:

@@ -8,8 +8,15 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 
 from crossfeed.errors import RequestError
+from crossfeed.serving.http.guards.access import (
+    Access,
+    BelowRootPath,
+    RequireOwnHost,
+    RequireSameOrigin,
+)
 from crossfeed.serving.http.guards.admission import Admission, BodyLimit, RateLimit
 from crossfeed.serving.http.guards.limits import Limits
 from crossfeed.serving.http.guards.security import ApiKey, RequireKey, Right
@@ -25,7 +32,10 @@ from crossfeed.serving.operations.tracing import TraceRequests, Tracing
 __all__ = ["OPEN_PATHS", "add_guards", "add_problem_handlers", "right_for"]
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-"""What never needs a key, and what is answered under whatever load."""
+"""What never needs a key and is answered under any load."""
+
+_DESCRIPTION_PATHS = frozenset({"/", "/docs", "/openapi.json"})
+"""What describes the service: the same for everybody, so that it needs no key either."""
 
 
 def add_guards(
@@ -34,10 +44,20 @@ def add_guards(
     monitoring: Monitoring,
     keys: Sequence[ApiKey],
     limits: Limits,
+    access: Access,
     tracing: Tracing | None = None,
 ) -> None:
-    """Put around the routes what every request passes; the last one added is the outermost."""
-    full = _again(503, "The service is busy", "it works on as many requests as it can", 1)
+    """Put around the routes what every request passes; the last one added is the outermost.
+
+    Args:
+        app: the application.
+        monitoring: counts and logs each request.
+        keys: the API keys; without any, everybody may ask.
+        limits: what the process takes on.
+        access: where requests may come from.
+        tracing: records each request.
+    """
+    full = _again(503, "The service is busy", "too many concurrent requests", 1)
     app.add_middleware(
         Admission,
         limits=limits,
@@ -60,14 +80,14 @@ def add_guards(
         app.add_middleware(
             RateLimit,
             per_second=limits.requests_per_second,
-            open_paths=OPEN_PATHS,
+            open_paths=OPEN_PATHS | {"/metrics"},
             refusal=_too_often,
         )
     if keys:
         app.add_middleware(
             RequireKey,
             keys=keys,
-            open_paths=OPEN_PATHS,
+            open_paths=OPEN_PATHS | _DESCRIPTION_PATHS,
             right_for=right_for,
             no_key=_unauthorized("No valid key", "send a key as X-API-Key or as a bearer token"),
             expired=_unauthorized("The key has expired", "ask for another one"),
@@ -76,10 +96,38 @@ def add_guards(
                 for right in Right
             },
         )
+    else:  # a page of another site would need a key, and has none
+        app.add_middleware(
+            RequireSameOrigin,
+            origins=access.origins,
+            refusal=problem(
+                403,
+                "Another site's page may not do this",
+                "the header Origin names another site; --allow-origin lets it ask",
+            ),
+        )
+    if access.hosts:
+        app.add_middleware(
+            RequireOwnHost,
+            hosts=access.hosts,
+            refusal=problem(
+                421, "Not a name of this service", "the header Host is none of --allow-host"
+            ),
+        )
+    if access.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=access.origins,
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
+            allow_headers=["authorization", "content-type", "x-api-key"],
+            expose_headers=["retry-after", "x-request-id"],
+        )
     failure = problem(500, "Something went wrong", "the service's log tells more")
-    app.add_middleware(RequestLog, monitoring=monitoring, failure=failure)
+    app.add_middleware(RequestLog, monitoring=monitoring, failure=failure, routes=app.router.routes)
     if tracing is not None:
         app.add_middleware(TraceRequests, tracing=tracing)
+    if access.root_path:
+        app.add_middleware(BelowRootPath, root_path=access.root_path)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -91,6 +139,8 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 def right_for(method: str, path: str) -> Right:
     """Return the right that a request needs; what is not known to only read needs more."""
+    if path.startswith("/v1/users/") and path.rstrip("/").endswith("/history"):
+        return Right.HISTORIES if method in ("GET", "HEAD") else Right.ADMIN
     if method in ("GET", "HEAD", "OPTIONS") or (method, path) == ("POST", "/v1/recommend"):
         return Right.READ
     return Right.WRITE if (method, path) == ("POST", "/v1/events") else Right.ADMIN

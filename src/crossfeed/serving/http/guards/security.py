@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hmac
-import ipaddress
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
@@ -16,6 +15,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from crossfeed.errors import ConfigError
+from crossfeed.serving.http.guards.access import is_loopback
 
 __all__ = [
     "ALL_RIGHTS",
@@ -33,10 +33,12 @@ _LEAST_KEY_LENGTH = 16
 
 
 class Right(StrEnum):
-    """What a key may do; none of them includes another."""
+    """What a key may do; none includes another."""
 
     READ = "read"
-    """Ask for recommendations, histories, facts and metrics."""
+    """Ask for recommendations, facts and metrics."""
+    HISTORIES = "histories"
+    """Read what a user did."""
     WRITE = "write"
     """Store events."""
     ADMIN = "admin"
@@ -78,7 +80,7 @@ def require_keys_beyond(host: str, keys: Sequence[ApiKey]) -> None:
     Raises:
         ConfigError: `host` is no loopback address and there is no key.
     """
-    if not keys and not _is_loopback(host):
+    if not keys and not is_loopback(host):
         raise ConfigError(
             f"host '{host}' can be reached from other machines, and no API key is set",
             hint=f"set {KEYS_VARIABLE}=KEY[,KEY...], or keep --host 127.0.0.1",
@@ -129,10 +131,13 @@ class RequireKey:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what a key allows, and what asks for an open path."""
-        if scope["type"] != "http" or scope["path"] in self.open_paths:
+        if scope["type"] == "lifespan" or scope["path"] in self.open_paths:
             await self.app(scope, receive, send)
             return
         refusal = self._refusal(scope)
+        if refusal is not None and scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+            return
         await (refusal or self.app)(scope, receive, send)
 
     def _refusal(self, scope: Scope) -> Response | None:
@@ -141,7 +146,7 @@ class RequireKey:
             return self.no_key
         if key.expires is not None and time.time() >= key.expires:
             return self.expired
-        right = self.right_for(scope["method"], scope["path"])
+        right = self.right_for(scope.get("method", "GET"), scope["path"])
         if right not in key.rights:
             return self.no_right[right]
         scope.setdefault("state", {})["key"] = key
@@ -177,7 +182,9 @@ def _moment(text: str) -> float:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise _invalid(f"a key in {KEYS_VARIABLE} expires at what is no ISO 8601 time") from None
+        raise _invalid(
+            f"a key in {KEYS_VARIABLE} has an end that is not an ISO 8601 time"
+        ) from None
     return (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp()
 
 
@@ -187,10 +194,3 @@ def _invalid(problem: str) -> ConfigError:
         hint="make one with: python -c 'import secrets; print(secrets.token_urlsafe(32))'; "
         "narrow it: KEY;scopes=read+write;expires=2027-01-31",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
