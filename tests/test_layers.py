@@ -41,7 +41,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "bundle": ("item_ids item_index", "format", "reading writing"),
     "data": ("dataset", "engines", "sources", "logs", "prepare inspect simulate"),
     "model": (
-        "demand losses",
+        "demand candidates gaps",
+        "losses",
         "users items",
         "player",
         "discriminator generator",

@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossfeed.model.losses import (
-    GAPS,
-    anchor_loss,
-    binary_loss,
-    euclidean_gap,
-    gap_loss,
-    generator_loss,
-    kl_gap,
-    mmd_gap,
-    softmax_loss,
-)
+from crossfeed.model.gaps import GAPS, euclidean_gap, kl_gap, mmd_gap
+from crossfeed.model.losses import anchor_loss, binary_loss, gap_loss, generator_loss, softmax_loss
 
 
 def log(*values: float) -> Tensor:

@@ -15,14 +15,15 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.training import fit as fitting
+from crossfeed.model.candidates import Proposals, Scores
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.batches import Batch, batches
-from crossfeed.training.step.domain_rows import DomainRows
-from crossfeed.training.step.proposals import Proposals
-from crossfeed.training.step.steps import Move, Scores, TargetLoss
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.pool_groups import DomainRows
+from crossfeed.training.step.steps import StepResult
 from crossfeed.training.watch.alarms import Alarm, find_alarms
-from crossfeed.training.watch.health import Health, HealthSums
+from crossfeed.training.watch.health import Health, add_health
 
 HEALTHY = Health(
     separation=0.7,
@@ -46,7 +47,7 @@ def published(**train: object) -> Config:
     return PUBLISHED.model_copy(update={"train": PUBLISHED.train.model_copy(update=train)})
 
 
-def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
+def hand_made(last_out: Dataset) -> tuple[Batch, StepResult]:
     """Return two clicks of one domain of four items, with two candidates each."""
     first = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
     nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
@@ -63,7 +64,6 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
     logits = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [100.0, 0.0, 0.0, 0.0]])
     confidence = logits.log_softmax(dim=1)
     candidates = torch.tensor([[0, 1], [1, 1]])
-    zero = torch.zeros(())
     proposals = Proposals(
         confidences=(confidence,),
         candidates=candidates,
@@ -78,31 +78,28 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         clicks=torch.tensor([1.0, 1.0]),
         pool=None,
     )
-    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5 / 2.0)))
-    return (
-        replace(first, groups=(group,)),
-        proposals,
-        Move(losses, scores, gradient_norm=torch.tensor(3.0)),
-    )
+    norms = {"generator": torch.tensor(3.0), "discriminator": torch.tensor(4.0)}
+    gaps = torch.tensor([0.5, 1.5])
+    return replace(first, groups=(group,)), StepResult(proposals, scores, gaps, {}, norms)
 
 
 def test_health_by_hand(last_out: Dataset) -> None:
-    batch, proposals, move = hand_made(last_out)
+    batch, result = hand_made(last_out)
     config = tiny_config(gap_weight=0.1, gap_scale=2.0).train
-    sums = HealthSums({}, {})
-    sums.add_discriminator(batch, proposals, move)
-    sums.add_generator(batch, proposals, move, config=config)
-    health = sums.mean()
+    means = Means({}, {})
+    add_health(means, batch, result, config=config)
+    health = Health.of(means)
     # Pairs: 1 above 0, 1 below 2, two ties. Rewards: 1, 3, 3, 3.
     assert health.separation == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
     assert health.distinct_share == pytest.approx(2 / 4)
     assert health.entropy == {"books": pytest.approx((1.0 + 0.0) / 2)}
     assert health.reward_mean == pytest.approx(2.5)
     assert health.reward_variance == pytest.approx(0.75)
-    assert health.gap == pytest.approx(0.5)
-    assert health.gradient_norms == {"discriminator": 3.0, "generator": 3.0}
-    sums.clear()
-    assert sums.mean() == Health(None, None, {}, None, None, None, {})
+    mean_share = (math.exp(-0.5 / 2) + math.exp(-1.5 / 2)) / 2
+    assert health.gap == pytest.approx(-2 * math.log(mean_share))
+    assert health.gradient_norms == {"discriminator": 4.0, "generator": 3.0}
+    means.clear()
+    assert Health.of(means) == Health(None, None, {}, None, None, None, {})
 
 
 def test_a_healthy_epoch_gives_no_alarm() -> None:

@@ -1,4 +1,4 @@
-"""What the players' forward passes are made in: bfloat16, compiled encoders.
+"""What the players' forward passes are made in: bfloat16.
 
 On the processor; tests/test_gpu.py has the GPU's.
 """
@@ -6,7 +6,7 @@ On the processor; tests/test_gpu.py has the GPU's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -17,9 +17,9 @@ from crossfeed.config import Config, ModelConfig, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.trainer import train
-from crossfeed.training.step.proposals import Proposals
+from crossfeed.training.step.steps import StepResult
 
 DISCRIMINATORS = get_args(ModelConfig.model_fields["discriminator"].annotation)
 
@@ -59,19 +59,18 @@ def test_softmax_and_losses_stay_float32(
     objective: str, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[torch.dtype] = set()
-    step = fitting.discriminator_step
+    step = fitting.train_step
 
-    def told(*arguments: object, **named: object) -> object:
-        proposals, scores = arguments[3], arguments[4]
-        assert isinstance(proposals, Proposals)
-        for part in (*vars(proposals).values(), *proposals.confidences, *vars(scores).values()):
+    def told(*arguments: Any, **named: Any) -> StepResult:
+        result = step(*arguments, **named)
+        proposals, scores = vars(result.proposals), vars(result.scores)
+        parts = (*proposals.values(), *result.proposals.confidences, *scores.values())
+        for part in (*parts, *result.losses.values()):
             if isinstance(part, torch.Tensor) and part.is_floating_point():
                 seen.add(part.dtype)
-        move = step(*arguments, **named)
-        seen.add(move.losses.total.dtype)
-        return move
+        return result
 
-    monkeypatch.setattr(fitting, "discriminator_step", told)
+    monkeypatch.setattr(fitting, "train_step", told)
     settings = config("bfloat16")
     settings = settings.model_copy(
         update={"train": settings.train.model_copy(update={"objective": objective})}
@@ -89,36 +88,3 @@ def test_a_gpu_without_it_is_refused_before_the_run_is_made(
     with pytest.raises(ConfigError, match=r"the GPU 'Old 9000' has no instructions for it\nhint: "):
         train(data, out=tmp_path / "run", config=config("bfloat16"))
     assert not (tmp_path / "run").exists()
-
-
-# torch's own tracer looks at the gradients of what it traces.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_compiled_encoders_learn_the_same(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
-        """Take a graph of the tracer, and run it as it is: a compiler takes minutes."""
-        compiled.append(graph)
-        return graph
-
-    own = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda module, **how: own(module, backend=keep, **how)
-    )
-    settings = config("float32", generator="attention")
-    train_settings = settings.train.model_copy(update={"compile": True})
-    plain = train(data, out=tmp_path / "plain", config=settings)
-    assert not compiled
-    quick = train(
-        data,
-        out=tmp_path / "compiled",
-        config=settings.model_copy(update={"train": train_settings}),
-    )
-    assert compiled
-    assert losses(quick) == pytest.approx(losses(plain), rel=1e-4)
-    assert (
-        quick.read_checkpoint("best")["players"].keys()
-        == plain.read_checkpoint("best")["players"].keys()
-    )

@@ -17,7 +17,7 @@ from planted import planted_log, small_dataset, tiny_config
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.saving import Saving
 from crossfeed.training.loop.trainer import train
@@ -31,7 +31,7 @@ MODELS: dict[str, dict[str, object]] = {
 }
 TRAININGS: dict[str, dict[str, object]] = {
     "average": {},
-    "no average, two to one": {"average": 0.0, "discriminator_steps": 2},
+    "no average": {"average": 0.0},
     "no warm-up, whole pool": {"warmup_epochs": 0, "objective": "full-softmax", "gap": "kl"},
     "roll-back": {"on_collapse": "roll-back", "epochs": 5, "patience": 5},
     "early stop": {"patience": 1, "epochs": 6, "learning_rate": 0.3, "gap": "euclidean"},

@@ -15,8 +15,8 @@ from crossfeed.model.players import Players
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.step.average import RunningAverage
 from crossfeed.training.step.batches import batches
-from crossfeed.training.step.proposals import StaticProposals, propose
-from crossfeed.training.step.steps import discriminator_step, generator_step, score
+from crossfeed.training.step.proposals import StaticProposals
+from crossfeed.training.step.steps import train_step
 
 
 def moved(dataset: Dataset, config: Config, *, steps: int = 1) -> FitState:
@@ -27,17 +27,14 @@ def moved(dataset: Dataset, config: Config, *, steps: int = 1) -> FitState:
     static = StaticProposals(dataset, config.train)
     source = batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0)
     for _, batch in zip(range(steps), source, strict=False):
-        proposals = propose(
-            state.players.generator,
+        train_step(
+            state.players,
+            state.optimisers,
             batch,
+            config=config,
             static=static,
-            config=config.train,
             expanded=[True] * 3,
-            share=0.8,
         )
-        scores = score(state.players, batch, proposals, config.train)
-        for move, name in ((generator_step, "generator"), (discriminator_step, "discriminator")):
-            move(state.players, state.optimisers[name], batch, proposals, scores, config)
         state.average()
     return state
 
@@ -75,7 +72,7 @@ def test_the_average_of_rows_is_that_of_the_whole_table(last_out: Dataset) -> No
     torch.manual_seed(0)
     players = Players(last_out.catalogue, tiny_config().model)
     by_rows = copy.deepcopy(players)
-    tables = frozenset(by_rows.move_rows_apart())
+    tables = frozenset(by_rows.use_sparse_gradients())
     expected = RunningAverage(players, kept=0.9, tables=frozenset())
     found = RunningAverage(by_rows, kept=0.9, tables=tables)
     values = {name: value for name, value in by_rows.named_parameters() if name in tables}

@@ -150,8 +150,6 @@ class TrainConfig(_Section):
     """Weight of the generator's adversarial loss L1."""
     anchor_weight: float = Field(default=1.0, ge=0)
     """Weight of the likelihood anchor, which ties the generator to real clicks."""
-    discriminator_steps: int = Field(default=1, ge=1)
-    """Discriminator steps for each generator step, counted over all epochs."""
     select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
     """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"
@@ -163,9 +161,6 @@ class TrainConfig(_Section):
     precision: Literal["float32", "bfloat16"] = "float32"
     """What the players' matrix products are made in; weights, softmax, losses and all that is
     served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
-    compile: bool = False
-    """Whether both players' encoders are compiled (torch.compile), which takes minutes before the
-    first step."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"

@@ -39,7 +39,7 @@ class Players(nn.Module):
         """Return whether the generator's output is a part of the score."""
         return self.config.fuse != "none"
 
-    def move_rows_apart(self) -> set[str]:
+    def use_sparse_gradients(self) -> set[str]:
         """Let the item tables' gradients be those of the rows that were looked at, and no more.
 
         Returns:
@@ -53,12 +53,7 @@ class Players(nn.Module):
             layer.vectors.sparse = True
         return {f"{name}.{table}" for name in layers for table in ("vectors.weight", "biases")}
 
-    def compile_encoders(self) -> None:
-        """Let torch compile what makes users of histories, for batches of any size."""
-        self.generator.encoder.compile(dynamic=True)
-        self.discriminator.network.compile(dynamic=True)
-
-    def know_span(self, first: int, last: int) -> None:
+    def set_time_span(self, first: int, last: int) -> None:
         """Take the times (ms) between which the periods of demand lie."""
         for player in (self.discriminator, self.generator):
             player.demand.span.copy_(torch.tensor([first, last]))

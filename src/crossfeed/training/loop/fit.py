@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
@@ -20,18 +21,19 @@ from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.run import CheckpointName, Run, seen
 from crossfeed.scorer import Scorer
 from crossfeed.training.loop.interrupt import Interruptible
-from crossfeed.training.loop.progress import SUMS, EpochFigures, FitProgress
+from crossfeed.training.loop.progress import SUMS, FitProgress
 from crossfeed.training.loop.random_state import forked, random_state, restore_random_state
 from crossfeed.training.loop.saving import Saving
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.parallel.distributed import ALONE, Workers, own_of, steps_per_epoch
 from crossfeed.training.stages import stage, staged
-from crossfeed.training.step.batches import Batch, ahead, batches
-from crossfeed.training.step.proposals import StaticProposals, propose
-from crossfeed.training.step.steps import discriminator_step, generator_step, score
+from crossfeed.training.step.batches import Batch, batches, prefetched
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.proposals import StaticProposals
+from crossfeed.training.step.steps import train_step
 from crossfeed.training.watch.alarms import Alarm, find_alarms
 from crossfeed.training.watch.display import Display
-from crossfeed.training.watch.health import Health
+from crossfeed.training.watch.health import Health, add_health
 from crossfeed.training.watch.profile import Profile
 from crossfeed.training.watch.tracking import Tracking
 
@@ -40,6 +42,8 @@ __all__ = ["SAME_COMMAND", "Fit", "expanded_domains"]
 SAME_COMMAND = "the same command"
 """What goes on with a fit that a larger piece of work began."""
 
+LOSS = "loss "
+"""What the names of losses begin with among the means of an epoch."""
 MOST_ROLL_BACKS = 3
 """Roll-backs after which a training that collapses again is stopped."""
 
@@ -94,11 +98,9 @@ class Fit:
             )
         for players in (self.state.players, self.state.served):
             workers.spread_weights(players)
-        if self.config.train.compile:
-            self.state.players.compile_encoders()
         if run.has_checkpoint(self.last):
             self._restore(run.read_checkpoint(self.last))
-        self.figures = EpochFigures(self.progress)
+        self.means = Means(self.progress.sums, self.progress.counts)
         self.tracking = Tracking(run, stage=stage)
         self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
 
@@ -141,7 +143,7 @@ class Fit:
             first_step=progress.step,
             stacked=self.device.type == "cuda",
         )
-        for batch in staged("batch assembly", ahead(waiting)):
+        for batch in staged("batch assembly", prefetched(waiting)):
             self._step(batch.to(self.device))
             progress.step += 1
             if self.profile:
@@ -151,7 +153,7 @@ class Fit:
                 interruptible.asked, self.saving.due(), display.due()
             )
             if shown:
-                losses = self.workers.means(self.figures.mean_losses())
+                losses = self.workers.means(self.means.means(LOSS))
                 display.step(epoch=progress.epoch, step=progress.step, losses=losses)
             if asked or due:
                 self.saving.save()
@@ -159,65 +161,23 @@ class Fit:
                 interruptible.stop(asked, self.command)
 
     def _step(self, batch: Batch) -> None:
-        """Move every `discriminator_steps`-th time the generator, and always the discriminator.
-
-        The steps are counted over all epochs: an epoch may have fewer than that.
-
-        One look of each player at the batch serves both phases: the candidates are drawn before
-        the generator moves, and the scores are those of a discriminator that has not moved yet.
-        """
-        config = self.config
-        if self._warming_up:
-            config = _warmup(config)
-        players, optimisers = self.state.players, self.state.optimisers
-        generator = players.generator if self.config.has_generator else None
-        with stage("generator forward"), self._autocast():
-            proposals = propose(
-                generator,
-                batch,
-                static=self.static,
-                config=config.train,
-                expanded=self.expanded,
-                share=config.train.proposal_share,
-            )
-        with stage("discriminator forward"), self._autocast():
-            scores = score(players, batch, proposals, config.train)
-        count = batch.epoch * self.steps + batch.step + 1
-        if generator is not None and count % config.train.discriminator_steps == 0:
-            with stage("generator backward, step"):
-                move = generator_step(
-                    players,
-                    optimisers["generator"],
-                    batch,
-                    proposals,
-                    scores,
-                    config,
-                    workers=self.workers,
-                )
-            with stage("losses, health"):
-                self.figures.add_losses(move.losses, "generator", "anchor", "gap")
-                self.figures.health.add_generator(batch, proposals, move, config=config.train)
-        with stage("discriminator backward, step"):
-            move = discriminator_step(
-                players,
-                optimisers["discriminator"],
-                batch,
-                proposals,
-                scores,
-                config,
-                workers=self.workers,
-            )
-        with stage("losses, health"):
-            self.figures.add_losses(move.losses, "discriminator")
-            self.figures.health.add_discriminator(batch, proposals, move)
-        with stage("average"):
+        """Move both players by a batch, and take its losses and health into the epoch's means."""
+        result = train_step(
+            self.state.players,
+            self.state.optimisers,
+            batch,
+            config=self.config,
+            static=self.static,
+            expanded=self.expanded,
+            warming_up=self._warming_up,
+            workers=self.workers,
+        )
+        with record_function("losses, health"):
+            for term, loss in result.losses.items():
+                self.means.add(f"{LOSS}{term}", loss)
+            add_health(self.means, batch, result, config=self.config.train)
+        with record_function("average"):
             self.state.average()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        """Return the context in which `train.precision` holds: the players' forward passes."""
-        if self.config.train.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     @property
     def _warming_up(self) -> bool:
@@ -228,14 +188,14 @@ class Fit:
         if self.profile:
             self.profile.pause()
         self.workers.require_equal_weights(self.state.players)
-        self.figures.add_up(self.workers)
+        self.means.add_up(self.workers)
         results = self._validate() if self.selects else None
         value = _selected(results, self.config) if results else float("inf")
         value = self.workers.from_leader(value)  # rounding on another machine decides nothing
         is_best = value > progress.best or not self.selects
         if is_best:
             progress.best, progress.best_epoch = value, progress.epoch
-        health = self.figures.health.mean()
+        health = Health.of(self.means)
         alarms = self._alarms(health, value) if results else ()
         progress.metrics.append(self._epoch_metrics(results))
         progress.health.append(
@@ -249,7 +209,7 @@ class Fit:
         )
         progress.epoch, progress.step = progress.epoch + 1, 0
         progress.seconds = 0.0
-        self.figures.clear()
+        self.means.clear()
         if is_best and (self.selects or progress.finished):
             with stage("checkpoint"):
                 self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
@@ -310,14 +270,14 @@ class Fit:
         line: dict[str, Any] = {
             "epoch": self.progress.epoch + 1,
             "seconds": round(self.progress.seconds, 3),
-            "losses": self.figures.mean_losses(),
+            "losses": self.means.means(LOSS),
         }
         if results:
             line["validation"] = {"micro": results.micro, "macro": results.macro}
         return line
 
     def _save(self) -> None:
-        self.figures.settle()
+        self.means.settle()
         with stage("checkpoint"):
             self.run.write_checkpoint(
                 self.last,
@@ -353,14 +313,6 @@ class Fit:
         with forked(self.device):
             torch.manual_seed(self.workers.seed(self.config.train.seed, *position))
             return random_state(self.device)
-
-
-def _warmup(config: Config) -> Config:
-    """Return the settings of warm-up: static proposals, and likelihood alone for the generator."""
-    train = config.train.model_copy(
-        update={"proposal_share": 0.0, "reward_weight": 0.0, "gap_weight": 0.0}
-    )
-    return config.model_copy(update={"train": train})
 
 
 def expanded_domains(dataset: Dataset, config: Config) -> list[bool]:

@@ -1,19 +1,14 @@
-"""How far a fit has come, and the figures of the epoch that runs, as a checkpoint can hold them."""
+"""How far a fit has come, as a checkpoint can hold it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossfeed.training.parallel.distributed import Workers
-from crossfeed.training.step.device_copies import Later
-from crossfeed.training.step.steps import TargetLoss
-from crossfeed.training.watch.health import HealthSums
+__all__ = ["SUMS", "FitProgress"]
 
-__all__ = ["SUMS", "EpochFigures", "FitProgress"]
-
-SUMS = ("losses", "health_sums", "health_counts")
-"""What of the progress a process counts over its own batches."""
+SUMS = ("sums", "counts")
+"""Fields that each process accumulates itself."""
 
 
 @dataclass
@@ -26,60 +21,11 @@ class FitProgress:
     best_epoch: int = 0
     finished: bool = False
     seconds: float = 0.0
-    losses: dict[str, float] = field(default_factory=dict)
-    """Sums of the running epoch's losses."""
-    health_sums: dict[str, float] = field(default_factory=dict)
-    """What `HealthSums` holds of the running epoch."""
-    health_counts: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the running epoch's losses and health by name, see `Means`."""
+    counts: dict[str, int] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     health: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     floor: float | None = None
     """Popularity's validation figure, once it has been measured."""
     roll_backs: int = 0
-
-
-class EpochFigures:
-    """Losses and health of the running epoch, summed into the progress."""
-
-    def __init__(self, progress: FitProgress) -> None:
-        self._progress = progress
-        self._losses = Later(self._take_loss)
-        self.health = HealthSums(progress.health_sums, progress.health_counts)
-
-    def add_losses(self, losses: TargetLoss, *terms: str) -> None:
-        """Count terms of a step's target loss."""
-        for term in terms:
-            self._losses.add(term, getattr(losses, term))
-
-    def mean_losses(self) -> dict[str, float]:
-        """Return each term's mean over the steps that had it."""
-        self._losses.settle()
-        sums = self._progress.losses
-        return {
-            name: value / sums[f"{name} steps"]
-            for name, value in sums.items()
-            if not name.endswith(" steps")
-        }
-
-    def settle(self) -> None:
-        """Take in what still waits on the device."""
-        self._losses.settle()
-        self.health.settle()
-
-    def add_up(self, workers: Workers) -> None:
-        """Take what the other processes counted in the epoch that ends into the own sums."""
-        self.settle()
-        sums, health = self._progress.losses, self.health
-        sums.update(workers.added(sums))
-        health.sums.update(workers.added(health.sums))
-        health.counts.update(workers.added(health.counts))
-
-    def clear(self) -> None:
-        """Begin a new epoch."""
-        self._progress.losses.clear()
-        self.health.clear()
-
-    def _take_loss(self, term: str, value: float) -> None:
-        sums = self._progress.losses
-        sums[term] = sums.get(term, 0.0) + value
-        sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1

@@ -29,10 +29,10 @@ class FitState:
     ) -> None:
         self._train = config.train
         self.players = Players(catalogue, config.model).to(device)
-        self.players.know_span(*span)
+        self.players.set_time_span(*span)
         tables = set()
         if catalogue.items > config.train.dense_items or config.train.table_sharding == "row":
-            tables = self.players.move_rows_apart()
+            tables = self.players.use_sparse_gradients()
         self._divided: tuple[RowOptimiser, ...] = ()
         if config.train.table_sharding == "row":
             self._divided = self._divide()

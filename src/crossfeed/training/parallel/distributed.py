@@ -155,6 +155,12 @@ class Workers:
         with stage("waiting for the slowest"):
             return tuple(gather_tensors(torch.tensor(numbers)).amax(dim=0).tolist())
 
+    def totals(self, *numbers: int) -> tuple[int, ...]:
+        """Return the sum of each number over all processes."""
+        if self.count == 1:
+            return numbers
+        return tuple(gather_tensors(torch.tensor(numbers)).sum(dim=0).tolist())
+
     def means(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the means over all processes of values that have the same names in all."""
         if self.count == 1:

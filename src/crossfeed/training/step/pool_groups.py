@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossfeed.model.losses import Padding
+from crossfeed.model.gaps import Padding
 from crossfeed.scorer import Ints
-from crossfeed.training.step.pools import PoolSample
+from crossfeed.training.step.pool_sampling import PoolSample
 
-__all__ = ["DomainRows", "DomainStack", "RowsOfDomains", "stack"]
+__all__ = ["DomainRows", "DomainStack", "PoolGroup", "stack"]
 
 _MOST_PADDING = 2
 """Pairs (row, item) of a stack, by those of its domains one by one."""
@@ -35,7 +35,7 @@ _FREE = 1 << 20
 
 
 @dataclass(frozen=True)
-class RowsOfDomains(ABC):
+class PoolGroup(ABC):
     """Rows of a batch, of one domain or several."""
 
     domains: tuple[int, ...]
@@ -125,7 +125,7 @@ class RowsOfDomains(ABC):
 
 
 @dataclass(frozen=True)
-class DomainRows(RowsOfDomains):
+class DomainRows(PoolGroup):
     """The rows whose target is one domain; they are neighbours."""
 
     rows: slice
@@ -150,7 +150,7 @@ class DomainRows(RowsOfDomains):
 
 
 @dataclass(frozen=True)
-class DomainStack(RowsOfDomains):
+class DomainStack(PoolGroup):
     """The rows of several domains, looked at together."""
 
     sample: PoolSample
