@@ -3,7 +3,7 @@
     bundle.json                format version, model, metrics card, size and hash of every file
     item_vectors.npy           (I, E) float32, the item side of the score
     item_biases.npy            (I,) float32
-    weights.safetensors        all other tensors of the players
+    weights.safetensors        all other tensors of the players that are served
     user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
     encoder_check.npy          (P, E) what that graph must give for made-up histories
     index-D.faiss              an approximate index of the large domain with index D
@@ -43,7 +43,7 @@ __all__ = [
     "version_of",
 ]
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 
 VECTORS, BIASES = "item_vectors.npy", "item_biases.npy"
 WEIGHTS = "weights.safetensors"
@@ -69,4 +69,4 @@ def table_names(config: ModelConfig, catalogue: Catalogue) -> tuple[str, ...]:
     """Return the players' tables that are the item vectors, side by side."""
     if config.hashes(catalogue.items):
         return ()  # they are what the vectors are made of
-    return _PLAYERS_TABLES[:1] if config.fuse == "none" else _PLAYERS_TABLES
+    return _PLAYERS_TABLES if config.fused else _PLAYERS_TABLES[:1]
