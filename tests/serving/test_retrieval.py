@@ -24,9 +24,9 @@ from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.players import Players
 from crossfeed.run import Run
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
-from crossfeed.serving import retrieval
 from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore
 from crossfeed.serving.http.app import create_app
+from crossfeed.serving.recommend import retrieval
 from crossfeed.serving.recommend.recommender import Recommender
 from crossfeed.serving.recommend.retrieval import Retrieval, Wanted
 from crossfeed.serving.recommend.rules import Source

@@ -17,7 +17,9 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.candidates import Proposals, Scores
 from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.validation import Validation
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.means import Means
 from crossfeed.training.step.pool_groups import DomainRows
@@ -85,9 +87,8 @@ def hand_made(last_out: Dataset) -> tuple[Batch, StepResult]:
 
 def test_health_by_hand(last_out: Dataset) -> None:
     batch, result = hand_made(last_out)
-    config = tiny_config(gap_weight=0.1, gap_scale=2.0).train
     means = Means({}, {})
-    add_health(means, batch, result, config=config)
+    add_health(means, batch, result)
     health = Health.of(means)
     # Pairs: 1 above 0, 1 below 2, two ties. Rewards: 1, 3, 3, 3.
     assert health.separation == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
@@ -95,8 +96,8 @@ def test_health_by_hand(last_out: Dataset) -> None:
     assert health.entropy == {"books": pytest.approx((1.0 + 0.0) / 2)}
     assert health.reward_mean == pytest.approx(2.5)
     assert health.reward_variance == pytest.approx(0.75)
-    mean_share = (math.exp(-0.5 / 2) + math.exp(-1.5 / 2)) / 2
-    assert health.gap == pytest.approx(-2 * math.log(mean_share))
+    mean_share = (math.exp(-0.5) + math.exp(-1.5)) / 2
+    assert health.gap == pytest.approx(-math.log(mean_share))
     assert health.gradient_norms == {"discriminator": 4.0, "generator": 3.0}
     means.clear()
     assert Health.of(means) == Health(None, None, {}, None, None, None, {})
@@ -210,6 +211,34 @@ def test_after_a_roll_back_the_weights_are_the_healthy_ones(
         return all(torch.equal(value, healthy[name]) for name, value in one.items())
 
     assert [same(one) for one in saved] == [False, True, True, False]  # the last epoch is left
+
+
+def test_a_refit_repeats_the_epochs_and_rates_behind_the_best_weights(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 3 is rolled back, so that the weights of epoch 4 come from three epochs."""
+    collapsed = iter([False, True, False])  # in epochs 2 to 4; 1 is the warm-up
+
+    def alarms(*_: object, **__: object) -> tuple[Alarm, ...]:
+        return (Alarm("entropy", "planted"),) if next(collapsed) else ()
+
+    monkeypatch.setattr(fitting, "find_alarms", alarms)
+    rates: list[float] = []
+    step = FitState.set_learning_rate
+
+    def told(state: FitState, rate: float) -> None:
+        rates.append(rate)
+        step(state, rate)
+
+    monkeypatch.setattr(FitState, "set_learning_rate", told)
+    values = iter([0.1, 0.2, 0.15, 0.3, 0.4])  # popularity is measured after epoch 2
+    monkeypatch.setattr(Validation, "selected", lambda *_: next(values))
+    config = tiny_config(epochs=4, on_collapse="roll-back")
+    run = train(last_out, out=tmp_path / "run", config=config, refit=True)
+    assert [len(line["alarms"]) for line in run.health()] == [0, 0, 1, 0]
+    refit = run.read_checkpoint("refit-last")["progress"]
+    assert refit["epoch"] == 3
+    assert rates == [0.005, 0.01, 0.01, 0.005]  # the roll-back, then the refit's epochs
 
 
 def test_a_warning_changes_nothing(

@@ -67,7 +67,7 @@ def look(
     means, zero = Means({}, {}), torch.zeros(())
     norms = {"generator": zero, "discriminator": zero}
     result = StepResult(proposals.detached(), scores.detached(), gaps, {}, norms)
-    add_health(means, batch, result, config=config.train)
+    add_health(means, batch, result)
     return proposals, found, Health.of(means)
 
 

@@ -37,7 +37,7 @@ from crossfeed.training.watch.health import Health, add_health
 
 CONFIGS = {
     "default": tiny_config(),
-    "all terms": tiny_config(gap="mmd", gap_weight=0.1, reward_weight=0.5, anchor_weight=0.5),
+    "all terms": tiny_config(gap="mmd", gap_weight=0.1, reward_weight=0.5),
     "kl": tiny_config(gap="kl", gap_weight=0.1),
     "euclidean": tiny_config(gap="euclidean", gap_weight=0.1),
     "published": tiny_config(objective="binary", correction=0.0),
@@ -128,7 +128,7 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
         idle, moving = snapshot(idler), snapshot(mover)
         optimiser = torch.optim.AdamW(mover.parameters())
         _, losses = judge(table)
-        step(table.players, optimiser, table.batch, losses, table.config.train)
+        step(table.players, optimiser, table.batch, losses)
         assert same(idler, idle)
         moved = [
             key for key, value in mover.named_parameters() if not torch.equal(value, moving[key][0])
@@ -307,7 +307,7 @@ def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dat
     result = whole_step(last_out, table, expanded=False)
     assert float(result.losses["generator"]) == float(result.losses["gap"]) == 0
     means = Means({}, {})
-    add_health(means, table.batch, result, config=config.train)
+    add_health(means, table.batch, result)
     assert Health.of(means).gap is None
 
 
@@ -419,7 +419,6 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(
             torch.optim.AdamW(player.parameters()),
             table.batch,
             losses,
-            table.config.train,
         )
     assert all(torch.equal(value, before[key]) for key, value in player.state_dict().items())
 

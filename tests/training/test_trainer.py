@@ -157,9 +157,9 @@ def test_expand_domains_must_be_domains(last_out: Dataset, tmp_path: Path) -> No
         {"proposal_share": 0.0, "reward_weight": 0.0, "gap": "none"},
         {"objective": "binary", "correction": 0.0},
         {"expand_domains": ("videos",), "static_proposal": "batch"},
-        {"warmup_epochs": 0},
+        {"average": 0.0, "warmup_epochs": 0},
     ],
-    ids=["no adversary", "published", "one expanded", "no warm-up"],
+    ids=["no adversary", "published", "one expanded", "no warm-up, no average"],
 )
 def test_every_mode_trains(
     train_settings: dict[str, object], last_out: Dataset, tmp_path: Path

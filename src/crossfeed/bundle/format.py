@@ -68,5 +68,5 @@ def version_of(about: Mapping[str, object]) -> str:
 def table_names(config: ModelConfig, catalogue: Catalogue) -> tuple[str, ...]:
     """Return the players' tables that are the item vectors, side by side."""
     if config.hashes(catalogue.items):
-        return ()  # they are what the vectors are made of
+        return ()  # the vectors are computed from them
     return _PLAYERS_TABLES if config.fused else _PLAYERS_TABLES[:1]

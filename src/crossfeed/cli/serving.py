@@ -42,7 +42,9 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     all_users: Annotated[bool, typer.Option("--all", help="For every user, to a file.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="With --all: Parquet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --all: .parquet, .csv, .jsonl.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -158,16 +160,21 @@ def load_histories(
 def export_histories(
     bundle: BundleFolder,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The file to write: .parquet, .csv, .jsonl.")
+    ],
     history_store: StoreUrl = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write all events of a history store as Parquet: a log to train on again.
+    """Write all events of a history store to a file: a log to train on again.
 
     \b
     crossfeed histories export BUNDLE --out events.parquet
     """
+    from crossfeed.outputs import require_apart
+
     with _open_store(bundle, history_store) as (_, store):
+        require_apart(out, [bundle])
         written = store.export(out, overwrite=overwrite)
     output.say(f"wrote {written:,} events to {out}")
 

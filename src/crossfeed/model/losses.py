@@ -10,7 +10,7 @@ the candidates were drawn (g mixed with a static part), c the power of the corre
     L1 = w1 . E_g[log g - s]                    moves the generator (claim 7)
        + wa . -log g(click)                     its anchor to real clicks
     L2 = -log softmax(s - c log q)[click]       moves the discriminator (claim 7)
-    L3 = w3 . exp(-gap(clicks, g) / tau)        moves the generator (claims 4 and 5)
+    L3 = w3 . exp(-gap(clicks, g))              moves the generator (claims 4 and 5)
 
 Both players minimise the same sum. Each term detaches the player that it does not move, so it has a
 gradient for one player only.
@@ -87,12 +87,12 @@ def target_loss(
             candidate_log_proposal=proposals.candidate_log_proposal[rows],
         )
     if gaps is not None:
-        gap = train.gap_weight * gap_loss(gaps, scale=train.gap_scale).mean()
+        gap = train.gap_weight * gap_loss(gaps).mean()
     if expanded_weight != 1.0:
         generator, gap = expanded_weight * generator, expanded_weight * gap
     return TargetLoss(
         generator=generator,
-        anchor=train.anchor_weight * anchor_loss(proposals.click_log_confidence),
+        anchor=anchor_loss(proposals.click_log_confidence),
         discriminator=_discriminator_loss(proposals, scores, config),
         gap=gap,
     )
@@ -228,11 +228,10 @@ def anchor_loss(click_log_confidence: Tensor) -> Tensor:
     return -click_log_confidence.mean()
 
 
-def gap_loss(gap: Tensor, *, scale: float) -> Tensor:
-    """Return L3 = exp(-gap / tau): in (0, 1], the smaller the larger the gap (claim 4).
+def gap_loss(gap: Tensor) -> Tensor:
+    """Return L3 = exp(-gap): in (0, 1], the smaller the larger the gap (claim 4).
 
     Args:
         gap: a distance >= 0 between the distributions of clicks and candidates.
-        scale: tau > 0.
     """
-    return torch.exp(-gap / scale)
+    return torch.exp(-gap)

@@ -22,7 +22,7 @@ from crossfeed.files import atomic_path
 
 __all__ = ["CHECKPOINT_VERSION", "Checkpoint", "read_checkpoint", "write_checkpoint"]
 
-CHECKPOINT_VERSION = 4
+CHECKPOINT_VERSION = 3
 
 Checkpoint = dict[str, Any]  # Any: tensors and the plain values that weights_only loading allows
 

@@ -23,6 +23,7 @@ from crossfeed.evaluation.report.contents import (
 )
 from crossfeed.evaluation.statistics.comparisons import Comparison, estimates
 from crossfeed.files import atomic_path
+from crossfeed.outputs import REPORT, require_file
 from crossfeed.run import Run
 from crossfeed.studies.examples import draw_examples
 from crossfeed.studies.repeating import changed_settings, commands
@@ -35,27 +36,36 @@ _PLAYERS = ("discriminator", "generator")
 Json = Mapping[str, Any]  # Any: JSON
 
 
-def write_report(run: Run, *, out: Path, examples: int) -> None:
-    """Write the report of a run as one HTML file.
+def write_report(
+    run: Run, *, out: Path | None = None, examples: int, overwrite: bool = False
+) -> Path:
+    """Write the report of a run as one HTML file, and return it.
 
     Args:
         run: a run with at least one epoch.
-        out: the file; it is replaced.
+        out: the file; None is the run's own report.html, which is replaced.
         examples: how many users are shown with what they are recommended; they are named.
+        overwrite: replace another report.
 
     Raises:
         RunError: nothing has been trained, or a file of the run cannot be read.
         DatasetError: its dataset is not where it was.
-        OutputError: the file cannot be written.
+        OutputError: the file may not be replaced, or cannot be written.
         MissingExtraError: the extra `report` is not installed.
     """
     try:
         from crossfeed.evaluation.report.page import render
     except ModuleNotFoundError as error:
         raise MissingExtraError(package=str(error.name), extra="report") from None
+    own = run.path / "report.html"
+    file = out or own
+    if file.resolve() != own.resolve():
+        inputs = [run.path, run.facts["dataset"]]
+        require_file(file, REPORT, inputs=inputs, overwrite=overwrite)
     page = render(make_report(run, examples=examples))
-    with atomic_path(out) as temporary:
+    with atomic_path(file) as temporary:
         temporary.write_text(page, "utf-8")
+    return file
 
 
 def make_report(run: Run, *, examples: int) -> Report:

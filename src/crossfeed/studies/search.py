@@ -22,6 +22,7 @@ from crossfeed.config.differences import differences
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, MissingExtraError, NonFiniteLossError, RunError
 from crossfeed.files import atomic_path, require_writable
+from crossfeed.outputs import STUDY, require_folder
 from crossfeed.run import Run
 from crossfeed.studies.space import SPACE, Choices, Range, Space, require_allowed, with_settings
 from crossfeed.training.loop.fit import SAME_COMMAND
@@ -105,6 +106,7 @@ def search(
         MissingExtraError: the extra `tune` is not installed.
     """
     require_allowed(space, config)
+    require_folder(out, STUDY, inputs=[dataset.path], overwrite=True)  # it goes on with a study
     with _opened(out, dataset, config, space) as study:
         for trial in _trials_to_run(study, trials):
             settings = _draw(study, trial, space, seed=seed)

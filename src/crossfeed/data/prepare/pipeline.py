@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +17,23 @@ import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engines.choice import DUCKDB, require_engine
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
+from crossfeed.data.logs import (
+    Log,
+    LogRows,
+    Logs,
+    encoding_notes,
+    open_log,
+    read_log,
+    reading,
+    require_readable,
+)
 from crossfeed.data.prepare.manifest import make_manifest
 from crossfeed.data.prepare.split import SPLITS, Split, SplitInput
 from crossfeed.data.prepare.stages import Stages, open_stages
 from crossfeed.data.prepare.tables import Coded, encode, index, write_parquet, write_tables
 from crossfeed.errors import LogError
-from crossfeed.files import atomic_folder, require_free_folder, write_json
+from crossfeed.files import atomic_folder, write_json
+from crossfeed.outputs import DATASET, require_apart, require_folder
 
 __all__ = ["prepare"]
 
@@ -63,17 +74,18 @@ def prepare(
     config = config or DataConfig()
     out = Path(out)
     require_engine(engine)
-    require_free_folder(out, overwrite=overwrite)
+    require_folder(out, DATASET, inputs=_paths(logs), overwrite=overwrite)
     with _Progress("prepare") as progress:
         progress.begin("checking the log")
         log = open_log(logs, config=config, source=source)
+        require_apart(out, [file for input_ in log.inputs for file in input_.files])
         question = _question(log, config, source, engine)
         work = out.with_name(f".{out.name}.preparing")
         with (
             open_stages(
                 work, question=question, engine=engine, memory_limit=memory_limit
             ) as stages,
-            atomic_folder(out, overwrite=overwrite) as folder,
+            atomic_folder(out, DATASET, overwrite=overwrite) as folder,
         ):
             _prepare_into(folder, stages, log, config, source, progress)
             if _question(log, config, source, engine) != question:
@@ -82,6 +94,12 @@ def prepare(
                     hint="prepare a copy, or wait until nothing is written to it any more",
                 )
         return Dataset.load(out)
+
+
+def _paths(logs: Logs) -> list[Path]:
+    """Return the files and folders that are given by name."""
+    given = [logs] if isinstance(logs, str | Path) else logs if isinstance(logs, Sequence) else []
+    return [path for path in map(Path, given) if path.exists()]
 
 
 def _question(
@@ -114,6 +132,8 @@ def _prepare_into(
     rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
     require_readable(rows, config)
+    for note in (*log.notes, *rows.notes, *encoding_notes(rows)):
+        _log.warning("%s", note)
     progress.begin("numbering ids")
     not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
     keep = config.repeats != "first"

@@ -18,14 +18,15 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from crossfeed.data.simulate.truth import START_SECONDS, YEAR_SECONDS, Truth
 from crossfeed.errors import ConfigError
-from crossfeed.files import atomic_path, require_free
+from crossfeed.files import atomic_path
+from crossfeed.outputs import FileKind, require_file
+from crossfeed.table_files import require_table, table_writer
 
 __all__ = ["Simulation", "simulate"]
 
@@ -68,10 +69,10 @@ def simulate(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Simulation:
-    """Write a log as Parquet, and its truth beside it as `NAME.truth.safetensors`.
+    """Write a log, and its truth beside it as `NAME.truth.safetensors`.
 
     Args:
-        out: the log; its name ends in .parquet.
+        out: the log: Parquet, CSV or JSONL by its suffix.
         users: how many users there are; the least active may have no event.
         items: how many items all domains have together.
         domains: how many domains, from dense to sparse.
@@ -84,22 +85,25 @@ def simulate(
         OutputError: the files exist or cannot be written.
     """
     out = Path(out)
-    _check_sizes(out, users, items, domains, events, seed)
+    _check_sizes(users, items, domains, events, seed)
     truth_path = out.with_suffix(".truth.safetensors")
-    for path in (out, truth_path):
-        require_free(path, overwrite=overwrite)
+    require_table(out, _SCHEMA.names, name="log", overwrite=overwrite)
+    require_file(truth_path, _TRUTH, overwrite=overwrite)
     truth_seed, activity_seed, draw_seed = np.random.SeedSequence(seed).spawn(3)
     truth = _plant(np.random.default_rng(truth_seed), users, items, domains)
     rates = _rates(np.random.default_rng(activity_seed), truth, users, events)
     written = 0
-    with atomic_path(truth_path) as truth_file, atomic_path(out) as log_file:
+    with (
+        atomic_path(truth_path) as truth_file,
+        table_writer(out, _SCHEMA) as writer,
+        _bar() as bar,
+    ):
         truth.save(truth_file)
         chunks = _starts(truth, users)
-        with pq.ParquetWriter(log_file, _SCHEMA) as writer, _bar() as bar:
-            tables = _tables(truth, rates, chunks, draw_seed)
-            for table in bar.track(tables, total=len(chunks), description="simulate"):
-                writer.write_table(table)
-                written += table.num_rows
+        tables = _tables(truth, rates, chunks, draw_seed)
+        for table in bar.track(tables, total=len(chunks), description="simulate"):
+            writer.write_table(table)
+            written += table.num_rows
     return Simulation(out, truth_path, written)
 
 
@@ -113,10 +117,11 @@ _SCHEMA = pa.schema(
 )
 
 
-def _check_sizes(out: Path, users: int, items: int, domains: int, events: int, seed: int) -> None:
+_TRUTH = FileKind("truth of a simulated log", Truth.recognises)
+
+
+def _check_sizes(users: int, items: int, domains: int, events: int, seed: int) -> None:
     problems = []
-    if out.suffix != ".parquet":
-        problems.append(f"'{out}' must end in .parquet")
     if min(users, domains, events) < 1:
         problems.append("users, domains and events must be at least 1")
     elif items < _FEWEST_ITEMS * domains:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from crossfeed.errors import DatasetError
 
@@ -68,6 +68,15 @@ class Truth:
             raise DatasetError(f"'{path}' is no truth of format version {_FORMAT}")
         return cls(domains=tuple(about["domains"]), **arrays)
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Return whether a file holds a truth, of whatever version."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return "truth" in (file.metadata() or {})
+        except SafetensorError:
+            return False
+
     def save(self, path: Path) -> None:
         """Write all arrays and the domains' names."""
         arrays = {
@@ -77,7 +86,8 @@ class Truth:
         }
         # One entry: the order of several is not the same from one file to the next.
         about = {"format_version": _FORMAT, "domains": self.domains}
-        save_file(arrays, path, {"truth": json.dumps(about)})
+        # Written by Python, whose errors say what is wrong with the disk.
+        path.write_bytes(save(arrays, {"truth": json.dumps(about)}))
 
     def probabilities(
         self, user_ids: Sequence[str], domain: str, *, timestamps: Sequence[int] | Ints

@@ -12,12 +12,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import HistoryStoreError, RequestError
-from crossfeed.files import atomic_path, require_free
 from crossfeed.scorer import Floats, Histories, Ints
 from crossfeed.serving.histories.availability import ALL_AVAILABLE, Availability, Stock, Unavailable
 from crossfeed.serving.histories.history import BundleHistories, Event, HistoryReader
@@ -36,6 +34,7 @@ from crossfeed.serving.recommend.requests import RequestReader, check_quotas
 from crossfeed.serving.recommend.retrieval import Retrieval, Wanted, best_first, cosine
 from crossfeed.serving.recommend.rules import Choice, Rules, Source, choose, listed_in, shortage
 from crossfeed.serving.recommend.timing import Note, unnoted
+from crossfeed.table_files import require_table, table_writer
 
 __all__ = ["Recommender"]
 
@@ -195,13 +194,13 @@ class Recommender:
     def recommend_all(
         self, out: Path | str, *, domain: str | None = None, k: int = 10, overwrite: bool = False
     ) -> Path:
-        """Write recommendations for every user of the bundle's histories as Parquet.
+        """Write recommendations for every user of the bundle's histories to a file.
 
         Columns user_id, domain, rank (from 1), item_id, score, source; memory does not grow with
         the number of users.
 
         Args:
-            out: the file to write.
+            out: the file to write: Parquet, CSV or JSONL by its suffix.
             domain: the target domain; all of them if None.
             k: how many items, 1 to 1000.
             overwrite: replace an existing file.
@@ -211,7 +210,14 @@ class Recommender:
             OutputError: `out` exists and may not be replaced, or cannot be written.
         """
         out = Path(out)
-        require_free(out, overwrite=overwrite)
+        columns = answers_schema(self.bundle).names
+        require_table(
+            out,
+            columns,
+            name="file of recommendations",
+            inputs=[self.bundle.path],
+            overwrite=overwrite,
+        )
         names = self.domains if domain is None else (domain,)
         domains = [self._reader.domain(Request(name, history=[], k=k)) for name in names]
         if not self.bundle.has_histories:
@@ -222,7 +228,7 @@ class Recommender:
                 allowed="a bundle exported with histories",
             )
         schema = answers_schema(self.bundle)
-        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with table_writer(out, schema) as writer:
             for user_ids, histories in self._bundle_histories.chunks(_USERS_AT_ONCE):
                 for index in domains:
                     rows = map(histories.row, range(len(histories)))

@@ -1,14 +1,17 @@
-"""How far a fit has come, as a checkpoint can hold it."""
+"""How far a fit has come, as a checkpoint holds it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["SUMS", "FitProgress"]
+__all__ = ["LOSS", "SUMS", "FitProgress", "with_sums"]
+
+LOSS = "loss "
+"""Prefix of the losses' names among the means of an epoch."""
 
 SUMS = ("sums", "counts")
-"""Fields that each process accumulates itself."""
+"""Fields that each process accumulates itself, over its own batches."""
 
 
 @dataclass
@@ -29,3 +32,34 @@ class FitProgress:
     floor: float | None = None
     """Popularity's validation figure, once it has been measured."""
     roll_backs: int = 0
+    rates: list[float] = field(default_factory=list)
+    """Learning rate of each epoch behind the present weights, as a factor of
+    `train.learning_rate`. An epoch that was rolled back is not among them."""
+    best_rates: list[float] = field(default_factory=list)
+    """The same for the best weights: the schedule of a refit."""
+
+    @classmethod
+    def of(cls, kept: dict[str, Any]) -> FitProgress:  # Any: see run.Checkpoint
+        """Return what a checkpoint holds; version 0.1 wrote no rates, and other names of sums."""
+        epochs = {"rates": kept["epoch"], "best_rates": kept["best_epoch"] + 1}
+        kept = {**{name: [1.0] * count for name, count in epochs.items()}, **with_sums(kept)}
+        return cls(**kept)
+
+
+def with_sums(kept: dict[str, Any]) -> dict[str, Any]:  # Any: see run.Checkpoint
+    """Return what a process accumulated; version 0.1 had other names for losses and health."""
+    if "losses" not in kept:
+        return kept
+    old: dict[str, Any] = {
+        "losses": {},
+        "health_sums": {},
+        "health_counts": {},
+        **kept,
+    }  # Any: same
+    losses, sums, counts = (old.pop(name) for name in ("losses", "health_sums", "health_counts"))
+    terms = {name.removesuffix(" steps") for name in losses}
+    return {
+        **old,
+        "sums": {**sums, **{f"{LOSS}{term}": losses[term] for term in terms}},
+        "counts": {**counts, **{f"{LOSS}{term}": int(losses[f"{term} steps"]) for term in terms}},
+    }

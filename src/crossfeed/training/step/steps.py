@@ -28,6 +28,7 @@ from crossfeed.training.step.pool import Pool, pools_of
 from crossfeed.training.step.proposals import StaticProposals, propose
 
 __all__ = [
+    "MOST_GRADIENT",
     "StepResult",
     "discriminator_step",
     "gaps_of",
@@ -35,6 +36,10 @@ __all__ = [
     "score",
     "train_step",
 ]
+
+
+MOST_GRADIENT = 5.0
+"""Largest norm of a player's gradient in one step."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +110,11 @@ def train_step(
     if generator is not None:
         with record_function("generator backward, step"):
             norms["generator"] = generator_step(
-                players, optimisers["generator"], batch, losses, config.train, workers=workers
+                players, optimisers["generator"], batch, losses, workers=workers
             )
     with record_function("discriminator backward, step"):
         norms["discriminator"] = discriminator_step(
-            players, optimisers["discriminator"], batch, losses, config.train, workers=workers
+            players, optimisers["discriminator"], batch, losses, workers=workers
         )
     return StepResult(
         proposals=proposals.detached(),
@@ -178,13 +183,12 @@ def generator_step(
     optimiser: PlayerOptimiser,
     batch: Batch,
     losses: TargetLoss,
-    config: TrainConfig,
     *,
     workers: Workers = ALONE,
 ) -> Tensor:
     """Move the generator by the terms that have its gradient, and return the gradient's norm."""
     loss = losses.generator + losses.anchor + losses.gap
-    return _move(players.generator, optimiser, batch, loss, config, workers, name="generator")
+    return _move(players.generator, optimiser, batch, loss, workers, name="generator")
 
 
 def discriminator_step(
@@ -192,13 +196,12 @@ def discriminator_step(
     optimiser: PlayerOptimiser,
     batch: Batch,
     losses: TargetLoss,
-    config: TrainConfig,
     *,
     workers: Workers = ALONE,
 ) -> Tensor:
     """Move the discriminator by the term that has its gradient, and return the gradient's norm."""
     loss, player = losses.discriminator, players.discriminator
-    return _move(player, optimiser, batch, loss, config, workers, name="discriminator")
+    return _move(player, optimiser, batch, loss, workers, name="discriminator")
 
 
 def _warmup(config: Config) -> Config:
@@ -241,7 +244,6 @@ def _move(
     optimiser: PlayerOptimiser,
     batch: Batch,
     loss: Tensor,
-    config: TrainConfig,
     workers: Workers,
     *,
     name: str,
@@ -250,7 +252,7 @@ def _move(
     optimiser.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
     workers.average_gradients(player, rows=batch.rows)
-    norm = _clip(player, config.gradient_clip)
+    norm = _clip(player, MOST_GRADIENT)
     if not bool(norm.isfinite()):  # as it may be if the loss is finite
         raise NonFiniteLossError(
             what=f"gradient of the {name}",

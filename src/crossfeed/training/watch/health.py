@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from crossfeed.config import TrainConfig
 from crossfeed.model.candidates import Proposals
 from crossfeed.model.losses import gap_loss
 from crossfeed.training.step.batches import Batch
@@ -46,7 +45,7 @@ class Health:
     reward_variance: float | None
     gap: float | None
     """The distance between clicks and candidates (`train.gap`), mean over batches; over the domains
-    of a batch it is -tau log mean exp(-distance / tau)."""
+    of a batch it is -log mean exp(-distance)."""
     gradient_norms: Mapping[str, float]
     """Player -> mean norm of its gradient before it is clipped."""
 
@@ -70,7 +69,7 @@ class Health:
         return asdict(self)
 
 
-def add_health(means: Means, batch: Batch, result: StepResult, *, config: TrainConfig) -> None:
+def add_health(means: Means, batch: Batch, result: StepResult) -> None:
     """Add what a step says of both players to the means of its epoch."""
     proposals, scores = result.proposals, result.scores
     first, second = scores.candidates, scores.clicks.unsqueeze(1)
@@ -87,8 +86,8 @@ def add_health(means: Means, batch: Batch, result: StepResult, *, config: TrainC
     means.add("reward mean", rewards.mean())
     means.add("reward square", rewards.square().mean())
     if result.gaps is not None:
-        share = gap_loss(result.gaps.double(), scale=config.gap_scale).mean()
-        means.add("gap", -config.gap_scale * share.clamp_min(_SMALLEST).log())
+        share = gap_loss(result.gaps.double()).mean()
+        means.add("gap", -share.clamp_min(_SMALLEST).log())
 
 
 def _distinct_share(batch: Batch, proposals: Proposals) -> Tensor:
