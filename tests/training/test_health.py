@@ -7,13 +7,15 @@ import math
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from planted import tiny_config
+from toy import toy_dataset
 from typer.testing import CliRunner
 
 from crossfeed.cli import app
-from crossfeed.config import Config, load_config
+from crossfeed.config import Config, DataConfig, load_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.candidates import Proposals, Scores
 from crossfeed.training.loop import fit as fitting
@@ -101,6 +103,46 @@ def test_health_by_hand(last_out: Dataset) -> None:
     assert health.gradient_norms == {"discriminator": 4.0, "generator": 3.0}
     means.clear()
     assert Health.of(means) == Health(None, None, {}, None, None, None, {})
+
+
+@pytest.mark.parametrize("shape", ["uniform", "popularity"])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_entropy_of_sampled_pools_is_that_of_the_whole(shape: str, stacked: bool) -> None:
+    """Planted: a generator that prefers no item reads 1, one that follows popularity its value."""
+    counts = np.maximum(1, np.round(20_000 / np.arange(1, 5_001))).astype(np.int64)
+    other = np.full(30, 50)
+    clicks = [(user, "large", user, Part.TRAIN) for user in range(40)]
+    clicks += [(user, "small", user % 30, Part.TRAIN) for user in range(40, 60)]
+    dataset = replace(
+        toy_dataset({"large": counts, "small": other}, clicks),
+        manifest={"config": DataConfig().model_dump()},
+    )
+    weights = np.ones(5_030) if shape == "uniform" else np.concatenate([counts, other])
+    logits = torch.from_numpy(np.log(weights)).float()
+    shares = weights[:5_000] / weights[:5_000].sum()
+    expected = -(shares * np.log(shares)).sum() / np.log(5_000)
+    config, found = tiny_config(pool_items=1_000, batch_size=60), []
+    for epoch in range(20):
+        clicked = dataset.events(Part.TRAIN)
+        (batch,) = batches(dataset, config, clicks=clicked, epoch=epoch, stacked=stacked)
+        means = Means({}, {})
+        confidences = tuple(
+            group.as_masses(
+                logits[group.items].unsqueeze(-2).expand(*group.clicks.shape, -1)
+            ).log_softmax(-1)
+            for group in batch.groups
+        )
+        nothing = torch.zeros(batch.rows, 2)
+        proposals = Proposals(
+            confidences, nothing.long(), nothing, nothing[:, 0], nothing, nothing[:, 0], None
+        )
+        scores = Scores(nothing, nothing[:, 0], None)
+        norms = {"generator": torch.zeros(())}
+        add_health(means, batch, StepResult(proposals, scores, None, {}, norms))
+        found.append(Health.of(means).entropy)
+    assert expected == pytest.approx(1.0 if shape == "uniform" else 0.722, abs=1e-3)
+    assert np.mean([one["large"] for one in found]) == pytest.approx(expected, abs=0.01)
+    assert found[0]["small"] == pytest.approx(1.0, abs=1e-6)  # looked at as a whole
 
 
 def test_a_healthy_epoch_gives_no_alarm() -> None:

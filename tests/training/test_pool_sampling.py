@@ -21,7 +21,7 @@ from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.candidates import Proposals
 from crossfeed.model.players import Players
 from crossfeed.training.loop.trainer import train
-from crossfeed.training.step import pool_sampling
+from crossfeed.training.step import pool, pool_sampling
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.pool import pools_of
 from crossfeed.training.step.pool_sampling import PoolSampler, alias_table
@@ -198,3 +198,21 @@ def test_the_same_seed_gives_the_same_samples(last_out: Dataset) -> None:
     for one, other in zip(once.groups, again.groups, strict=True):
         assert one.sample is not None and other.sample is not None
         assert torch.equal(one.sample.items, other.sample.items)
+
+
+def test_few_candidates_of_a_large_pool_are_scored_alone(
+    last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same scores and gradients as of a product over the whole pool."""
+    found = []
+    for worth in (10**6, 0):
+        monkeypatch.setattr(pool, "_WORTH_LOOKING_UP", worth)
+        batch, players, proposals = looks(last_out, tiny_config(candidates=2))
+        layer = players.discriminator.layer
+        pools = pools_of(layer, batch)
+        scores = score(players.discriminator, batch, pools, proposals, tiny_config().train)
+        (scores.candidates.square().sum() + scores.clicks.exp().sum()).backward()
+        weights = (layer.vectors.weight, layer.biases, *players.discriminator.network.parameters())
+        found.append((scores.candidates, scores.clicks, *(one.grad for one in weights)))
+    for whole, few in zip(*found, strict=True):
+        torch.testing.assert_close(few, whole)

@@ -85,7 +85,7 @@ def judge(table: Table, proposals: Proposals | None = None) -> tuple[Scores, Tar
 def whole_step(dataset: Dataset, table: Table, *, expanded: bool = True) -> StepResult:
     """Move both players of a table."""
     optimisers = {
-        name: PlayerOptimiser(player, table.config.train, tables=(), average=None)
+        name: PlayerOptimiser(player, table.config.train, average=None)
         for name, player in table.players.named_children()
     }
     return train_step(

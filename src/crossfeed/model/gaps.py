@@ -45,7 +45,7 @@ def euclidean_gap(
         vectors: (..., N, E) item vectors, detached here: the gap moves the generator's choice.
         padding: where there are n domains.
         log_inclusion: (..., N) log pi of a sampled pool's items, whose confidence is g / pi but of
-            a row's own click; not used, because sums over those are sums over the pool.
+            a row's own click, so that sums over the sample are sums over the pool; not used here.
 
     Returns:
         (...) the distance of each domain.
@@ -100,15 +100,17 @@ def mmd_gap(
     """Return the maximum mean discrepancy between clicks and candidates.
 
     sqrt((p - g)' K (p - g)), K_ij = exp(-|v_i - v_j|^2 / h), h the mean squared distance of the
-    pool's vectors. K is that of random features, so that time and memory grow with N, not with N
-    squared: K = F F', F_ir = sqrt(2 / R) cos(sqrt(2 / h) w_r . v_i + b_r), w_r normal, b_r uniform.
+    pool's vectors; of a sampled pool it is estimated with the weights 1 / pi. K is that of random
+    features, so that time and memory grow with N, not with N squared: K = F F',
+    F_ir = sqrt(2 / R) cos(sqrt(2 / h) w_r . v_i + b_r), w_r normal, b_r uniform.
 
     Args: as `euclidean_gap`.
 
     Source: Gretton et al. 2012, eq. 5 (biased estimate); Rahimi & Recht 2007, section 3.
     """
     difference = _click_shares(clicks, confidence, padding) - _mean(confidence, padding)
-    return _safe_norm(_weighted_sum(difference, _gaussian_features(vectors.detach(), padding)))
+    features = _gaussian_features(vectors.detach(), log_inclusion)
+    return _safe_norm(_weighted_sum(difference, features))
 
 
 GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Padding | None, Tensor | None], Tensor]] = {
@@ -140,16 +142,16 @@ def _weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
     return (weights.unsqueeze(-2) @ rows).squeeze(-2)
 
 
-def _gaussian_features(vectors: Tensor, padding: Padding | None) -> Tensor:
+def _gaussian_features(vectors: Tensor, log_inclusion: Tensor | None) -> Tensor:
     """Return (..., N, R) random features of the Gaussian kernel over a pool's vectors."""
     # The mean of |v_i - v_j|^2 over all i and j in closed form.
-    if padding is None:
+    if log_inclusion is None:
         centred = vectors - vectors.mean(dim=-2)
         spread = centred.square().sum(dim=-1).mean()
     else:
-        shares = (padding.items / padding.items.sum(-1, keepdim=True)).to(vectors)
+        shares = (-log_inclusion).softmax(dim=-1).to(vectors)  # 0 for padding
         centred = vectors - _weighted_sum(shares, vectors).unsqueeze(-2)
-        spread = (centred.square().sum(dim=-1) * shares).sum(-1)[:, None, None]
+        spread = (centred.square().sum(dim=-1) * shares).sum(-1)[..., None, None]
     bandwidth = (2 * spread).clamp_min(1e-12)
     drawn = _random_directions(vectors.shape[-1], vectors.device)
     directions, phases = (each.to(vectors.dtype) for each in drawn)

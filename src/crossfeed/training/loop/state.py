@@ -46,22 +46,18 @@ class FitState:
             else None
         )
         self.optimisers = {
-            name: PlayerOptimiser(
-                getattr(self.players, name),
-                config.train,
-                tables=[
-                    value
-                    for parameter, value in self.players.named_parameters()
-                    if parameter in tables and parameter.startswith(f"{name}.")
-                ],
-                average=self._average,
+            name: PlayerOptimiser(player, config.train, average=self._average)
+            for name, player in (
+                ("discriminator", self.players.discriminator),
+                ("generator", self.players.generator),
             )
-            for name in ("discriminator", "generator")
         }
 
     @property
     def served(self) -> Players:
         """Return the players that are validated and kept: the average, where there is one."""
+        for optimiser in self.optimisers.values():
+            optimiser.catch_up(None)
         return self.players if self._average is None else self._average.players()
 
     def average(self) -> None:

@@ -82,6 +82,16 @@ class Batch:
         )
         return joined if self.stacking is None else joined.index_select(0, self.stacking[1])
 
+    def looked_up(self) -> Tensor:
+        """Return (n,) the items that a step looks at: of histories and of pools, none twice."""
+        items = [self.timelines.items]
+        for group in self.groups:
+            pool = group.items
+            if isinstance(pool, slice):
+                pool = torch.arange(pool.start, pool.stop, device=self.times.device)
+            items.append(pool.flatten())
+        return torch.cat(items).unique()
+
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
         if device == self.timelines.items.device:

@@ -64,6 +64,11 @@ class PoolGroup(ABC):
         """Return what is no padding, where there is some."""
         return None
 
+    @property
+    @abstractmethod
+    def left_out(self) -> Tensor:
+        """Return (...) how many items of each pool the step does not look at."""
+
     @abstractmethod
     def most_distinct(self, candidates: int) -> Tensor:
         """Return (...) how many different items K candidates per row can be at most."""
@@ -144,6 +149,11 @@ class DomainRows(PoolGroup):
             return int(self.pool.stop - self.pool.start)
         return len(self.sample.items)
 
+    @property
+    def left_out(self) -> Tensor:
+        """Return how many items of the pool the step does not look at."""
+        return torch.tensor(self.pool.stop - self.pool.start - self.size)
+
     def most_distinct(self, candidates: int) -> Tensor:
         """Return how many different items K candidates per row can be at most."""
         return torch.tensor(min(candidates * len(self.clicks), self.size))
@@ -155,6 +165,8 @@ class DomainStack(PoolGroup):
 
     sample: PoolSample
     """(n, N) items; padding repeats an item and has log pi = +inf."""
+    rest: Tensor
+    """(n,) `left_out`"""
     row_shares: Tensor
     """(n, b) what a row counts in a mean over its domain's: the same for all, 0 for padding."""
 
@@ -168,6 +180,11 @@ class DomainStack(PoolGroup):
         """Return N."""
         return self.sample.items.shape[-1]
 
+    @property
+    def left_out(self) -> Tensor:
+        """Return (n,) how many items of each pool the step does not look at."""
+        return self.rest
+
     @cached_property
     def padding(self) -> Padding:
         """Return what is no padding."""
@@ -178,6 +195,11 @@ class DomainStack(PoolGroup):
         rows = (self.row_shares > 0).sum(-1)
         return torch.minimum(candidates * rows, self.padding.items.sum(-1))
 
+    def positions(self) -> Iterator[Tensor]:
+        """Yield all tensors of whole numbers."""
+        yield from super().positions()
+        yield self.rest
+
     def shares(self) -> Iterator[Tensor]:
         """Yield all tensors that are not of whole numbers."""
         yield from super().shares()
@@ -186,7 +208,7 @@ class DomainStack(PoolGroup):
     def with_tensors(self, positions: Iterator[Tensor], shares: Iterator[Tensor]) -> Self:
         """Return the same with other tensors, in the order in which they are yielded."""
         moved = super().with_tensors(positions, shares)
-        return replace(moved, row_shares=next(shares))
+        return replace(moved, rest=next(positions), row_shares=next(shares))
 
 
 def stack(
@@ -257,6 +279,7 @@ def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
     seen = [domain_of.repeat_interleave(torch.tensor([len(group.seen[0]) for group in run]))]
     seen += [torch.cat(each) for each in zip(*(group.seen for group in run), strict=True)]
     stacked = DomainStack(
+        rest=torch.stack([group.left_out for group in run]),
         domains=tuple(domain for group in run for domain in group.domains),
         names=tuple(name for group in run for name in group.names),
         clicks=torch.from_numpy(clicks),

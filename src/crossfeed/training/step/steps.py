@@ -31,6 +31,7 @@ __all__ = [
     "MOST_GRADIENT",
     "StepResult",
     "discriminator_step",
+    "expanded_weight",
     "gaps_of",
     "generator_step",
     "score",
@@ -89,6 +90,11 @@ def train_step(
     generator = players.generator if config.has_generator else None
     if warming_up:
         config = _warmup(config)
+    if any(optimiser.by_rows for optimiser in optimisers.values()):
+        with record_function("rows caught up"):
+            items = workers.union(batch.looked_up())
+            for optimiser in optimisers.values():
+                optimiser.catch_up(items)
     with record_function("generator forward"), _autocast(batch, config.train):
         proposals = propose(
             generator,
@@ -103,7 +109,7 @@ def train_step(
         scores = score(players.discriminator, batch, pools, proposals, config.train)
     with record_function("target loss"):
         gaps = gaps_of(batch, pools, proposals, config.train)
-        weight = _expanded_weight(batch, proposals, workers)
+        weight = expanded_weight(batch.rows, proposals, workers)
         losses = target_loss(proposals, scores, gaps, config, expanded_weight=weight)
         _require_finite(losses, batch, proposals, scores)
     norms = {}
@@ -137,11 +143,13 @@ def score(
     candidates = batch.by_domain(proposals.candidates)
     both, whole = [], []
     for pool, rows, drawn in zip(pools, users, candidates, strict=True):
-        values = pool.values(rows)  # (..., b, N)
         places = torch.cat([drawn, pool.group.clicks.unsqueeze(-1)], -1)
-        both.append(values.gather(-1, places).float())
         if config.objective == "full-softmax":
+            values = pool.values(rows)  # (..., b, N)
             whole.append(pool.masses(values).logsumexp(dim=-1))
+            both.append(values.gather(-1, places).float())
+        else:
+            both.append(pool.values_at(rows, places).float())
     first_and_second = batch.together(both)  # (B, K + 1)
     return Scores(
         candidates=first_and_second[:, :-1],
@@ -219,7 +227,7 @@ def _autocast(batch: Batch, config: TrainConfig) -> AbstractContextManager[objec
     return torch.autocast(batch.times.device.type, torch.bfloat16)
 
 
-def _expanded_weight(batch: Batch, proposals: Proposals, workers: Workers) -> float:
+def expanded_weight(rows: int, proposals: Proposals, workers: Workers) -> float:
     """Return the factor by which a mean over this process's expanded rows becomes that over all.
 
     Gradients are averaged by all rows of each process, whether they are expanded or not.
@@ -227,8 +235,8 @@ def _expanded_weight(batch: Batch, proposals: Proposals, workers: Workers) -> fl
     if workers.count == 1 or proposals.expanded is None:
         return 1.0
     expanded = int(proposals.expanded.sum())
-    all_expanded, all_rows = workers.totals(expanded, batch.rows)
-    return expanded / max(all_expanded, 1) * all_rows / batch.rows
+    all_expanded, all_rows = workers.totals(expanded, rows)
+    return expanded / max(all_expanded, 1) * all_rows / rows
 
 
 def _detached(losses: TargetLoss, *, alone: bool) -> dict[str, Tensor]:

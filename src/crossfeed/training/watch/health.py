@@ -104,15 +104,21 @@ def _distinct(group: PoolGroup, candidates: Tensor) -> Tensor:
     return (drawn.double() / group.most_distinct(candidates.shape[-1])).reshape(-1)
 
 
-def _entropy(group: PoolGroup, log_confidence: Tensor) -> Tensor:
+def _entropy(group: PoolGroup, log_masses: Tensor) -> Tensor:
     """Return (n,) each domain's mean over some rows (..., b, N) of entropy by its maximum.
 
-    Rows of one item count as 1.
+    Of a sampled pool the masses are g / pi, by which sums over the sample are those over the pool;
+    the logarithm is that of g, and the maximum is that of all items. Rows of one item count as 1.
     """
-    log_confidence = log_confidence[..., :_ROWS, :]
-    inside = log_confidence > -torch.inf
-    terms = torch.where(inside, log_confidence.exp() * log_confidence, 0.0)
-    sizes = inside.sum(dim=-1)
+    log_masses = log_masses[..., :_ROWS, :]
+    log_confidence = log_masses
+    if group.sample is not None:
+        log_confidence = log_masses + group.sample.log_inclusion.unsqueeze(-2)
+        own = group.clicks[..., :_ROWS].unsqueeze(-1)
+        log_confidence = log_confidence.scatter(-1, own, log_masses.gather(-1, own))
+    inside = log_masses > -torch.inf
+    terms = torch.where(inside, log_masses.exp() * log_confidence, 0.0)
+    sizes = inside.sum(dim=-1) + group.left_out.to(log_masses.device).unsqueeze(-1)
     most = sizes.clamp_min(2).float().log()
     shares = torch.where(sizes > 1, -terms.sum(dim=-1) / most, 1.0)  # (..., b)
     if group.padding is None:
