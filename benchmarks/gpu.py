@@ -33,7 +33,7 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.files import write_json
 from crossfeed.run import Run
 from crossfeed.training.loop.fit import Fit
-from crossfeed.training.step.batches import Batch, ahead, batches
+from crossfeed.training.step.batches import Batch, batches, prefetched
 
 ROOT = Path(__file__).parents[1]
 
@@ -138,7 +138,7 @@ def measure(
         run = Run.create(Path(folder) / "run", dataset=dataset, config=config, overwrite=False)
         fit = Fit(run, dataset, stage="train", epochs=config.train.epochs, selects=True)
         fit.state.players.train()
-        feed = ahead(_whole_batches(fit))  # by a thread of its own, as in training
+        feed = prefetched(_whole_batches(fit))  # by a thread of its own, as in training
         for _ in range(WARM_UP):
             fit._step(next(feed).to(device))
         if device.type == "cuda":

@@ -27,7 +27,8 @@ from torch.optim import AdamW, Optimizer, SparseAdam
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.model.losses import anchor_loss, gap_loss, generator_loss, mmd_gap, softmax_loss
+from crossfeed.model.gaps import mmd_gap
+from crossfeed.model.losses import anchor_loss, gap_loss, generator_loss, softmax_loss
 from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Ints
 from crossfeed.training.step.batches import mask

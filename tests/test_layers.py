@@ -44,7 +44,8 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "bundle": ("item_ids item_index", "format", "reading writing"),
     "data": ("dataset", "engines", "sources", "logs", "prepare inspect simulate"),
     "model": (
-        "demand losses",
+        "demand candidates gaps decay",
+        "losses",
         "users items",
         "player",
         "discriminator generator",

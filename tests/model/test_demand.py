@@ -83,7 +83,7 @@ def test_where_times_say_nothing_there_is_one_moment() -> None:
 def scorer() -> NetworkScorer:
     torch.manual_seed(0)
     players = Players(CATALOGUE, ModelConfig(width=8, heads=2, periods=3))
-    players.know_span(1_000, 4_000)
+    players.set_time_span(1_000, 4_000)
     for player in (players.discriminator, players.generator):
         torch.nn.init.normal_(player.demand.vectors)
     return NetworkScorer(CATALOGUE, players)

@@ -128,9 +128,10 @@ def test_score_is_user_times_item_plus_bias(scorer: NetworkScorer) -> None:
     assert isinstance(scorer, Scorer) and isinstance(scorer, VectorScorer)
 
 
-def test_fused_score_is_the_discriminators_plus_the_generators() -> None:
+@pytest.mark.parametrize(("fuse", "share"), [("sum", 0.5), ("residual", 1.0)])
+def test_the_fused_score_is_the_mean_of_both_players_or_their_sum(fuse: str, share: float) -> None:
     torch.manual_seed(0)
-    players = Players(CATALOGUE, ModelConfig(width=8, heads=2, fuse="sum"))
+    players = Players(CATALOGUE, ModelConfig(width=8, heads=2, fuse=fuse))
     fused = NetworkScorer(CATALOGUE, players).score(HISTORIES, 0)
     timelines = _timelines(players.config)
     with torch.no_grad():
@@ -140,7 +141,7 @@ def test_fused_score_is_the_discriminators_plus_the_generators() -> None:
         confidences = players.generator.output_layer(
             players.generator.users(timelines), slice(0, 10)
         )
-    np.testing.assert_allclose(fused, (scores + confidences).numpy(), atol=1e-5)
+    np.testing.assert_allclose(fused, (share * (scores + confidences)).numpy(), atol=1e-5)
 
 
 def test_several_pools_at_once_are_slices_and_so_are_their_gradients() -> None:

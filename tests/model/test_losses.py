@@ -10,17 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor
 
-from crossfeed.model.losses import (
-    GAPS,
-    anchor_loss,
-    binary_loss,
-    euclidean_gap,
-    gap_loss,
-    generator_loss,
-    kl_gap,
-    mmd_gap,
-    softmax_loss,
-)
+from crossfeed.model.gaps import GAPS, euclidean_gap, kl_gap, mmd_gap
+from crossfeed.model.losses import anchor_loss, binary_loss, gap_loss, generator_loss, softmax_loss
 
 
 def log(*values: float) -> Tensor:
@@ -215,3 +206,22 @@ def test_mmd_gap_is_near_that_of_the_kernel_written_out(seed: int) -> None:
     difference = torch.bincount(clicks, minlength=40) / 6 - confidence.mean(0)
     expected = (difference @ kernel @ difference).sqrt().item()
     assert mmd_gap(clicks, confidence, vectors).item() == pytest.approx(expected, rel=0.1)
+
+
+def test_the_bandwidth_of_a_sample_is_that_of_the_pool() -> None:
+    """A crowd that is always drawn, and far items that are drawn rarely, in pools and samples."""
+    source = torch.Generator().manual_seed(0)
+    near, far = torch.randn(20, 4, generator=source), 5 * torch.randn(980, 4, generator=source)
+    vectors = torch.cat([near, far])
+    clicks, whole = torch.tensor([0, 1, 2]), torch.full((3, 1000), 1e-3)
+    expected = mmd_gap(clicks, whole, vectors)
+    found, unweighted = [], []
+    for _ in range(50):
+        drawn = torch.cat([torch.arange(20), 20 + torch.randperm(980, generator=source)[:98]])
+        inclusion = torch.tensor([0.0] * 20 + [math.log(0.1)] * 98)
+        masses = (1e-3 * (-inclusion).exp()).expand(3, -1)
+        found.append(mmd_gap(clicks, masses, vectors[drawn], None, inclusion))
+        unweighted.append(mmd_gap(clicks, masses, vectors[drawn], None, torch.zeros(118)))
+    error, former = ((torch.stack(one).mean() - expected).abs() for one in (found, unweighted))
+    assert float(error) < 0.02 * float(expected)
+    assert float(error) < float(former)

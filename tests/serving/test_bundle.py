@@ -9,12 +9,17 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
+import torch
+from planted import tiny_config
+from safetensors import safe_open
 
 from crossfeed.bundle import Bundle
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import BundleError, OutputError, RunError
 from crossfeed.export import export
+from crossfeed.model.users.timelines import build_timelines
 from crossfeed.run import Run
+from crossfeed.scorer import Histories
 from crossfeed.serving.recommend.recommender import Recommender
 from crossfeed.training.loop.trainer import train
 
@@ -24,6 +29,42 @@ def test_the_loaded_bundle_scores_as_the_run(run: Run, bundle: Bundle, last_out:
     for domain in range(len(last_out.catalogue.domains)):
         expected = run.scorer().score(histories, domain)
         np.testing.assert_allclose(bundle.scorer.score(histories, domain), expected, atol=1e-5)
+
+
+def test_a_generator_that_is_not_served_is_left_out(last_out: Dataset, tmp_path: Path) -> None:
+    scorers, sizes = {}, {}
+    for fuse in ("none", "sum"):
+        config = tiny_config(epochs=1)
+        model = config.model.model_copy(update={"fuse": fuse})
+        run = train(
+            last_out, out=tmp_path / fuse, config=config.model_copy(update={"model": model})
+        )
+        path = export(run, out=tmp_path / f"{fuse}-bundle", histories=False, onnx=False)
+        with safe_open(path / "weights.safetensors", framework="numpy") as weights:
+            names = {name.split(".")[0] for name in weights.keys()}
+        assert ("generator" in names) == ("confidence_biases" in names) == (fuse == "sum")
+        scorers[fuse], sizes[fuse] = Bundle.load(path).scorer, (path / "item_vectors.npy").stat()
+        histories = last_out.histories(last_out.events(Part.TEST), Part.TEST)
+        expected = run.scorer().score(histories, 1)
+        np.testing.assert_allclose(scorers[fuse].score(histories, 1), expected, atol=1e-5)
+    assert sizes["none"].st_size < sizes["sum"].st_size
+
+
+def test_confidences_are_those_of_the_generator_s_output(
+    run: Run, bundle: Bundle, last_out: Dataset
+) -> None:
+    histories = last_out.histories(last_out.events(Part.TEST)[:1], Part.TEST)
+    scorer, domain = bundle.scorer, np.array([1])
+    timelines = build_timelines(histories, domain, catalogue=scorer.catalogue, config=scorer.config)
+    items = np.arange(last_out.catalogue.items)[last_out.catalogue.pool(1)]
+    players = run.scorer().players
+    with torch.no_grad():
+        output = players.generator.read(timelines) @ players.generator.layer.item_vectors()[items].T
+        expected = output[0] + players.confidence_biases()[items]
+    history = Histories(histories.items, histories.offsets)  # asked after the end of training
+    user = scorer.user_vectors(history, domain)[0]
+    found = bundle.confidence_logits(user, items)
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
 def test_ids_and_clicks_come_back(bundle: Bundle, last_out: Dataset) -> None:
@@ -158,7 +199,7 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json was changed after it was written"):
         Bundle.load(copied)
     file.write_text(json.dumps({**about, "format_version": 9}))
-    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 4"):
+    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 5"):
         Bundle.load(copied)
     file.write_text("{")
     with pytest.raises(BundleError, match=r"bundle\.json cannot be read"):

@@ -1,4 +1,4 @@
-"""Batches that are made ahead: the same ones, in the same order, and errors where they arise."""
+"""Prefetched batches: the same ones, in the same order, and errors where they arise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from planted import tiny_config
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.users.timelines import Timelines
-from crossfeed.training.step.batches import Batch, ahead, batches
+from crossfeed.training.step.batches import Batch, batches, prefetched
 
 
 def made(dataset: Dataset, **settings: object) -> Iterator[Batch]:
@@ -37,7 +37,7 @@ def test_long_histories_are_looked_at_in_blocks_and_make_the_same_batch(
 
 
 def test_batches_made_ahead_are_the_same_in_the_same_order(last_out: Dataset) -> None:
-    pairs = list(zip(made(last_out), ahead(made(last_out)), strict=True))
+    pairs = list(zip(made(last_out), prefetched(made(last_out)), strict=True))
     assert [one.step for one, _ in pairs] == list(range(len(pairs)))
     for one, other in pairs:
         assert one.step == other.step
@@ -54,7 +54,7 @@ def test_batches_are_made_in_another_thread_before_they_are_asked_for(last_out: 
                 asked.set()
             yield batch
 
-    waiting = ahead(source())
+    waiting = prefetched(source())
     assert next(waiting).step == 0
     assert asked.wait(30), "the second batch was not made before it was asked for"
     waiting.close()
@@ -69,7 +69,7 @@ def test_what_goes_wrong_in_assembly_is_raised_by_the_step_that_needs_it(
         yield next(made(last_out))
         raise OSError("the events are gone")
 
-    waiting = ahead(source())
+    waiting = prefetched(source())
     assert next(waiting).step == 0
     with pytest.raises(OSError, match="the events are gone"):
         next(waiting)

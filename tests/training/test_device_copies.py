@@ -11,9 +11,8 @@ from planted import tiny_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.users.timelines import Timelines
 from crossfeed.training.step import batches as batches_module
-from crossfeed.training.step import device_copies
 from crossfeed.training.step.batches import batches
-from crossfeed.training.step.device_copies import Later, moved
+from crossfeed.training.step.device_copies import moved
 
 CPU = torch.device("cpu")
 
@@ -54,20 +53,3 @@ def test_a_batch_moves_as_a_whole(
             continue
         assert torch.equal(first.sample.items, second.sample.items)
         assert torch.equal(first.sample.log_inclusion, second.sample.log_inclusion)
-
-
-def test_numbers_come_later_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
-    taken: list[tuple[str, float]] = []
-    later = Later(lambda name, value: taken.append((name, value)))
-    later.settle()
-    later.add("a", torch.tensor(0.1))
-    later.add("b", torch.tensor(2, dtype=torch.int64))
-    assert taken == []
-    later.settle()
-    assert taken == [("a", float(torch.tensor(0.1))), ("b", 2.0)]
-    later.settle()
-    assert len(taken) == 2
-    monkeypatch.setattr(device_copies, "_MOST_WAITING", 3)
-    for number in range(4):
-        later.add("c", torch.tensor(float(number)))
-    assert [value for name, value in taken if name == "c"] == [0.0, 1.0, 2.0]

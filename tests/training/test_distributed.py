@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -90,10 +91,13 @@ import json, sys
 from pathlib import Path
 import torch
 from crossfeed.cli import app
-from crossfeed.config import Config, DataConfig
+from crossfeed.config import Config, DataConfig, TrainConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import TrainingError
+from crossfeed.model.candidates import Proposals, Scores
+from crossfeed.model.losses import target_loss
+from crossfeed.training.step.steps import expanded_weight
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.run import Run
 from crossfeed.training.parallel.process_group import joined
@@ -123,6 +127,22 @@ def gradients(workers):
         "biases": biases.grad.to_dense().tolist(), "rows": table.weight.grad._nnz(),
     }
 
+def expanded(workers):
+    # L1 and L3 of three rows here and one there; two and none of them are expanded.
+    rows = 1 if workers.rank else 3
+    nothing, none = torch.zeros(rows), torch.zeros(rows, 2)
+    confidence = torch.full((rows, 2), 0.0, requires_grad=True)
+    kept = torch.zeros(1, dtype=torch.bool) if workers.rank else torch.tensor([True, False, True])
+    proposals = Proposals((), none.long(), confidence, nothing, none, nothing, kept)
+    scores = Scores(torch.arange(2.0 * rows).reshape(rows, 2), nothing, None)
+    gaps = None if workers.rank else torch.tensor([1.0])
+    weight = expanded_weight(rows, proposals, workers)
+    settings = Config(train=TrainConfig(reward_weight=1.0, gap_weight=1.0))
+    losses = target_loss(proposals, scores, gaps, settings, expanded_weight=weight)
+    share = rows / workers.totals(rows)[0]
+    terms = (float(one.detach()) for one in (losses.generator, losses.gap))
+    return [share * term for term in terms]
+
 def apart(workers):
     layer = torch.nn.Linear(2, 2)
     workers.spread_weights(layer)
@@ -143,6 +163,8 @@ with joined() as workers:
         "added": workers.added({"both": 1.0, f"only {workers.rank}": 2.0}),
         "gradients": gradients(workers),
         "apart": apart(workers),
+        "expanded": expanded(workers),
+        "union": workers.union(torch.tensor([3, 5 + workers.rank])).tolist(),
         "evaluated": evaluate(alone, dataset, workers=workers).to_json(),
     }
 tasks = Path("/proc/self/task")
@@ -257,6 +279,20 @@ def test_two_processes_train_as_good_a_model(
     # Over seeds, one process gives 0.384 with a deviation of 0.015, and two give the same.
     gained = one.micro["ndcg@10"] - popularity
     assert abs(two.micro["ndcg@10"] - one.micro["ndcg@10"]) < 0.4 * gained
+
+
+def test_terms_of_expanded_rows_are_means_over_those_of_both(
+    together: tuple[Run, list[dict[str, Any]]],
+) -> None:
+    """Two of three rows are expanded here, none of one there: those two are the whole mean."""
+    terms = [found["expanded"] for found in together[1]]
+    generator, gap = (sum(each) for each in zip(*terms, strict=True))
+    assert generator == pytest.approx(-(0 + 1 + 4 + 5) / 4)
+    assert gap == pytest.approx(math.exp(-1))
+
+
+def test_both_know_what_either_looks_up(together: tuple[Run, list[dict[str, Any]]]) -> None:
+    assert [found["union"] for found in together[1]] == [[3, 5, 6]] * 2
 
 
 def test_the_run_of_two_processes_is_an_ordinary_one(

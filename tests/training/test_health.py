@@ -8,24 +8,27 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from planted import tiny_config
+from toy import toy_dataset
 from typer.testing import CliRunner
 
 from crossfeed.cli import app
-from crossfeed.config import Config, TrainConfig, load_config
+from crossfeed.config import Config, DataConfig, TrainConfig, load_config
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.model.candidates import Proposals, Scores
 from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.loop.validation import Validation
 from crossfeed.training.step.batches import Batch, batches
-from crossfeed.training.step.domain_rows import DomainRows
-from crossfeed.training.step.proposals import Proposals
-from crossfeed.training.step.steps import Move, Scores, TargetLoss
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.pool_groups import DomainRows
+from crossfeed.training.step.steps import StepResult
 from crossfeed.training.watch.alarms import ADVICE, Alarm, find_alarms
-from crossfeed.training.watch.health import Health, HealthSums
+from crossfeed.training.watch.health import Health, add_health
 
 HEALTHY = Health(
     separation=0.7,
@@ -49,7 +52,7 @@ def published(**train: object) -> Config:
     return PUBLISHED.model_copy(update={"train": PUBLISHED.train.model_copy(update=train)})
 
 
-def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
+def hand_made(last_out: Dataset) -> tuple[Batch, StepResult]:
     """Return two clicks of one domain of four items, with two candidates each."""
     first = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
     nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
@@ -66,7 +69,6 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
     logits = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [100.0, 0.0, 0.0, 0.0]])
     confidence = logits.log_softmax(dim=1)
     candidates = torch.tensor([[0, 1], [1, 1]])
-    zero = torch.zeros(())
     proposals = Proposals(
         confidences=(confidence,),
         candidates=candidates,
@@ -81,31 +83,67 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         clicks=torch.tensor([1.0, 1.0]),
         pool=None,
     )
-    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5)))
-    return (
-        replace(first, groups=(group,)),
-        proposals,
-        Move(losses, scores, gradient_norm=torch.tensor(3.0)),
-    )
+    norms = {"generator": torch.tensor(3.0), "discriminator": torch.tensor(4.0)}
+    gaps = torch.tensor([0.5, 1.5])
+    return replace(first, groups=(group,)), StepResult(proposals, scores, gaps, {}, norms)
 
 
 def test_health_by_hand(last_out: Dataset) -> None:
-    batch, proposals, move = hand_made(last_out)
-    config = tiny_config(gap_weight=0.1).train
-    sums = HealthSums({}, {})
-    sums.add_discriminator(batch, proposals, move)
-    sums.add_generator(batch, proposals, move, config=config)
-    health = sums.mean()
+    batch, result = hand_made(last_out)
+    means = Means({}, {})
+    add_health(means, batch, result)
+    health = Health.of(means)
     # Pairs: 1 above 0, 1 below 2, two ties. Rewards: 1, 3, 3, 3.
     assert health.separation == pytest.approx((1 + 0 + 0.5 + 0.5) / 4)
     assert health.distinct_share == pytest.approx(2 / 4)
     assert health.entropy == {"books": pytest.approx((1.0 + 0.0) / 2)}
     assert health.reward_mean == pytest.approx(2.5)
     assert health.reward_variance == pytest.approx(0.75)
-    assert health.gap == pytest.approx(0.5)
-    assert health.gradient_norms == {"discriminator": 3.0, "generator": 3.0}
-    sums.clear()
-    assert sums.mean() == Health(None, None, {}, None, None, None, {})
+    mean_share = (math.exp(-0.5) + math.exp(-1.5)) / 2
+    assert health.gap == pytest.approx(-math.log(mean_share))
+    assert health.gradient_norms == {"discriminator": 4.0, "generator": 3.0}
+    means.clear()
+    assert Health.of(means) == Health(None, None, {}, None, None, None, {})
+
+
+@pytest.mark.parametrize("shape", ["uniform", "popularity"])
+@pytest.mark.parametrize("stacked", [False, True])
+def test_entropy_of_sampled_pools_is_that_of_the_whole(shape: str, stacked: bool) -> None:
+    """Planted: a generator that prefers no item reads 1, one that follows popularity its value."""
+    counts = np.maximum(1, np.round(20_000 / np.arange(1, 5_001))).astype(np.int64)
+    other = np.full(30, 50)
+    clicks = [(user, "large", user, Part.TRAIN) for user in range(40)]
+    clicks += [(user, "small", user % 30, Part.TRAIN) for user in range(40, 60)]
+    dataset = replace(
+        toy_dataset({"large": counts, "small": other}, clicks),
+        manifest={"config": DataConfig().model_dump()},
+    )
+    weights = np.ones(5_030) if shape == "uniform" else np.concatenate([counts, other])
+    logits = torch.from_numpy(np.log(weights)).float()
+    shares = weights[:5_000] / weights[:5_000].sum()
+    expected = -(shares * np.log(shares)).sum() / np.log(5_000)
+    config, found = tiny_config(pool_items=1_000, batch_size=60), []
+    for epoch in range(20):
+        clicked = dataset.events(Part.TRAIN)
+        (batch,) = batches(dataset, config, clicks=clicked, epoch=epoch, stacked=stacked)
+        means = Means({}, {})
+        confidences = tuple(
+            group.as_masses(
+                logits[group.items].unsqueeze(-2).expand(*group.clicks.shape, -1)
+            ).log_softmax(-1)
+            for group in batch.groups
+        )
+        nothing = torch.zeros(batch.rows, 2)
+        proposals = Proposals(
+            confidences, nothing.long(), nothing, nothing[:, 0], nothing, nothing[:, 0], None
+        )
+        scores = Scores(nothing, nothing[:, 0], None)
+        norms = {"generator": torch.zeros(())}
+        add_health(means, batch, StepResult(proposals, scores, None, {}, norms))
+        found.append(Health.of(means).entropy)
+    assert expected == pytest.approx(1.0 if shape == "uniform" else 0.722, abs=1e-3)
+    assert np.mean([one["large"] for one in found]) == pytest.approx(expected, abs=0.01)
+    assert found[0]["small"] == pytest.approx(1.0, abs=1e-6)  # looked at as a whole
 
 
 def test_a_healthy_epoch_gives_no_alarm() -> None:

@@ -6,7 +6,7 @@ On the processor; tests/test_gpu.py has the GPU's.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ from crossfeed.errors import ConfigError
 from crossfeed.run import Run
 from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.trainer import train
-from crossfeed.training.step.proposals import Proposals
+from crossfeed.training.step.steps import StepResult
 
 DISCRIMINATORS = get_args(ModelConfig.model_fields["discriminator"].annotation)
 
@@ -59,19 +59,18 @@ def test_softmax_and_losses_stay_float32(
     objective: str, data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: set[torch.dtype] = set()
-    step = fitting.discriminator_step
+    step = fitting.train_step
 
-    def told(*arguments: object, **named: object) -> object:
-        proposals, scores = arguments[3], arguments[4]
-        assert isinstance(proposals, Proposals)
-        for part in (*vars(proposals).values(), *proposals.confidences, *vars(scores).values()):
+    def told(*arguments: Any, **named: Any) -> StepResult:
+        result = step(*arguments, **named)
+        proposals, scores = vars(result.proposals), vars(result.scores)
+        parts = (*proposals.values(), *result.proposals.confidences, *scores.values())
+        for part in (*parts, *result.losses.values()):
             if isinstance(part, torch.Tensor) and part.is_floating_point():
                 seen.add(part.dtype)
-        move = step(*arguments, **named)
-        seen.add(move.losses.total.dtype)
-        return move
+        return result
 
-    monkeypatch.setattr(fitting, "discriminator_step", told)
+    monkeypatch.setattr(fitting, "train_step", told)
     settings = config("bfloat16")
     settings = settings.model_copy(
         update={"train": settings.train.model_copy(update={"objective": objective})}

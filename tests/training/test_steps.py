@@ -14,19 +14,26 @@ from toy import toy_dataset
 from crossfeed.config import Config, DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import NonFiniteLossError
-from crossfeed.model.losses import kl_gap, softmax_loss
+from crossfeed.model.candidates import Proposals, Scores
+from crossfeed.model.gaps import kl_gap
+from crossfeed.model.items.layer import ItemLayer
+from crossfeed.model.losses import TargetLoss, softmax_loss, target_loss
 from crossfeed.model.players import Players
 from crossfeed.scorer import Histories
 from crossfeed.training.step.batches import Batch, batches, mask
-from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.optimiser import PlayerOptimiser
+from crossfeed.training.step.pool import pools_of
+from crossfeed.training.step.proposals import StaticProposals, propose
 from crossfeed.training.step.steps import (
-    Move,
+    StepResult,
     discriminator_step,
+    gaps_of,
     generator_step,
     score,
-    target_loss,
+    train_step,
 )
-from crossfeed.training.watch.health import HealthSums
+from crossfeed.training.watch.health import Health, add_health
 
 CONFIGS = {
     "default": tiny_config(),
@@ -65,6 +72,32 @@ def deal(dataset: Dataset, config: Config, *, expanded: bool = True) -> Table:
     return Table(config, players, batch, proposals)
 
 
+def judge(table: Table, proposals: Proposals | None = None) -> tuple[Scores, TargetLoss]:
+    """Return the scores and the target loss of a table's candidates, or of other proposals."""
+    proposals = proposals or table.proposals
+    discriminator, train = table.players.discriminator, table.config.train
+    pools = pools_of(discriminator.scoring_layer, table.batch)
+    scores = score(discriminator, table.batch, pools, proposals, train)
+    gaps = gaps_of(table.batch, pools, proposals, train)
+    return scores, target_loss(proposals, scores, gaps, table.config)
+
+
+def whole_step(dataset: Dataset, table: Table, *, expanded: bool = True) -> StepResult:
+    """Move both players of a table."""
+    optimisers = {
+        name: PlayerOptimiser(player, table.config.train, average=None)
+        for name, player in table.players.named_children()
+    }
+    return train_step(
+        table.players,
+        optimisers,
+        table.batch,
+        config=table.config,
+        static=StaticProposals(dataset, table.config.train),
+        expanded=[expanded] * 3,
+    )
+
+
 def snapshot(player: nn.Module) -> dict[str, tuple[Tensor, Tensor | None]]:
     return {
         name: (value.detach().clone(), None if value.grad is None else value.grad.clone())
@@ -94,8 +127,8 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
     ):
         idle, moving = snapshot(idler), snapshot(mover)
         optimiser = torch.optim.AdamW(mover.parameters())
-        scores = score(table.players, table.batch, table.proposals, table.config.train)
-        step(table.players, optimiser, table.batch, table.proposals, scores, table.config)
+        _, losses = judge(table)
+        step(table.players, optimiser, table.batch, losses)
         assert same(idler, idle)
         moved = [
             key for key, value in mover.named_parameters() if not torch.equal(value, moving[key][0])
@@ -113,18 +146,14 @@ def test_without_a_generator_all_proposals_are_static(last_out: Dataset) -> None
     pools = torch.isfinite(table.proposals.confidences[0]).sum(1).float()
     rows = table.batch.groups[0].rows
     torch.testing.assert_close(alone.click_log_proposal[rows], -pools.log())
-    players = table.players
-    losses = target_loss(
-        players, table.batch, alone, score(players, table.batch, alone, config.train), config
-    )
+    _, losses = judge(table, alone)
     assert float(losses.discriminator.detach()) > 0
     assert float(losses.generator) == float(losses.gap) == 0
 
 
 def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
-    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    _, losses = judge(table)
     terms = (losses.generator, losses.anchor, losses.discriminator, losses.gap)
     assert all(float(term.detach()) != 0 for term in terms)
     torch.testing.assert_close(losses.total, sum(terms, torch.zeros(())))
@@ -132,8 +161,7 @@ def test_target_loss_is_the_sum_of_its_terms(last_out: Dataset) -> None:
 
 def test_the_gap_knows_how_likely_the_items_of_a_sample_were(last_out: Dataset) -> None:
     table = deal(last_out, tiny_config(gap="kl", gap_weight=0.1, pool_items=6, batch_size=12))
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
-    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    _, losses = judge(table)
     distances = [
         kl_gap(group.clicks, confidence.exp(), torch.zeros(0), None, group.sample.log_inclusion)
         for group, confidence in zip(table.batch.groups, table.proposals.confidences, strict=True)
@@ -146,8 +174,7 @@ def test_the_gap_knows_how_likely_the_items_of_a_sample_were(last_out: Dataset) 
 def test_the_full_softmax_is_over_the_pool_without_the_history(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["whole pool"])
     table.players.eval()
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
-    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    _, losses = judge(table)
     layer = table.players.discriminator.scoring_layer
     users = table.players.discriminator.users(table.batch.timelines)
     likelihoods = []
@@ -162,8 +189,7 @@ def test_the_full_softmax_is_over_the_pool_without_the_history(last_out: Dataset
 
 def test_each_term_has_a_gradient_for_one_player_only(last_out: Dataset) -> None:
     table = deal(last_out, CONFIGS["all terms"])
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
-    losses = target_loss(table.players, table.batch, table.proposals, scores, table.config)
+    _, losses = judge(table)
     owners = {"generator": "generator", "anchor": "generator", "gap": "generator"}
     for term in ("generator", "anchor", "discriminator", "gap"):
         table.players.zero_grad(set_to_none=True)
@@ -181,8 +207,7 @@ def test_claims_preset_turns_every_term_on(last_out: Dataset) -> None:
 
     config = load_config(preset="claims", overrides=["model.width=16", "train.candidates=8"])
     table = deal(last_out, config)
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
-    losses = target_loss(table.players, table.batch, table.proposals, scores, config)
+    _, losses = judge(table)
     assert float(losses.gap.detach()) > 0
     assert float(losses.generator.detach()) != 0
     assert float(losses.discriminator.detach()) > 0
@@ -279,26 +304,22 @@ def test_a_domain_that_is_not_expanded_gets_static_proposals_alone(last_out: Dat
     pools = torch.isfinite(table.proposals.confidences[0]).sum(1)
     expected = -pools.float().log()
     torch.testing.assert_close(table.proposals.click_log_proposal[group.rows], expected)
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
-    losses = target_loss(table.players, table.batch, table.proposals, scores, config)
-    assert float(losses.generator) == float(losses.gap) == 0
-    sums = HealthSums({}, {})
-    sums.add_generator(
-        table.batch, table.proposals, Move(losses, scores, torch.zeros(())), config=config.train
-    )
-    assert sums.mean().gap is None
+    result = whole_step(last_out, table, expanded=False)
+    assert float(result.losses["generator"]) == float(result.losses["gap"]) == 0
+    means = Means({}, {})
+    add_health(means, table.batch, result)
+    assert Health.of(means).gap is None
 
 
 def test_the_gap_is_of_the_domains_that_are_expanded(last_out: Dataset) -> None:
     config = tiny_config(gap_weight=0.1)
     table = deal(last_out, config)
-    scores = score(table.players, table.batch, table.proposals, config.train)
     by_domain = []
     for domain in range(3):
         expanded = table.batch.timelines.target_domains == domain
         proposals = dataclasses.replace(table.proposals, expanded=expanded)
-        by_domain.append(target_loss(table.players, table.batch, proposals, scores, config).gap)
-    of_all = target_loss(table.players, table.batch, table.proposals, scores, config).gap
+        by_domain.append(judge(table, proposals)[1].gap)
+    of_all = judge(table)[1].gap
     assert len({float(gap.detach()) for gap in by_domain}) == 3
     torch.testing.assert_close(torch.stack(by_domain).mean(), of_all)
 
@@ -349,24 +370,15 @@ def test_a_resumed_epoch_gets_the_batches_it_would_have_had(last_out: Dataset) -
 def test_a_loss_that_is_not_finite_stops_before_the_weights(
     player: str, loss: str, last_out: Dataset
 ) -> None:
-    config = tiny_config(reward_weight=0.0, gap="none")
-    table = deal(last_out, config)
+    table = deal(last_out, tiny_config(reward_weight=0.0, gap="none"))
     group = table.batch.groups[1]
-    if player == "generator":
-        with torch.no_grad():
-            table.players.generator.output_layer.biases[group.pool] = float("inf")
-            table.proposals.click_log_confidence[group.rows] = float("nan")
-    else:
-        with torch.no_grad():
-            table.players.discriminator.scoring_layer.biases[group.pool] = float("nan")
-    before = snapshot(getattr(table.players, player))
-    optimiser = torch.optim.AdamW(getattr(table.players, player).parameters())
-    step = generator_step if player == "generator" else discriminator_step
+    with torch.no_grad():
+        getattr(table.players, player).layer.biases[group.pool] = float("nan")
+    before = snapshot(table.players)
     message = f"the {loss} loss became nan in epoch 1, step 1, domain '{group.names[0]}'"
     with pytest.raises(NonFiniteLossError, match=message):
-        scores = score(table.players, table.batch, table.proposals, table.config.train)
-        step(table.players, optimiser, table.batch, table.proposals, scores, config)
-    after = snapshot(getattr(table.players, player))
+        whole_step(last_out, table)
+    after = snapshot(table.players)
     assert all(
         torch.equal(before[key][0], after[key][0]) or before[key][0].isnan().any() for key in before
     )
@@ -398,7 +410,7 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(
     player = getattr(table.players, name)
     next(player.parameters()).register_hook(lambda gradient: gradient * float("inf"))
     before = {key: value.clone() for key, value in player.state_dict().items()}
-    scores = score(table.players, table.batch, table.proposals, table.config.train)
+    _, losses = judge(table)
     step = generator_step if name == "generator" else discriminator_step
     message = f"the gradient of the {name} became (inf|nan) in epoch 1, step 1, domain 'articles, "
     with pytest.raises(NonFiniteLossError, match=message):
@@ -406,8 +418,20 @@ def test_a_gradient_that_is_not_finite_stops_before_the_weights(
             table.players,
             torch.optim.AdamW(player.parameters()),
             table.batch,
-            table.proposals,
-            scores,
-            table.config,
+            losses,
         )
     assert all(torch.equal(value, before[key]) for key, value in player.state_dict().items())
+
+
+def test_each_player_looks_its_pools_up_once_a_step(
+    last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table, asked = deal(last_out, CONFIGS["all terms"]), []
+    pools = ItemLayer.pools
+    monkeypatch.setattr(
+        ItemLayer, "pools", lambda layer, items: asked.append(layer) or pools(layer, items)
+    )
+    result = whole_step(last_out, table)
+    assert set(result.losses) == {"generator", "anchor", "discriminator", "gap"}
+    assert all(bool(value != 0) for value in result.losses.values())
+    assert asked == [table.players.generator.layer, table.players.discriminator.layer]

@@ -204,7 +204,7 @@ def test_without_the_adversary_the_generator_stays_as_it_began(
     run = train(last_out, out=tmp_path / "run", config=config.model_copy(update={"model": model}))
     torch.manual_seed(config.train.seed)
     players = Players(last_out.catalogue, model)
-    players.know_span(*last_out.training_span)
+    players.set_time_span(*last_out.training_span)
     fresh = players.state_dict()
     trained = run.read_checkpoint("best")["players"]
     moved = {name.split(".")[0] for name in fresh if not torch.equal(fresh[name], trained[name])}

@@ -144,7 +144,7 @@ class Bundle:
     @property
     def fused(self) -> bool:
         """Return whether the generator's output is a part of the score."""
-        return self.config.fuse != "none"
+        return self.config.fused
 
     def confidence_logits(self, user: Floats, items: Ints) -> Floats:
         """Return (N,) the generator's output for items; its softmax is the confidence in them.
@@ -154,7 +154,8 @@ class Bundle:
             items: (N,) item indices of the user's target domain.
         """
         width = self.config.width
-        return self.item_vectors[items, width:] @ user[width:] + self._confidence_biases[items]
+        own = user[width:] / np.float32(self.config.output_share)
+        return self.item_vectors[items, width:] @ own + self._confidence_biases[items]
 
     @cached_property
     def _confidence_biases(self) -> Floats:
@@ -172,7 +173,7 @@ class Bundle:
         from crossfeed.model.network_scorer import NetworkScorer
 
         weights, width = load_file(self.path / WEIGHTS), self.config.width
-        del weights[CONFIDENCE_BIASES]
+        weights.pop(CONFIDENCE_BIASES, None)
         # A private map: torch wants writable memory, although nothing writes to it.
         vectors = torch.from_numpy(np.load(self.path / VECTORS, mmap_mode="c"))
         for place, name in enumerate(table_names(self.config, self.catalogue)):

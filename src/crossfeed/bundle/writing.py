@@ -122,8 +122,9 @@ def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
     np.save(folder / VECTORS, np.ascontiguousarray(scorer.item_vectors))
     np.save(folder / BIASES, scorer.item_biases)
     written = table_names(scorer.config, scorer.catalogue)
-    rest = {name: value for name, value in scorer.state().items() if name not in written}
-    rest[CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
+    rest = {name: value for name, value in scorer.served_state().items() if name not in written}
+    if scorer.config.fused:
+        rest[CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
     weights = save({name: value.contiguous() for name, value in rest.items()})
     (folder / WEIGHTS).write_bytes(weights)  # an error of Python's says what is wrong
 

@@ -71,8 +71,8 @@ class ModelConfig(_Section):
     generator: Literal["linear", "attention"] = "linear"
     """How the generator reads a history: as a weighted sum, or by the discriminator's encoder."""
     fuse: Literal["none", "residual", "sum"] = "sum"
-    """How the generator's output joins the score: not at all, in training and serving
-    (residual), or in serving alone (sum)."""
+    """How the generator's output joins the score: not at all, added in training and serving
+    (residual), or in serving alone, where the score is the mean of both players' outputs (sum)."""
     periods: int = Field(default=120, ge=0)
     """Number of equal periods of the training span; a domain's demand is learned for each
     (docs/method.md). 0 for constant demand."""
@@ -95,6 +95,16 @@ class ModelConfig(_Section):
     """Newest events of each domain that the encoder reads."""
     history_total: int = Field(default=200, ge=1)
     """Newest events of all domains together that the encoder reads."""
+
+    @property
+    def fused(self) -> bool:
+        """Return whether the generator's output is a part of the score."""
+        return self.fuse != "none"
+
+    @property
+    def output_share(self) -> float:
+        """Return the factor of each player's output in the score."""
+        return 0.5 if self.fuse == "sum" else 1.0
 
     def hashes(self, items: int) -> bool:
         """Return whether the tables have fewer rows than there are items."""
@@ -211,7 +221,7 @@ class Config(_Section):
     @property
     def has_generator(self) -> bool:
         """Return whether the generator has a part in training or in the score."""
-        return self.train.proposal_share > 0 or self.model.fuse != "none"
+        return self.train.proposal_share > 0 or self.model.fused
 
 
 PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {

@@ -1,6 +1,6 @@
 """The target loss of both players (claims 2-5 and 7 of CN111931062A) as pure functions.
 
-Dims: B clicks (rows), K candidates per click, N items of the target domain's pool, E width.
+Dims: B clicks (rows), K candidates per click, N items of the target domain's pool.
 
 Symbols: s is the discriminator's score, g the generator's confidence, q the proposal from which
 the candidates were drawn (g mixed with a static part), c the power of the correction.
@@ -10,39 +10,110 @@ the candidates were drawn (g mixed with a static part), c the power of the corre
     L1 = w1 . E_g[log g - s]                    moves the generator (claim 7)
        + wa . -log g(click)                     its anchor to real clicks
     L2 = -log softmax(s - c log q)[click]       moves the discriminator (claim 7)
-    L3 = w3 . exp(-gap(clicks, g) / tau)        moves the generator (claims 4 and 5)
+    L3 = w3 . exp(-gap(clicks, g))              moves the generator (claims 4 and 5)
 
-Both phases minimise the same sum; what belongs to the player that rests is detached, so each term
-has a gradient for one player only.
+Both players minimise the same sum. Each term detaches the player that it does not move, so it has a
+gradient for one player only.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from crossfeed.config import Config
+from crossfeed.model.candidates import Proposals, Scores
+
 __all__ = [
-    "GAPS",
-    "Padding",
+    "TargetLoss",
     "anchor_loss",
     "binary_loss",
-    "euclidean_gap",
     "full_softmax_loss",
     "gap_loss",
     "generator_loss",
-    "kl_gap",
-    "mmd_gap",
     "softmax_loss",
+    "target_loss",
 ]
 
-FEATURES = 128
-"""R: random features of the gap's kernel; the gap is about 1 / sqrt(2 R) of itself off."""
+
+@dataclass(frozen=True)
+class TargetLoss:
+    """The terms of the target loss, weights included."""
+
+    generator: Tensor
+    """L1: expected log-confidence minus score."""
+    anchor: Tensor
+    """The generator's likelihood of real clicks, a part of L1."""
+    discriminator: Tensor
+    """L2: clicks against candidates."""
+    gap: Tensor
+    """L3: decreasing in the gap between clicks and candidates."""
+
+    @property
+    def total(self) -> Tensor:
+        """Return L1 + L2 + L3, which both players minimise."""
+        return self.generator + self.anchor + self.discriminator + self.gap
+
+
+def target_loss(
+    proposals: Proposals,
+    scores: Scores,
+    gaps: Tensor | None,
+    config: Config,
+    *,
+    expanded_weight: float = 1.0,
+) -> TargetLoss:
+    """Return L1 + L2 + L3 of a batch.
+
+    Args:
+        proposals: the candidates and the generator's confidence in them.
+        scores: the discriminator's scores of candidates and clicks.
+        gaps: (n,) distance between clicks and candidates of each expanded domain of the batch;
+            None leaves L3 out.
+        config: weights and forms of the terms.
+        expanded_weight: factor of the terms that are means over expanded rows alone.
+    """
+    train, zero = config.train, scores.clicks.new_zeros(())
+    generator = gap = zero
+    if train.reward_weight and proposals.expands_any:
+        rows = slice(None) if proposals.expanded is None else proposals.expanded
+        generator = train.reward_weight * generator_loss(
+            proposals.candidate_log_confidence[rows],
+            scores.candidates[rows],
+            candidate_log_proposal=proposals.candidate_log_proposal[rows],
+        )
+    if gaps is not None:
+        gap = train.gap_weight * gap_loss(gaps).mean()
+    if expanded_weight != 1.0:
+        generator, gap = expanded_weight * generator, expanded_weight * gap
+    return TargetLoss(
+        generator=generator,
+        anchor=anchor_loss(proposals.click_log_confidence),
+        discriminator=_discriminator_loss(proposals, scores, config),
+        gap=gap,
+    )
+
+
+def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:
+    """Return L2 in the form that `train.objective` names."""
+    if scores.pool is not None:
+        return full_softmax_loss(scores.clicks, scores.pool)
+    loss = softmax_loss if config.train.objective == "softmax" else binary_loss
+    first, second = scores.candidates, scores.clicks
+    if config.model.fuse == "residual":  # the discriminator learns what the generator misses
+        first = first + proposals.candidate_log_confidence.detach()
+        second = second + proposals.click_log_confidence.detach()
+    return loss(
+        second,
+        first,
+        click_log_proposal=proposals.click_log_proposal,
+        candidate_log_proposal=proposals.candidate_log_proposal,
+        correction=config.train.correction,
+    )
 
 
 def softmax_loss(
@@ -164,158 +235,3 @@ def gap_loss(gap: Tensor) -> Tensor:
         gap: a distance >= 0 between the distributions of clicks and candidates.
     """
     return torch.exp(-gap)
-
-
-@dataclass(frozen=True)
-class Padding:
-    """What is no padding where n domains of one batch are looked at together."""
-
-    rows: Tensor
-    """(n, B) what a row counts in a mean over its domain's: the same for all, 0 for padding."""
-    items: Tensor
-    """(n, N) whether a place of the pool holds an item."""
-
-
-def euclidean_gap(
-    clicks: Tensor,
-    confidence: Tensor,
-    vectors: Tensor,
-    padding: Padding | None = None,
-    log_inclusion: Tensor | None = None,
-) -> Tensor:
-    """Return the Euclidean distance between the mean click and the mean candidate.
-
-    || sum_i p_i v_i - sum_i g_i v_i ||, p the share of item i in the clicks.
-
-    Args:
-        clicks: (B,) position in the pool of each click of one domain; (n, B) of n domains.
-        confidence: (..., B, N) the generator's confidence; its rows are averaged to g.
-        vectors: (..., N, E) item vectors, detached here: the gap moves the generator's choice.
-        padding: where there are n domains.
-        log_inclusion: (..., N) log pi of a sampled pool's items, whose confidence is g / pi but of
-            a row's own click; not used, because sums over those are sums over the pool.
-
-    Returns:
-        (...) the distance of each domain.
-    """
-    difference = _click_shares(clicks, confidence, padding) - _mean(confidence, padding)
-    return _safe_norm(_weighted_sum(difference, vectors.detach()))
-
-
-def kl_gap(
-    clicks: Tensor,
-    confidence: Tensor,
-    vectors: Tensor,
-    padding: Padding | None = None,
-    log_inclusion: Tensor | None = None,
-) -> Tensor:
-    """Return the relative entropy KL(p || g) of smoothed click shares to mean confidence.
-
-    p_i = (count_i + 1/N) / (B + 1): one click's worth of mass is spread over the N items that not
-    all rows have seen. Of a sampled pool confidence is g / pi: g is restored for the logarithm,
-    what is spread is summed with the weights 1 / pi, and N is the sum of these.
-
-    Args: as `euclidean_gap`; `vectors` is not used, `log_inclusion` is.
-    """
-    rows: int | Tensor = confidence.shape[-2]
-    if padding is not None:
-        rows = (padding.rows > 0).sum(-1, keepdim=True)
-    mean = _mean(confidence, padding)
-    held = (mean > 0).to(mean)
-    weights = held
-    if log_inclusion is not None:
-        inclusion = log_inclusion.exp().where(mean > 0, 1.0)  # finite for padding too
-        own = confidence.gather(-1, clicks.unsqueeze(-1)).squeeze(-1)  # (..., B) is g already
-        own = own / rows if padding is None else own * padding.rows
-        own = torch.zeros_like(mean).scatter_add(-1, clicks, own)
-        mean = own + (mean - own) * inclusion
-        weights = held / inclusion
-    size = weights.sum(-1, keepdim=True)
-    counts = _click_shares(clicks, confidence, padding) * rows
-    shares = (counts + held / size) / (rows + 1)
-    masses = (counts + weights / size) / (rows + 1)
-    mean = mean.clamp_min(torch.finfo(confidence.dtype).tiny)
-    return (torch.xlogy(masses, shares) - masses * mean.log()).sum(-1)
-
-
-def mmd_gap(
-    clicks: Tensor,
-    confidence: Tensor,
-    vectors: Tensor,
-    padding: Padding | None = None,
-    log_inclusion: Tensor | None = None,
-) -> Tensor:
-    """Return the maximum mean discrepancy between clicks and candidates.
-
-    sqrt((p - g)' K (p - g)), K_ij = exp(-|v_i - v_j|^2 / h), h the mean squared distance of the
-    pool's vectors. K is that of random features, so that time and memory grow with N, not with N
-    squared: K = F F', F_ir = sqrt(2 / R) cos(sqrt(2 / h) w_r . v_i + b_r), w_r normal, b_r uniform.
-
-    Args: as `euclidean_gap`.
-
-    Source: Gretton et al. 2012, eq. 5 (biased estimate); Rahimi & Recht 2007, section 3.
-    """
-    difference = _click_shares(clicks, confidence, padding) - _mean(confidence, padding)
-    return _safe_norm(_weighted_sum(difference, _gaussian_features(vectors.detach(), padding)))
-
-
-GAPS: Mapping[str, Callable[[Tensor, Tensor, Tensor, Padding | None, Tensor | None], Tensor]] = {
-    "euclidean": euclidean_gap,
-    "kl": kl_gap,
-    "mmd": mmd_gap,
-}
-"""Name in `train.gap` -> distance of (clicks, confidence, vectors, padding, log_inclusion), by
-domain."""
-
-
-def _click_shares(clicks: Tensor, confidence: Tensor, padding: Padding | None) -> Tensor:
-    """Return (..., N) the share of each item of the pool in the clicks."""
-    empty = confidence.new_zeros(*clicks.shape[:-1], confidence.shape[-1])
-    if padding is not None:
-        return empty.scatter_add(-1, clicks, padding.rows.to(empty))
-    return empty.scatter_add(-1, clicks, torch.ones_like(clicks).to(empty)) / clicks.shape[-1]
-
-
-def _mean(confidence: Tensor, padding: Padding | None) -> Tensor:
-    """Return (..., N) the mean over the rows."""
-    if padding is None:
-        return confidence.mean(dim=-2)
-    return _weighted_sum(padding.rows.to(confidence), confidence)
-
-
-def _weighted_sum(weights: Tensor, rows: Tensor) -> Tensor:
-    """Return (..., E) the sum of rows (..., N, E) by weights (..., N)."""
-    return (weights.unsqueeze(-2) @ rows).squeeze(-2)
-
-
-def _gaussian_features(vectors: Tensor, padding: Padding | None) -> Tensor:
-    """Return (..., N, R) random features of the Gaussian kernel over a pool's vectors."""
-    # The mean of |v_i - v_j|^2 over all i and j in closed form.
-    if padding is None:
-        centred = vectors - vectors.mean(dim=-2)
-        spread = centred.square().sum(dim=-1).mean()
-    else:
-        shares = (padding.items / padding.items.sum(-1, keepdim=True)).to(vectors)
-        centred = vectors - _weighted_sum(shares, vectors).unsqueeze(-2)
-        spread = (centred.square().sum(dim=-1) * shares).sum(-1)[:, None, None]
-    bandwidth = (2 * spread).clamp_min(1e-12)
-    drawn = _random_directions(vectors.shape[-1], vectors.device)
-    directions, phases = (each.to(vectors.dtype) for each in drawn)
-    angles = torch.addmm(
-        phases, (centred * (2 / bandwidth).sqrt()).flatten(0, -2), directions
-    ).view(*centred.shape[:-1], FEATURES)
-    return angles.cos_().mul_((2 / FEATURES) ** 0.5)
-
-
-@lru_cache(maxsize=8)
-def _random_directions(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return the (E, R) directions and (R,) phases of the features; always the same ones."""
-    source = torch.Generator().manual_seed(0)
-    directions = torch.randn(width, FEATURES, generator=source)
-    phases = 2 * torch.pi * torch.rand(FEATURES, generator=source)
-    return directions.to(device), phases.to(device)
-
-
-def _safe_norm(vector: Tensor) -> Tensor:
-    """Return (...) the norm of each vector (..., E), with a finite gradient at zero."""
-    return vector.square().sum(-1).clamp_min(1e-12).sqrt()

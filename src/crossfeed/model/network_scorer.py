@@ -20,6 +20,8 @@ from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 __all__ = ["NetworkScorer"]
 
 _ROWS_AT_ONCE = 1024
+_GENERATOR = "generator."
+"""What the names of the generator's weights begin with."""
 
 
 class NetworkScorer:
@@ -34,9 +36,11 @@ class NetworkScorer:
     def from_state(
         cls, catalogue: Catalogue, config: ModelConfig, state: Mapping[str, Tensor]
     ) -> NetworkScorer:
-        """Rebuild a scorer from the tensors that `state` returned."""
+        """Rebuild a scorer from the tensors that `state` or `served_state` returned."""
         with torch.device("meta"):  # nothing is drawn at random only to be overwritten
             players = Players(catalogue, config)
+        if not any(name.startswith(_GENERATOR) for name in state) and not config.fused:
+            del players.generator
         players.load_state_dict(dict(state), assign=True)
         return cls(catalogue, players)
 
@@ -53,6 +57,14 @@ class NetworkScorer:
     def state(self) -> dict[str, Tensor]:
         """Return all weights by name, on the CPU."""
         return {name: value.cpu() for name, value in self.players.state_dict().items()}
+
+    def served_state(self) -> dict[str, Tensor]:
+        """Return the weights that the score needs: without a generator that is no part of it."""
+        return {
+            name: value
+            for name, value in self.state().items()
+            if self.config.fused or not name.startswith(_GENERATOR)
+        }
 
     @cached_property
     def item_vectors(self) -> Floats:

@@ -19,11 +19,13 @@ __all__ = ["Players"]
 class Players(nn.Module):
     """The generator and the discriminator; they share no parameter.
 
-    The score of item i for user u in domain d is what the discriminator's scoring layer gives,
-    s = <u_d, v_i> + b_i, plus the generator's output <g_d, w_i> + c_i unless `model.fuse` is
-    "none"; u_d and g_d are those of the time of asking. The generator's output is its
-    log-confidence up to a constant per (user, domain), so ranking by the sum is ranking by
-    s + log confidence, and stays one inner product.
+    The discriminator's scoring layer gives s = <u_d, v_i> + b_i to item i for user u in domain d,
+    and the generator's output layer g = <g_d, w_i> + c_i, its log-confidence up to a constant per
+    (user, domain); u_d and g_d are those of the time of asking. The score is s alone if
+    `model.fuse` is "none", s + g if it is "residual", because the discriminator has learned what is
+    missing from g, and (s + g) / 2 if it is "sum", because each has learned the whole: the mean of
+    two estimates of a log-probability is close to one, their sum is twice as sharp. In each case
+    the score is one inner product.
     """
 
     def __init__(self, catalogue: Catalogue, config: ModelConfig) -> None:
@@ -37,9 +39,9 @@ class Players(nn.Module):
     @property
     def fused(self) -> bool:
         """Return whether the generator's output is a part of the score."""
-        return self.config.fuse != "none"
+        return self.config.fused
 
-    def move_rows_apart(self) -> set[str]:
+    def use_sparse_gradients(self) -> set[str]:
         """Let the item tables' gradients be those of the rows that were looked at, and no more.
 
         Returns:
@@ -53,12 +55,7 @@ class Players(nn.Module):
             layer.vectors.sparse = True
         return {f"{name}.{table}" for name in layers for table in ("vectors.weight", "biases")}
 
-    def compile_encoders(self) -> None:
-        """Let torch compile what makes users of histories, for batches of any size."""
-        self.generator.encoder.compile(dynamic=True)
-        self.discriminator.network.compile(dynamic=True)
-
-    def know_span(self, first: int, last: int) -> None:
+    def set_time_span(self, first: int, last: int) -> None:
         """Take the times (ms) between which the periods of demand lie."""
         for player in (self.discriminator, self.generator):
             player.demand.span.copy_(torch.tensor([first, last]))
@@ -77,7 +74,7 @@ class Players(nn.Module):
                 domains = timelines.target_domains
                 side = side + (player.demand(times, domains) - player.demand(None, domains))
             sides.append(side)
-        return torch.cat(sides, 1)
+        return torch.cat(sides, 1) * self.config.output_share
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
@@ -91,7 +88,9 @@ class Players(nn.Module):
     def item_biases(self) -> Tensor:
         """Return (I,) the part of the score that the user does not change."""
         biases = self._biases(self.discriminator)
-        return biases + self.confidence_biases() if self.fused else biases
+        if self.fused:
+            biases = biases + self.confidence_biases()
+        return biases * self.config.output_share
 
     @torch.no_grad()
     def confidence_biases(self) -> Tensor:

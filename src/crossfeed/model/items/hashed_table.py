@@ -32,11 +32,16 @@ class HashedTable(nn.Embedding):
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (..., E) the vectors of items (...)."""
+        first, second = self.hashed(input)
+        return super().forward(first) + super().forward(second)
+
+    def hashed(self, items: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the two rows of each item."""
         first, second = (
-            (factor * input + summand) % _PRIME % self.num_embeddings
+            (factor * items + summand) % _PRIME % self.num_embeddings
             for factor, summand in _FUNCTIONS
         )
-        return super().forward(first) + super().forward(second)
+        return first, second
 
     def whole(self) -> Tensor:
         """Return (I, E) the vectors of all items."""

@@ -37,6 +37,8 @@ class ItemLayer(nn.Module):
     each player reads histories through its own layer's item vectors.
     """
 
+    undecayed = ("biases",)
+
     def __init__(self, *, items: int, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
@@ -57,6 +59,24 @@ class ItemLayer(nn.Module):
         """Return (I, E) the vectors of all items."""
         table = self.vectors
         return table.whole() if isinstance(table, HashedTable) else table.weight
+
+    def sparse_tables(self) -> list[nn.Parameter]:
+        """Return the tables whose gradients are those of looked-up rows alone, if there are some.
+
+        The rows of a divided table are none of this process's parameters.
+        """
+        if not self.vectors.sparse:
+            return []
+        whole = getattr(self.vectors, "weight", None)
+        return [self.biases] if whole is None else [whole, self.biases]
+
+    def rows_of(self, items: Tensor | None) -> list[tuple[nn.Parameter, Tensor | None]]:
+        """Return each sparse table with the rows (n,) of items, none twice; None is all rows."""
+        table = self.vectors
+        rows = items
+        if items is not None and isinstance(table, HashedTable):
+            rows = torch.cat(table.hashed(items)).unique()
+        return [(one, items if one is self.biases else rows) for one in self.sparse_tables()]
 
     def pools(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:
         """Return the vectors (N, E) and biases (N,) of several pools at once.

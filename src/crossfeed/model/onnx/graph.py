@@ -84,7 +84,7 @@ class _UserSide(nn.Module):
         if not self.players.fused:
             return users  # type: ignore[no-any-return]
         proposing = self.players.generator.encoder(timelines, _looked_up(vectors[:, width:]))
-        return torch.cat([users, proposing], dim=1)
+        return torch.cat([users, proposing], dim=1) * self.players.config.output_share
 
 
 def _looked_up(vectors: Tensor) -> nn.Embedding:

@@ -7,19 +7,18 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.profiler import profile, record_function
 
-from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run, seen
 from crossfeed.training.loop.interrupt import Interruptible
-from crossfeed.training.loop.progress import EpochFigures, FitProgress
+from crossfeed.training.loop.progress import LOSS, FitProgress
 from crossfeed.training.loop.random_state import forked, random_state, restore_random_state
 from crossfeed.training.loop.requirements import expanded_domains
 from crossfeed.training.loop.saving import FitFiles
@@ -27,12 +26,13 @@ from crossfeed.training.loop.selection import MOST_ROLL_BACKS, Selection
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.validation import Validation
 from crossfeed.training.parallel.distributed import ALONE, Workers, steps_per_epoch
-from crossfeed.training.step.batches import Batch, ahead, batches
-from crossfeed.training.step.proposals import StaticProposals, propose
-from crossfeed.training.step.steps import discriminator_step, generator_step, score
+from crossfeed.training.step.batches import Batch, batches, prefetched
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.proposals import StaticProposals
+from crossfeed.training.step.steps import train_step
 from crossfeed.training.watch.alarms import Alarm, find_alarms
 from crossfeed.training.watch.display import Display
-from crossfeed.training.watch.health import Health
+from crossfeed.training.watch.health import Health, add_health
 from crossfeed.training.watch.tracking import Tracking
 
 __all__ = ["SAME_COMMAND", "Fit"]
@@ -97,7 +97,7 @@ class Fit:
         if restored := self.files.restore(self.state):
             self.progress, kept = restored
             self.random_state = kept or self._seeded_random_state()
-        self.figures = EpochFigures(self.progress)
+        self.means = Means(self.progress.sums, self.progress.counts)
         self.selection = Selection(self.progress, self.config.train, epochs=epochs)
         self.validation = Validation(dataset, self.config, workers, self.device)
         self.tracking = Tracking(run, stage=stage)
@@ -143,7 +143,7 @@ class Fit:
             first_step=progress.step,
             stacked=self.device.type == "cuda",
         )
-        for batch in ahead(waiting):
+        for batch in prefetched(waiting):
             self._step(batch.to(self.device))
             progress.step += 1
             if self.profiler and not self._warming_up:
@@ -154,7 +154,7 @@ class Fit:
                 interruptible.asked, self.files.timer.due(), display.due()
             )
             if shown:
-                losses = self.workers.means(self.figures.mean_losses())
+                losses = self.workers.means(self.means.means(LOSS))
                 display.step(epoch=progress.epoch, step=progress.step, losses=losses)
             if asked or due:
                 self._save()
@@ -162,62 +162,23 @@ class Fit:
                 interruptible.stop(asked, self.command)
 
     def _step(self, batch: Batch) -> None:
-        """Move the generator, then the discriminator.
-
-        One look of each player at the batch serves both phases: the candidates are drawn before
-        the generator moves, and the scores are those of a discriminator that has not moved yet.
-        """
-        config = self.config
-        if self._warming_up:
-            config = _warmup(config)
-        players, optimisers = self.state.players, self.state.optimisers
-        generator = players.generator if self.config.has_generator else None
-        with record_function("generator forward"), self._autocast():
-            proposals = propose(
-                generator,
-                batch,
-                static=self.static,
-                config=config.train,
-                expanded=self.expanded,
-                share=config.train.proposal_share,
-            )
-        with record_function("discriminator forward"), self._autocast():
-            scores = score(players, batch, proposals, config.train)
-        if generator is not None:
-            with record_function("generator backward, step"):
-                move = generator_step(
-                    players,
-                    optimisers["generator"],
-                    batch,
-                    proposals,
-                    scores,
-                    config,
-                    workers=self.workers,
-                )
-            with record_function("losses, health"):
-                self.figures.add_losses(move.losses, "generator", "anchor", "gap")
-                self.figures.health.add_generator(batch, proposals, move, config=config.train)
-        with record_function("discriminator backward, step"):
-            move = discriminator_step(
-                players,
-                optimisers["discriminator"],
-                batch,
-                proposals,
-                scores,
-                config,
-                workers=self.workers,
-            )
+        """Move both players by a batch, and add its losses and health to the epoch's means."""
+        result = train_step(
+            self.state.players,
+            self.state.optimisers,
+            batch,
+            config=self.config,
+            static=self.static,
+            expanded=self.expanded,
+            warming_up=self._warming_up,
+            workers=self.workers,
+        )
         with record_function("losses, health"):
-            self.figures.add_losses(move.losses, "discriminator")
-            self.figures.health.add_discriminator(batch, proposals, move)
+            for term, loss in result.losses.items():
+                self.means.add(f"{LOSS}{term}", loss)
+            add_health(self.means, batch, result)
         with record_function("average"):
             self.state.average()
-
-    def _autocast(self) -> AbstractContextManager[object]:
-        """Return the context of the players' forward passes, with `train.precision`."""
-        if self.config.train.precision == "float32":
-            return nullcontext()
-        return torch.autocast(self.device.type, torch.bfloat16)
 
     @property
     def _warming_up(self) -> bool:
@@ -226,10 +187,10 @@ class Fit:
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
         self.workers.require_equal_weights(self.state.players)
-        self.figures.add_up(self.workers)
+        self.means.add_up(self.workers)
         results = self.validation.evaluate(self.state.served) if self.selects else None
         value = self.validation.selected(results) if results else None
-        health = self.figures.health.mean()
+        health = Health.of(self.means)
         alarms = self._alarms(health, value)
         is_best = self.selection.judge(value)
         progress.metrics.append(self._epoch_metrics(results))
@@ -253,7 +214,7 @@ class Fit:
     def _begin_next_epoch(self) -> None:
         self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
         self.progress.seconds = 0.0
-        self.figures.clear()
+        self.means.clear()
 
     def _alarms(self, health: Health, value: float | None) -> tuple[Alarm, ...]:
         """Return the signs of collapse in the epoch that ends; there are none in warm-up."""
@@ -288,14 +249,14 @@ class Fit:
         line: dict[str, Any] = {
             "epoch": self.progress.epoch + 1,
             "seconds": round(self.progress.seconds, 3),
-            "losses": self.figures.mean_losses(),
+            "losses": self.means.means(LOSS),
         }
         if results:
             line["validation"] = {"micro": results.micro, "macro": results.macro}
         return line
 
     def _save(self) -> None:
-        self.figures.settle()
+        self.means.settle()
         self.files.save(self.state, self.progress)
 
     def _seeded_random_state(self) -> dict[str, Tensor]:
@@ -304,11 +265,3 @@ class Fit:
         with forked(self.device):
             torch.manual_seed(self.workers.seed(self.config.train.seed, *position))
             return random_state(self.device)
-
-
-def _warmup(config: Config) -> Config:
-    """Return the settings of warm-up: static proposals, and likelihood alone for the generator."""
-    train = config.train.model_copy(
-        update={"proposal_share": 0.0, "reward_weight": 0.0, "gap_weight": 0.0}
-    )
-    return config.model_copy(update={"train": train})

@@ -1,18 +1,16 @@
-"""How far a fit has come, and the figures of the running epoch, as a checkpoint holds them."""
+"""How far a fit has come, as a checkpoint holds it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import Any
 
-from crossfeed.training.parallel.distributed import Workers
-from crossfeed.training.step.device_copies import Later
-from crossfeed.training.step.steps import TargetLoss
-from crossfeed.training.watch.health import HealthSums
+__all__ = ["LOSS", "SUMS", "FitProgress", "with_sums"]
 
-__all__ = ["SUMS", "EpochFigures", "FitProgress"]
+LOSS = "loss "
+"""Prefix of the losses' names among the means of an epoch."""
 
-SUMS = ("losses", "health_sums", "health_counts")
+SUMS = ("sums", "counts")
 """Fields that each process accumulates itself, over its own batches."""
 
 
@@ -26,11 +24,9 @@ class FitProgress:
     best_epoch: int = 0
     finished: bool = False
     seconds: float = 0.0
-    losses: dict[str, float] = field(default_factory=dict)
-    """Sums of the running epoch's losses."""
-    health_sums: dict[str, float] = field(default_factory=dict)
-    """The content of `HealthSums` for the running epoch."""
-    health_counts: dict[str, int] = field(default_factory=dict)
+    sums: dict[str, float] = field(default_factory=dict)
+    """Sums of the running epoch's losses and health by name, see `Means`."""
+    counts: dict[str, int] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     health: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     floor: float | None = None
@@ -44,53 +40,26 @@ class FitProgress:
 
     @classmethod
     def of(cls, kept: dict[str, Any]) -> FitProgress:  # Any: see run.Checkpoint
-        """Return what a checkpoint holds; version 0.1 did not write the rates."""
+        """Return what a checkpoint holds; version 0.1 wrote no rates, and other names of sums."""
         epochs = {"rates": kept["epoch"], "best_rates": kept["best_epoch"] + 1}
-        return cls(**{**{name: [1.0] * count for name, count in epochs.items()}, **kept})
+        kept = {**{name: [1.0] * count for name, count in epochs.items()}, **with_sums(kept)}
+        return cls(**kept)
 
 
-class EpochFigures:
-    """Losses and health of the running epoch, summed into the progress."""
-
-    def __init__(self, progress: FitProgress) -> None:
-        self._progress = progress
-        self._losses = Later(self._take_loss)
-        self.health = HealthSums(progress.health_sums, progress.health_counts)
-
-    def add_losses(self, losses: TargetLoss, *terms: str) -> None:
-        """Count terms of a step's target loss."""
-        for term in terms:
-            self._losses.add(term, getattr(losses, term))
-
-    def mean_losses(self) -> dict[str, float]:
-        """Return each term's mean over the steps that had it."""
-        self._losses.settle()
-        sums = self._progress.losses
-        return {
-            name: value / sums[f"{name} steps"]
-            for name, value in sums.items()
-            if not name.endswith(" steps")
-        }
-
-    def settle(self) -> None:
-        """Take in what still waits on the device."""
-        self._losses.settle()
-        self.health.settle()
-
-    def add_up(self, workers: Workers) -> None:
-        """Replace this process's sums by the sums over all processes, at the end of an epoch."""
-        self.settle()
-        sums, health = self._progress.losses, self.health
-        sums.update(workers.added(sums))
-        health.sums.update(workers.added(health.sums))
-        health.counts.update(workers.added(health.counts))
-
-    def clear(self) -> None:
-        """Begin a new epoch."""
-        self._progress.losses.clear()
-        self.health.clear()
-
-    def _take_loss(self, term: str, value: float) -> None:
-        sums = self._progress.losses
-        sums[term] = sums.get(term, 0.0) + value
-        sums[f"{term} steps"] = sums.get(f"{term} steps", 0.0) + 1
+def with_sums(kept: dict[str, Any]) -> dict[str, Any]:  # Any: see run.Checkpoint
+    """Return what a process accumulated; version 0.1 had other names for losses and health."""
+    if "losses" not in kept:
+        return kept
+    old: dict[str, Any] = {
+        "losses": {},
+        "health_sums": {},
+        "health_counts": {},
+        **kept,
+    }  # Any: same
+    losses, sums, counts = (old.pop(name) for name in ("losses", "health_sums", "health_counts"))
+    terms = {name.removesuffix(" steps") for name in losses}
+    return {
+        **old,
+        "sums": {**sums, **{f"{LOSS}{term}": losses[term] for term in terms}},
+        "counts": {**counts, **{f"{LOSS}{term}": int(losses[f"{term} steps"]) for term in terms}},
+    }

@@ -33,10 +33,10 @@ class FitState:
     ) -> None:
         self._train = config.train
         self.players = Players(catalogue, config.model).to(device)
-        self.players.know_span(*span)
+        self.players.set_time_span(*span)
         tables = set()
         if catalogue.items > config.train.dense_items or config.train.table_sharding == "row":
-            tables = self.players.move_rows_apart()
+            tables = self.players.use_sparse_gradients()
         self._divided: tuple[RowOptimiser, ...] = ()
         if config.train.table_sharding == "row":
             self._divided = self._divide()
@@ -46,22 +46,18 @@ class FitState:
             else None
         )
         self.optimisers = {
-            name: PlayerOptimiser(
-                getattr(self.players, name),
-                config.train,
-                tables=[
-                    value
-                    for parameter, value in self.players.named_parameters()
-                    if parameter in tables and parameter.startswith(f"{name}.")
-                ],
-                average=self._average,
+            name: PlayerOptimiser(player, config.train, average=self._average)
+            for name, player in (
+                ("discriminator", self.players.discriminator),
+                ("generator", self.players.generator),
             )
-            for name in ("discriminator", "generator")
         }
 
     @property
     def served(self) -> Players:
         """Return the players that are validated and kept: the average, where there is one."""
+        for optimiser in self.optimisers.values():
+            optimiser.catch_up(None)
         return self.players if self._average is None else self._average.players()
 
     def average(self) -> None:

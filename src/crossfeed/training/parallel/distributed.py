@@ -155,6 +155,22 @@ class Workers:
         with record_function("waiting for the slowest"):
             return tuple(gather_tensors(torch.tensor(numbers)).amax(dim=0).tolist())
 
+    def totals(self, *numbers: int) -> tuple[int, ...]:
+        """Return the sum of each number over all processes."""
+        if self.count == 1:
+            return numbers
+        return tuple(gather_tensors(torch.tensor(numbers)).sum(dim=0).tolist())
+
+    def union(self, numbers: Tensor) -> Tensor:
+        """Return what any process passes, (n,) each, ascending and none twice."""
+        if self.count == 1:
+            return numbers
+        counts = gather_tensors(torch.tensor([len(numbers)]))
+        padded = numbers.new_full((int(counts.max()),), -1)
+        padded[: len(numbers)] = numbers
+        told = gather_tensors(padded).unique()
+        return told[told >= 0]
+
     def means(self, values: Mapping[str, float]) -> dict[str, float]:
         """Return the means over all processes of values that have the same names in all."""
         if self.count == 1:

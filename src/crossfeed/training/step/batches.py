@@ -22,10 +22,10 @@ from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Ints
 from crossfeed.training.parallel.distributed import Share, steps_per_epoch
 from crossfeed.training.step.device_copies import moved
-from crossfeed.training.step.domain_rows import DomainRows, RowsOfDomains, stack
-from crossfeed.training.step.pools import PoolSampler
+from crossfeed.training.step.pool_groups import DomainRows, PoolGroup, stack
+from crossfeed.training.step.pool_sampling import PoolSampler
 
-__all__ = ["Batch", "ahead", "batches"]
+__all__ = ["Batch", "batches", "prefetched"]
 
 _AHEAD = 2
 """Batches that wait for the step that needs them."""
@@ -42,7 +42,7 @@ class Batch:
     timelines: Timelines
     times: Tensor
     """(B,) when each click was, in milliseconds since 1970."""
-    groups: tuple[RowsOfDomains, ...]
+    groups: tuple[PoolGroup, ...]
     """The rows by target domain: each domain by itself in the order of the rows, or stacks."""
     stacking: tuple[Tensor, Tensor] | None = None
     """Where the groups are stacks: the row of the batch behind each of their rows, (P,), and where
@@ -81,6 +81,16 @@ class Batch:
             ]
         )
         return joined if self.stacking is None else joined.index_select(0, self.stacking[1])
+
+    def looked_up(self) -> Tensor:
+        """Return (n,) the items that a step looks at: of histories and of pools, none twice."""
+        items = [self.timelines.items]
+        for group in self.groups:
+            pool = group.items
+            if isinstance(pool, slice):
+                pool = torch.arange(pool.start, pool.stop, device=self.times.device)
+            items.append(pool.flatten())
+        return torch.cat(items).unique()
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""
@@ -129,7 +139,7 @@ def batches(
         yield Batch(epoch, step, timelines, times, *stacks)
 
 
-def ahead(source: Iterator[Batch]) -> Iterator[Batch]:
+def prefetched(source: Iterator[Batch]) -> Iterator[Batch]:
     """Yield what `source` yields, made by a thread of its own while the steps before are taken.
 
     What a batch holds does not depend on when it is made, so neither do the numbers.

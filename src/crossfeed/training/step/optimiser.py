@@ -5,43 +5,65 @@ Dims: I items, n rows that a step looks at, E width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from crossfeed.config import TrainConfig
+from crossfeed.errors import RunError
+from crossfeed.model.decay import decayed
+from crossfeed.model.player import Player
 from crossfeed.training.step.average import RunningAverage
+from crossfeed.training.step.row_adamw import BETAS, EPSILON, RowAdamW
 
 __all__ = ["PlayerOptimiser"]
-
-_BETAS, _EPSILON = (0.9, 0.999), 1e-8  # AdamW's own
 
 
 class PlayerOptimiser:
     """Moves a player by its gradients."""
 
     def __init__(
-        self,
-        player: nn.Module,
-        config: TrainConfig,
-        *,
-        tables: Sequence[nn.Parameter],
-        average: RunningAverage | None,
+        self, player: Player, config: TrainConfig, *, average: RunningAverage | None
     ) -> None:
-        """Prepare to move a player; biases and norms are not decayed.
+        """Prepare to move a player; biases and scales do not decay.
 
         Args:
-            player: whose parameters move.
+            player: its parameters move. Row by row move the tables of a layer with sparse
+                gradients.
             config: step size and weight decay.
-            tables: those parameters whose gradients are sparse, row by row.
             average: is told which rows are about to move.
         """
-        self.parts: tuple[Optimizer, ...] = (_adamw(player, config, without=tables),)
+        self._layer = player.layer
+        tables = self._layer.sparse_tables()
+        decays = [id(value) for value in decayed(player)]
+        groups: list[list[dict[str, Any]]] = [[], []]  # Any: torch's own
+        for decay, is_decayed in ((config.weight_decay, True), (0.0, False)):
+            values = [
+                value
+                for value in player.parameters()
+                if value.requires_grad and (id(value) in decays) == is_decayed
+            ]
+            for part, own in zip(groups, _divided(values, tables), strict=True):
+                part.append({"params": own, "weight_decay": decay})
+        self.parts: tuple[Optimizer, ...] = (
+            AdamW(groups[0], lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True),
+        )
+        self._rows: RowAdamW | None = None
         if tables:
-            self.parts = (*self.parts, RowAdamW(tables, config, average=average))
+            self._rows = RowAdamW(groups[1], rate=config.learning_rate, average=average)
+            self.parts = (*self.parts, self._rows)
+
+    @property
+    def by_rows(self) -> bool:
+        """Return whether tables move row by row."""
+        return self._rows is not None
+
+    def catch_up(self, items: Tensor | None) -> None:
+        """Bring the rows of items (n,), which a step is about to look at, up to date; None: all."""
+        if self._rows is not None:
+            for table, rows in self._layer.rows_of(items):
+                self._rows.catch_up(table, rows)
 
     def zero_grad(self) -> None:
         """Forget the gradients of the step before."""
@@ -64,89 +86,26 @@ class PlayerOptimiser:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # Any: torch's own
-        """Take over what `state_dict` returned."""
-        for part, its_state in zip(self.parts, state["parts"], strict=True):
-            part.load_state_dict(its_state)
+        """Take over what `state_dict` returned.
+
+        Raises:
+            RunError: it is that of other groups of parameters.
+        """
+        try:
+            for part, its_state in zip(self.parts, state["parts"], strict=True):
+                part.load_state_dict(its_state)
+        except ValueError as error:
+            raise RunError(
+                "the checkpoint's optimiser state groups the weights as another version did: "
+                f"{error}",
+                hint="train again with --overwrite",
+            ) from None
 
 
-class RowAdamW(Optimizer):
-    """AdamW in which moments, decay and weight of a row rest while no gradient names it.
-
-    So a step costs what its rows cost, however large the table.
-
-    Source: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2, line 12.
-    """
-
-    def __init__(
-        self,
-        tables: Sequence[nn.Parameter],
-        config: TrainConfig,
-        *,
-        average: RunningAverage | None,
-    ) -> None:
-        """Prepare to move tables by sparse gradients; (I, E) decay, (I,) do not."""
-        groups = [
-            {"params": [table], "weight_decay": config.weight_decay if table.ndim > 1 else 0.0}
-            for table in tables
-        ]
-        super().__init__(groups, {"lr": config.learning_rate})
-        self._average = average
-        for table in tables:
-            self.state[table] = {
-                "step": 0,
-                "exp_avg": torch.zeros_like(table, requires_grad=False),
-                "exp_avg_sq": torch.zeros_like(table, requires_grad=False),
-            }
-
-    @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override] # none is ever given
-        """Move the rows that have a gradient."""
-        for group in self.param_groups:
-            for table in group["params"]:
-                if table.grad is not None:
-                    gradient = table.grad.coalesce()
-                    places = gradient._indices()[0]
-                    rows = table.index_select(0, places)
-                    if self._average is not None:
-                        self._average.before_move(table, places, rows)
-                    self._move(table, places, rows, gradient._values(), group)
-
-    def _move(
-        self,
-        table: nn.Parameter,
-        places: Tensor,
-        rows: Tensor,
-        gradient: Tensor,
-        group: dict[str, Any],
-    ) -> None:
-        """Move the `rows` at `places` (n,) by their gradient (n, ...)."""
-        state = self.state[table]
-        state["step"] += 1
-        first, second = (state[name].index_select(0, places) for name in ("exp_avg", "exp_avg_sq"))
-        first.lerp_(gradient, 1 - _BETAS[0])
-        second.mul_(_BETAS[1]).addcmul_(gradient, gradient, value=1 - _BETAS[1])
-        state["exp_avg"].index_copy_(0, places, first)
-        state["exp_avg_sq"].index_copy_(0, places, second)
-        first_share, second_share = (1 - beta ** state["step"] for beta in _BETAS)
-        spread = second.sqrt_().div_(second_share**0.5).add_(_EPSILON)
-        rows.mul_(1 - group["lr"] * group["weight_decay"])
-        table.index_copy_(0, places, rows.addcdiv_(first, spread, value=-group["lr"] / first_share))
-
-
-def _adamw(player: nn.Module, config: TrainConfig, *, without: Sequence[nn.Parameter]) -> AdamW:
-    """Return AdamW over a player's parameters but some."""
-    rest = [
-        value
-        for value in player.parameters()
-        if value.requires_grad and not any(value is one for one in without)
-    ]
-    return AdamW(
-        [
-            {"params": [v for v in rest if v.ndim > 1], "weight_decay": config.weight_decay},
-            {"params": [v for v in rest if v.ndim <= 1], "weight_decay": 0.0},
-        ],
-        lr=config.learning_rate,
-        betas=_BETAS,
-        eps=_EPSILON,
-        fused=True,
-    )
+def _divided(
+    values: list[nn.Parameter], tables: list[nn.Parameter]
+) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+    """Return those that are no sparse tables, and those that are."""
+    inside = [any(value is table for table in tables) for value in values]
+    pairs = list(zip(values, inside, strict=True))
+    return [v for v, there in pairs if not there], [v for v, there in pairs if there]

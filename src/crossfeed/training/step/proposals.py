@@ -14,7 +14,6 @@ Dims: B clicks, b clicks of one domain, K candidates per click, N items of a poo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -23,48 +22,14 @@ from torch.profiler import record_function
 from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import NonFiniteLossError
+from crossfeed.model.candidates import Proposals
 from crossfeed.model.generator import Generator
-from crossfeed.model.items.layer import values_of
 from crossfeed.training.step.batches import Batch
-from crossfeed.training.step.domain_rows import RowsOfDomains
-from crossfeed.training.step.pools import static_weights
+from crossfeed.training.step.pool import pools_of
+from crossfeed.training.step.pool_groups import PoolGroup
+from crossfeed.training.step.pool_sampling import static_weights
 
-__all__ = ["Proposals", "StaticProposals", "propose"]
-
-
-@dataclass(frozen=True)
-class Proposals:
-    """The generator's view of a batch and the candidates drawn from the proposal."""
-
-    confidences: tuple[Tensor, ...]
-    """Log-confidence (..., b, N) of the rows of each of the batch's groups, of a sampled pool
-    log(g / pi); none where the generator rests, because only its own phase needs them."""
-    candidates: Tensor
-    """(B, K) position of each candidate in the pool of its row's domain."""
-    candidate_log_confidence: Tensor
-    """(B, K) log g of each candidate."""
-    click_log_confidence: Tensor
-    """(B,) log g of each click."""
-    candidate_log_proposal: Tensor
-    """(B, K) log q of each candidate; has no gradient."""
-    click_log_proposal: Tensor
-    """(B,) log q of each click; has no gradient."""
-    expanded: Tensor | None
-    """(B,) whether the generator expands the row's domain; None where it expands all."""
-
-    @property
-    def expands_any(self) -> bool:
-        """Return whether the generator expands a domain of the batch."""
-        return self.expanded is None or bool(self.expanded.any())
-
-    def detached(self) -> Proposals:
-        """Return the same without gradients, for the phase in which the generator rests."""
-        return replace(
-            self,
-            confidences=(),
-            candidate_log_confidence=self.candidate_log_confidence.detach(),
-            click_log_confidence=self.click_log_confidence.detach(),
-        )
+__all__ = ["StaticProposals", "propose"]
 
 
 class StaticProposals:
@@ -78,7 +43,7 @@ class StaticProposals:
         self._weights = self._weights.to(device)
         return self
 
-    def weights(self, group: RowsOfDomains) -> Tensor:
+    def weights(self, group: PoolGroup) -> Tensor:
         """Return (..., N) unnormalised weights of the pool's items."""
         return self._weights[group.items]
 
@@ -147,11 +112,11 @@ def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
 
     Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
     """
-    pools = generator.output_layer.pools([group.items for group in batch.groups])
+    pools = pools_of(generator.output_layer, batch)
     users = batch.by_domain(generator.users(batch.timelines, batch.times))
     return [
-        group.as_masses(values_of(rows, vectors, biases)).log_softmax(dim=-1)
-        for group, rows, (vectors, biases) in zip(batch.groups, users, pools, strict=True)
+        pool.masses(pool.values(rows)).log_softmax(dim=-1)
+        for pool, rows in zip(pools, users, strict=True)
     ]
 
 
@@ -179,7 +144,7 @@ def _require_finite(batch: Batch, confidences: Sequence[Tensor]) -> None:
 
 
 def _draw(
-    group: RowsOfDomains,
+    group: PoolGroup,
     confidence: Tensor | None,
     weights: Tensor,
     *,
@@ -214,7 +179,7 @@ def _draw(
     )
 
 
-def _static(group: RowsOfDomains, weights: Tensor) -> Tensor:
+def _static(group: PoolGroup, weights: Tensor) -> Tensor:
     """Return (..., b, N) the static part of the proposal, normalised over each row's pool."""
     own = group.of_pool(weights, group.clicks).double()
     if group.sample is not None:
@@ -232,7 +197,7 @@ def _static(group: RowsOfDomains, weights: Tensor) -> Tensor:
     return static
 
 
-def _of_other_rows(group: RowsOfDomains, static: Tensor) -> Tensor:
+def _of_other_rows(group: PoolGroup, static: Tensor) -> Tensor:
     """Return (..., b, N) how the clicks of each row's other rows are spread over its pool.
 
     They are not divided by pi: they are draws by the shares of clicks, in a sample too. A row to

@@ -1,4 +1,4 @@
-"""One step of each player: the one target loss, minimised for the player that moves.
+"""One step: both players look at a batch, then each moves by the one target loss.
 
 Dims: B clicks, K candidates per click.
 """
@@ -6,242 +6,262 @@ Dims: B clicks, K candidates per click.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from crossfeed.config import Config, TrainConfig
 from crossfeed.errors import NonFiniteLossError
-from crossfeed.model.items.layer import values_of
-from crossfeed.model.losses import (
-    GAPS,
-    anchor_loss,
-    binary_loss,
-    full_softmax_loss,
-    gap_loss,
-    generator_loss,
-    softmax_loss,
-)
+from crossfeed.model.candidates import Proposals, Scores
+from crossfeed.model.discriminator import Discriminator
+from crossfeed.model.gaps import GAPS
+from crossfeed.model.losses import TargetLoss, target_loss
 from crossfeed.model.players import Players
 from crossfeed.training.parallel.distributed import ALONE, Workers
 from crossfeed.training.step.batches import Batch
 from crossfeed.training.step.optimiser import PlayerOptimiser
-from crossfeed.training.step.proposals import Proposals
+from crossfeed.training.step.pool import Pool, pools_of
+from crossfeed.training.step.proposals import StaticProposals, propose
 
 __all__ = [
-    "Move",
-    "Scores",
-    "TargetLoss",
+    "MOST_GRADIENT",
+    "StepResult",
     "discriminator_step",
+    "expanded_weight",
+    "gaps_of",
     "generator_step",
-    "has_gap",
     "score",
-    "target_loss",
+    "train_step",
 ]
+
 
 MOST_GRADIENT = 5.0
 """Largest norm of a player's gradient in one step."""
 
 
 @dataclass(frozen=True)
-class Scores:
-    """The discriminator's scores of a batch (claim 6)."""
+class StepResult:
+    """What one step found; nothing in it has a gradient."""
 
-    candidates: Tensor
-    """(B, K) first score."""
-    clicks: Tensor
-    """(B,) second score."""
-    pool: Tensor | None
-    """(B,) log of the summed exp(score) over the row's whole pool, if the objective asks for it."""
-
-    def detached(self) -> Scores:
-        """Return the same without gradients."""
-        pool = None if self.pool is None else self.pool.detach()
-        return Scores(self.candidates.detach(), self.clicks.detach(), pool)
-
-
-@dataclass(frozen=True)
-class TargetLoss:
-    """The terms of the target loss, weights included; their sum is what both players minimise."""
-
-    generator: Tensor
-    """L1: expected log-confidence minus score."""
-    anchor: Tensor
-    """The generator's likelihood of real clicks, a part of L1."""
-    discriminator: Tensor
-    """L2: clicks against candidates."""
-    gap: Tensor
-    """L3: decreasing in the gap between clicks and candidates."""
-
-    @property
-    def total(self) -> Tensor:
-        """Return L1 + L2 + L3."""
-        return self.generator + self.anchor + self.discriminator + self.gap
-
-
-@dataclass(frozen=True)
-class Move:
-    """What one step of a player saw and did."""
-
-    losses: TargetLoss
+    proposals: Proposals
     scores: Scores
-    gradient_norm: Tensor
-    """Of the player that moved, before it was clipped."""
+    gaps: Tensor | None
+    """(n,) distance between clicks and candidates of each expanded domain, if it is measured."""
+    losses: Mapping[str, Tensor]
+    """Term of the target loss -> its value, of the players that moved."""
+    gradient_norms: Mapping[str, Tensor]
+    """Player that moved -> norm of its gradient before it was clipped."""
 
 
-def score(players: Players, batch: Batch, proposals: Proposals, config: TrainConfig) -> Scores:
+def train_step(
+    players: Players,
+    optimisers: Mapping[str, PlayerOptimiser],
+    batch: Batch,
+    *,
+    config: Config,
+    static: StaticProposals,
+    expanded: Sequence[bool],
+    warming_up: bool = False,
+    workers: Workers = ALONE,
+) -> StepResult:
+    """Move the generator, then the discriminator.
+
+    One look of each player at the batch serves both: the candidates are drawn before the generator
+    moves, and the scores are those of a discriminator that has not moved yet.
+
+    Args:
+        players: both; the generator rests in a training without one.
+        optimisers: by player.
+        batch: B clicks.
+        config: all settings.
+        static: the part of the proposal that does not learn.
+        expanded: by domain, whether the generator expands it.
+        warming_up: whether the generator learns by likelihood alone, from static proposals.
+        workers: the processes of the training.
+
+    Raises:
+        NonFiniteLossError: a loss or a gradient is infinite or not a number; nothing has moved, or
+            the generator alone.
+    """
+    generator = players.generator if config.has_generator else None
+    if warming_up:
+        config = _warmup(config)
+    if any(optimiser.by_rows for optimiser in optimisers.values()):
+        with record_function("rows caught up"):
+            items = workers.union(batch.looked_up())
+            for optimiser in optimisers.values():
+                optimiser.catch_up(items)
+    with record_function("generator forward"), _autocast(batch, config.train):
+        proposals = propose(
+            generator,
+            batch,
+            static=static,
+            config=config.train,
+            expanded=expanded,
+            share=config.train.proposal_share,
+        )
+    with record_function("discriminator forward"), _autocast(batch, config.train):
+        pools = pools_of(players.discriminator.scoring_layer, batch)
+        scores = score(players.discriminator, batch, pools, proposals, config.train)
+    with record_function("target loss"):
+        gaps = gaps_of(batch, pools, proposals, config.train)
+        weight = expanded_weight(batch.rows, proposals, workers)
+        losses = target_loss(proposals, scores, gaps, config, expanded_weight=weight)
+        _require_finite(losses, batch, proposals, scores)
+    norms = {}
+    if generator is not None:
+        with record_function("generator backward, step"):
+            norms["generator"] = generator_step(
+                players, optimisers["generator"], batch, losses, workers=workers
+            )
+    with record_function("discriminator backward, step"):
+        norms["discriminator"] = discriminator_step(
+            players, optimisers["discriminator"], batch, losses, workers=workers
+        )
+    return StepResult(
+        proposals=proposals.detached(),
+        scores=scores.detached(),
+        gaps=None if gaps is None else gaps.detach(),
+        losses=_detached(losses, alone=generator is None),
+        gradient_norms=norms,
+    )
+
+
+def score(
+    discriminator: Discriminator,
+    batch: Batch,
+    pools: Sequence[Pool],
+    proposals: Proposals,
+    config: TrainConfig,
+) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
-    discriminator = players.discriminator
-    pools = discriminator.scoring_layer.pools([group.items for group in batch.groups])
     users = batch.by_domain(discriminator.users(batch.timelines, batch.times))
     candidates = batch.by_domain(proposals.candidates)
-    both, pool = [], []
-    for group, rows, drawn, (vectors, biases) in zip(
-        batch.groups, users, candidates, pools, strict=True
-    ):
-        scores = values_of(rows, vectors, biases)  # (..., b, N)
-        places = torch.cat([drawn, group.clicks.unsqueeze(-1)], -1)
-        both.append(scores.gather(-1, places).float())
+    both, whole = [], []
+    for pool, rows, drawn in zip(pools, users, candidates, strict=True):
+        places = torch.cat([drawn, pool.group.clicks.unsqueeze(-1)], -1)
         if config.objective == "full-softmax":
-            pool.append(group.as_masses(scores).logsumexp(dim=-1))
+            values = pool.values(rows)  # (..., b, N)
+            whole.append(pool.masses(values).logsumexp(dim=-1))
+            both.append(values.gather(-1, places).float())
+        else:
+            both.append(pool.values_at(rows, places).float())
     first_and_second = batch.together(both)  # (B, K + 1)
     return Scores(
-        first_and_second[:, :-1], first_and_second[:, -1], batch.together(pool) if pool else None
+        candidates=first_and_second[:, :-1],
+        clicks=first_and_second[:, -1],
+        pool=batch.together(whole) if whole else None,
     )
 
 
-def target_loss(
-    players: Players, batch: Batch, proposals: Proposals, scores: Scores, config: Config
-) -> TargetLoss:
-    """Return L1 + L2 + L3 of a batch; detach what belongs to the player that rests."""
-    train = config.train
-    zero = scores.clicks.new_zeros(())
-    log_confidence = proposals.candidate_log_confidence
-    generator = gap = zero
-    expanded = proposals.expanded
-    if train.reward_weight and proposals.expands_any:
-        rows = slice(None) if expanded is None else expanded
-        generator = train.reward_weight * generator_loss(
-            log_confidence[rows],
-            scores.candidates[rows],
-            candidate_log_proposal=proposals.candidate_log_proposal[rows],
-        )
-    if has_gap(proposals, train):
-        gap = train.gap_weight * _gap(players, batch, proposals, config)
-    return TargetLoss(
-        generator=generator,
-        anchor=anchor_loss(proposals.click_log_confidence),
-        discriminator=_discriminator_loss(proposals, scores, config),
-        gap=gap,
-    )
+def gaps_of(
+    batch: Batch, pools: Sequence[Pool], proposals: Proposals, config: TrainConfig
+) -> Tensor | None:
+    """Return (n,) the distance between clicks and candidates of each expanded domain.
 
-
-def has_gap(proposals: Proposals, config: TrainConfig) -> bool:
-    """Return whether L3 is a term of the batch's target loss."""
+    None if L3 is no term of the batch's target loss.
+    """
     wanted = config.gap != "none" and config.gap_weight > 0
-    return wanted and bool(proposals.confidences) and proposals.expands_any
+    if not (wanted and proposals.confidences and proposals.expands_any):
+        return None
+    distance = GAPS[config.gap]
+    distances = [
+        distance(
+            pool.group.clicks,
+            confidence.exp(),
+            pool.vectors,
+            pool.group.padding,
+            None if pool.group.sample is None else pool.group.sample.log_inclusion,
+        ).flatten()
+        for pool, confidence in zip(pools, proposals.confidences, strict=True)
+    ]
+    gaps = torch.cat(distances)
+    if proposals.expanded is None:
+        return gaps
+    of_rows = batch.by_domain(proposals.expanded)
+    return gaps[torch.cat([rows[..., 0].flatten() for rows in of_rows])]
 
 
 def generator_step(
     players: Players,
     optimiser: PlayerOptimiser,
     batch: Batch,
-    proposals: Proposals,
-    scores: Scores,
-    config: Config,
+    losses: TargetLoss,
     *,
     workers: Workers = ALONE,
-) -> Move:
-    """Move the generator by the scores of the discriminator, which stays as it is."""
-    resting = scores.detached()
-    losses = target_loss(players, batch, proposals, resting, config)
-    _require_finite(losses, batch, proposals, resting)
-    norm = _move(players.generator, optimiser, losses, batch, config, workers, name="generator")
-    return Move(losses, resting, norm)
+) -> Tensor:
+    """Move the generator by the terms that have its gradient, and return the gradient's norm."""
+    loss = losses.generator + losses.anchor + losses.gap
+    return _move(players.generator, optimiser, batch, loss, workers, name="generator")
 
 
 def discriminator_step(
     players: Players,
     optimiser: PlayerOptimiser,
     batch: Batch,
-    proposals: Proposals,
-    scores: Scores,
-    config: Config,
+    losses: TargetLoss,
     *,
     workers: Workers = ALONE,
-) -> Move:
-    """Move the discriminator; the generator and its proposals stay as they are.
+) -> Tensor:
+    """Move the discriminator by the term that has its gradient, and return the gradient's norm."""
+    loss, player = losses.discriminator, players.discriminator
+    return _move(player, optimiser, batch, loss, workers, name="discriminator")
 
-    The scores may be those by which the generator moved before: they were made by the
-    discriminator as it stands, and the candidates were drawn with the proposals' probabilities.
+
+def _warmup(config: Config) -> Config:
+    """Return the settings of warm-up: static proposals, and likelihood alone for the generator."""
+    train = config.train.model_copy(
+        update={"proposal_share": 0.0, "reward_weight": 0.0, "gap_weight": 0.0}
+    )
+    return config.model_copy(update={"train": train})
+
+
+def _autocast(batch: Batch, config: TrainConfig) -> AbstractContextManager[object]:
+    """Return the context in which `train.precision` holds: the players' forward passes."""
+    if config.precision == "float32":
+        return nullcontext()
+    return torch.autocast(batch.times.device.type, torch.bfloat16)
+
+
+def expanded_weight(rows: int, proposals: Proposals, workers: Workers) -> float:
+    """Return the factor by which a mean over this process's expanded rows becomes that over all.
+
+    Gradients are averaged by all rows of each process, whether they are expanded or not.
     """
-    resting = proposals.detached()
-    losses = target_loss(players, batch, resting, scores, config)
-    _require_finite(losses, batch, resting, scores)
-    norm = _move(
-        players.discriminator, optimiser, losses, batch, config, workers, name="discriminator"
-    )
-    return Move(losses, scores.detached(), norm)
+    if workers.count == 1 or proposals.expanded is None:
+        return 1.0
+    expanded = int(proposals.expanded.sum())
+    all_expanded, all_rows = workers.totals(expanded, rows)
+    return expanded / max(all_expanded, 1) * all_rows / rows
 
 
-def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) -> Tensor:
-    if scores.pool is not None:
-        return full_softmax_loss(scores.clicks, scores.pool)
-    loss = softmax_loss if config.train.objective == "softmax" else binary_loss
-    first, second = scores.candidates, scores.clicks
-    if config.model.fuse == "residual":  # the discriminator learns what the generator misses
-        first = first + proposals.candidate_log_confidence.detach()
-        second = second + proposals.click_log_confidence.detach()
-    return loss(
-        second,
-        first,
-        click_log_proposal=proposals.click_log_proposal,
-        candidate_log_proposal=proposals.candidate_log_proposal,
-        correction=config.train.correction,
-    )
-
-
-def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -> Tensor:
-    """Return the mean of exp(-gap) over those of the batch's domains that are expanded."""
-    distance = GAPS[config.train.gap]
-    with torch.no_grad():  # they are the discriminator's, which rests
-        pools = players.discriminator.scoring_layer.pools([group.items for group in batch.groups])
-    distances = [
-        distance(
-            group.clicks,
-            confidence.exp(),
-            vectors,
-            group.padding,
-            None if group.sample is None else group.sample.log_inclusion,
-        ).flatten()
-        for group, confidence, (vectors, _) in zip(
-            batch.groups, proposals.confidences, pools, strict=True
-        )
-    ]
-    losses = gap_loss(torch.cat(distances))
-    if proposals.expanded is not None:
-        of_rows = batch.by_domain(proposals.expanded)
-        losses = losses[torch.cat([rows[..., 0].flatten() for rows in of_rows])]
-    return losses.mean()
+def _detached(losses: TargetLoss, *, alone: bool) -> dict[str, Tensor]:
+    """Return the terms by name; without a generator the discriminator's alone."""
+    names = [term.name for term in fields(losses)]
+    return {
+        name: getattr(losses, name).detach() for name in (["discriminator"] if alone else names)
+    }
 
 
 def _move(
     player: nn.Module,
     optimiser: PlayerOptimiser,
-    losses: TargetLoss,
     batch: Batch,
-    config: Config,
+    loss: Tensor,
     workers: Workers,
     *,
     name: str,
 ) -> Tensor:
     """Move a player, and return the norm of its gradient."""
     optimiser.zero_grad()
-    losses.total.backward()  # type: ignore[no-untyped-call]
+    loss.backward()  # type: ignore[no-untyped-call]
     workers.average_gradients(player, rows=batch.rows)
     norm = _clip(player, MOST_GRADIENT)
-    if not bool(norm.isfinite()):  # as it may be where the loss is finite
+    if not bool(norm.isfinite()):  # as it may be if the loss is finite
         raise NonFiniteLossError(
             what=f"gradient of the {name}",
             value=float(norm),

@@ -49,7 +49,7 @@ def find_alarms(
 
     Args:
         health: the epoch's figures of both players.
-        metric: by what epochs are chosen, such as micro ndcg@10.
+        metric: the figure that chooses epochs, such as micro ndcg@10.
         value: that figure on the validation part.
         best: the best such figure before this epoch.
         floor: the same figure of popularity.

@@ -11,15 +11,17 @@ from dataclasses import asdict, dataclass
 import torch
 from torch import Tensor
 
-from crossfeed.config import TrainConfig
+from crossfeed.model.candidates import Proposals
+from crossfeed.model.losses import gap_loss
 from crossfeed.training.step.batches import Batch
-from crossfeed.training.step.device_copies import Later
-from crossfeed.training.step.domain_rows import RowsOfDomains
-from crossfeed.training.step.proposals import Proposals
-from crossfeed.training.step.steps import Move, has_gap
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.pool_groups import PoolGroup
+from crossfeed.training.step.steps import StepResult
 
-__all__ = ["Health", "HealthSums"]
+__all__ = ["Health", "add_health"]
 
+_ENTROPY, _GRADIENT = "entropy ", "gradient "
+"""What names of means begin with that there are one of by domain, or by player."""
 _SMALLEST = 1e-300
 """Smallest gap loss that counts; below it, the logarithm is undefined."""
 _ROWS = 64
@@ -47,77 +49,45 @@ class Health:
     gradient_norms: Mapping[str, float]
     """Player -> mean norm of its gradient before it is clipped."""
 
+    @classmethod
+    def of(cls, means: Means) -> Health:
+        """Return what the steps of an epoch say, by what `add_health` added."""
+        found = means.means()
+        mean, square = found.get("reward mean"), found.get("reward square")
+        return cls(
+            separation=found.get("separation"),
+            distinct_share=found.get("distinct share"),
+            entropy=means.means(_ENTROPY),
+            reward_mean=mean,
+            reward_variance=None if mean is None or square is None else square - mean**2,
+            gap=found.get("gap"),
+            gradient_norms=means.means(_GRADIENT),
+        )
+
     def to_json(self) -> dict[str, object]:
         """Return a line of health.jsonl, without the number of the epoch."""
         return asdict(self)
 
 
-class HealthSums:
-    """Sums over the steps of an epoch, in dictionaries that a checkpoint can hold."""
-
-    def __init__(self, sums: dict[str, float], counts: dict[str, int]) -> None:
-        self.sums, self.counts = sums, counts
-        self._later = Later(self._take)
-
-    def add_discriminator(self, batch: Batch, proposals: Proposals, move: Move) -> None:
-        """Count a step of the discriminator."""
-        first, second = move.scores.candidates, move.scores.clicks.unsqueeze(1)
-        above = (second > first).float() + 0.5 * (second == first).float()  # (B, K)
-        self._add("separation", above.mean())
-        self._add("distinct share", _distinct_share(batch, proposals))
-        self._add("gradient discriminator", move.gradient_norm)
-
-    def add_generator(
-        self, batch: Batch, proposals: Proposals, move: Move, *, config: TrainConfig
-    ) -> None:
-        """Count a step of the generator."""
-        for group, confidence in zip(batch.groups, proposals.confidences, strict=True):
-            names = [f"entropy {name}" for name in group.names]
-            self._later.add_all(names, _entropy(group, confidence.detach()))
-        rewards = move.scores.candidates - proposals.candidate_log_confidence.detach()  # (B, K)
-        self._add("reward mean", rewards.mean())
-        self._add("reward square", rewards.square().mean())
-        self._add("gradient generator", move.gradient_norm)
-        if has_gap(proposals, config):
-            share = move.losses.gap.detach().double() / config.gap_weight  # exp(-gap)
-            self._add("gap", -share.clamp_min(_SMALLEST).log())
-
-    def settle(self) -> None:
-        """Bring `sums` and `counts` up to date: counting leaves the figures on the device."""
-        self._later.settle()
-
-    def mean(self) -> Health:
-        """Return the means over what was counted."""
-        self.settle()
-        means = {name: total / self.counts[name] for name, total in self.sums.items()}
-        mean, square = means.get("reward mean"), means.get("reward square")
-        return Health(
-            separation=means.get("separation"),
-            distinct_share=means.get("distinct share"),
-            entropy=_under("entropy ", means),
-            reward_mean=mean,
-            reward_variance=None if mean is None or square is None else square - mean**2,
-            gap=means.get("gap"),
-            gradient_norms=_under("gradient ", means),
-        )
-
-    def clear(self) -> None:
-        """Begin a new epoch."""
-        self.sums.clear()
-        self.counts.clear()
-
-    def _add(self, name: str, value: Tensor) -> None:
-        self._later.add(name, value)
-
-    def _take(self, name: str, value: float) -> None:
-        self.sums[name] = self.sums.get(name, 0.0) + value
-        self.counts[name] = self.counts.get(name, 0) + 1
-
-
-def _under(prefix: str, means: Mapping[str, float]) -> dict[str, float]:
-    return {
-        name.removeprefix(prefix): mean for name, mean in means.items() if name.startswith(prefix)
-    }
+def add_health(means: Means, batch: Batch, result: StepResult) -> None:
+    """Add what a step says of both players to the means of its epoch."""
+    proposals, scores = result.proposals, result.scores
+    first, second = scores.candidates, scores.clicks.unsqueeze(1)
+    above = (second > first).float() + 0.5 * (second == first).float()  # (B, K)
+    means.add("separation", above.mean())
+    means.add("distinct share", _distinct_share(batch, proposals))
+    for player, norm in result.gradient_norms.items():
+        means.add(f"{_GRADIENT}{player}", norm)
+    if "generator" not in result.gradient_norms:
+        return
+    for group, confidence in zip(batch.groups, proposals.confidences, strict=True):
+        means.add_all([f"{_ENTROPY}{name}" for name in group.names], _entropy(group, confidence))
+    rewards = scores.candidates - proposals.candidate_log_confidence  # (B, K)
+    means.add("reward mean", rewards.mean())
+    means.add("reward square", rewards.square().mean())
+    if result.gaps is not None:
+        share = gap_loss(result.gaps.double()).mean()
+        means.add("gap", -share.clamp_min(_SMALLEST).log())
 
 
 def _distinct_share(batch: Batch, proposals: Proposals) -> Tensor:
@@ -127,22 +97,28 @@ def _distinct_share(batch: Batch, proposals: Proposals) -> Tensor:
     return torch.cat(shares).mean()
 
 
-def _distinct(group: RowsOfDomains, candidates: Tensor) -> Tensor:
+def _distinct(group: PoolGroup, candidates: Tensor) -> Tensor:
     """Return (n,) the share of each domain's candidates (..., b, K)."""
     drawn = candidates.new_zeros(*candidates.shape[:-2], group.size)
     drawn = drawn.scatter_(-1, candidates.flatten(-2), 1).sum(-1)
     return (drawn.double() / group.most_distinct(candidates.shape[-1])).reshape(-1)
 
 
-def _entropy(group: RowsOfDomains, log_confidence: Tensor) -> Tensor:
+def _entropy(group: PoolGroup, log_masses: Tensor) -> Tensor:
     """Return (n,) each domain's mean over some rows (..., b, N) of entropy by its maximum.
 
-    Rows of one item count as 1.
+    Of a sampled pool the masses are g / pi, by which sums over the sample are those over the pool;
+    the logarithm is that of g, and the maximum is that of all items. Rows of one item count as 1.
     """
-    log_confidence = log_confidence[..., :_ROWS, :]
-    inside = log_confidence > -torch.inf
-    terms = torch.where(inside, log_confidence.exp() * log_confidence, 0.0)
-    sizes = inside.sum(dim=-1)
+    log_masses = log_masses[..., :_ROWS, :]
+    log_confidence = log_masses
+    if group.sample is not None:
+        log_confidence = log_masses + group.sample.log_inclusion.unsqueeze(-2)
+        own = group.clicks[..., :_ROWS].unsqueeze(-1)
+        log_confidence = log_confidence.scatter(-1, own, log_masses.gather(-1, own))
+    inside = log_masses > -torch.inf
+    terms = torch.where(inside, log_masses.exp() * log_confidence, 0.0)
+    sizes = inside.sum(dim=-1) + group.left_out.to(log_masses.device).unsqueeze(-1)
     most = sizes.clamp_min(2).float().log()
     shares = torch.where(sizes > 1, -terms.sum(dim=-1) / most, 1.0)  # (..., b)
     if group.padding is None:

@@ -14,11 +14,13 @@ from torch.nn import functional
 from crossfeed.config import ModelConfig
 from crossfeed.model.users.dropout import Dropout
 
-__all__ = ["DomainLinear", "Experts", "by_domain", "feed_forward", "mix"]
+__all__ = ["DomainLinear", "DomainOffsets", "Experts", "by_domain", "feed_forward", "mix"]
 
 
 class DomainLinear(nn.Module):
     """One linear layer per domain; a row uses that of its target domain."""
+
+    undecayed = ("bias",)
 
     def __init__(self, domains: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -29,6 +31,12 @@ class DomainLinear(nn.Module):
     def forward(self, rows: Tensor, domains: Tensor) -> Tensor:
         """Return (B, outputs) from `rows` (B, inputs) and the target domain (B,) of each."""
         return by_domain(rows, domains, self.weight, self.bias)
+
+
+class DomainOffsets(nn.Embedding):
+    """One vector per domain that shifts or scales the rows of its domain."""
+
+    undecayed = ("weight",)
 
 
 class Experts(nn.Module):

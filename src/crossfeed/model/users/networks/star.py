@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from crossfeed.config import ModelConfig
 from crossfeed.model.users.dropout import Dropout
 from crossfeed.model.users.encoder import TimelineEncoder
-from crossfeed.model.users.networks.layers import by_domain
+from crossfeed.model.users.networks.layers import DomainOffsets, by_domain
 from crossfeed.model.users.timelines import Timelines
 
 __all__ = ["STARNetwork"]
@@ -27,8 +27,8 @@ class STARNetwork(nn.Module):
         super().__init__()
         self.encoder = TimelineEncoder(domains=domains, config=config)
         self.norm = nn.LayerNorm(config.width)
-        self.scale = nn.Embedding(domains, config.width)
-        self.shift = nn.Embedding(domains, config.width)
+        self.scale = DomainOffsets(domains, config.width)
+        self.shift = DomainOffsets(domains, config.width)
         self.hidden = _StarLayer(domains, config.width)
         self.dropout = Dropout(config.dropout)
         self.output = _StarLayer(domains, config.width)
@@ -48,6 +48,8 @@ class STARNetwork(nn.Module):
 
 class _StarLayer(nn.Module):
     """W = W_shared * W_domain, b = b_shared + b_domain."""
+
+    undecayed = ("own", "shared_bias", "own_bias")
 
     def __init__(self, domains: int, width: int) -> None:
         super().__init__()

@@ -18,12 +18,14 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.model.candidates import Proposals
 from crossfeed.model.players import Players
 from crossfeed.training.loop.trainer import train
-from crossfeed.training.step import pools
+from crossfeed.training.step import pool, pool_sampling
 from crossfeed.training.step.batches import Batch, batches
-from crossfeed.training.step.pools import PoolSampler, alias_table
-from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
+from crossfeed.training.step.pool import pools_of
+from crossfeed.training.step.pool_sampling import PoolSampler, alias_table
+from crossfeed.training.step.proposals import StaticProposals, propose
 from crossfeed.training.step.steps import score
 
 CLICKS = {"small": [3, 1], "large": [50, 20, 9, 4, 3, 2, 1, 1, 1, 1]}
@@ -51,7 +53,7 @@ def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
 def test_a_pool_is_large_by_the_items_that_training_knows(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pools, "_LEAST_DRAWS", 2)
+    monkeypatch.setattr(pool_sampling, "_LEAST_DRAWS", 2)
     catalogue = replace(dataset.catalogue, known=np.array([2, 8]))
     sampler = PoolSampler(replace(dataset, catalogue=catalogue), tiny_config(pool_items=8).train)
     assert sampler.draw(1, np.array([2]), np.random.default_rng(0)) is None
@@ -163,7 +165,8 @@ def test_candidates_of_a_sample_are_items_of_the_domain_and_scored_as_such(
     last_out: Dataset,
 ) -> None:
     batch, players, proposals = looks(last_out, tiny_config(pool_items=6, batch_size=12))
-    scores = score(players, batch, proposals, tiny_config().train)
+    pools = pools_of(players.discriminator.scoring_layer, batch)
+    scores = score(players.discriminator, batch, pools, proposals, tiny_config().train)
     users = players.discriminator.users(batch.timelines)
     for group in batch.groups:
         assert group.sample is not None and group.size < 20
@@ -195,3 +198,21 @@ def test_the_same_seed_gives_the_same_samples(last_out: Dataset) -> None:
     for one, other in zip(once.groups, again.groups, strict=True):
         assert one.sample is not None and other.sample is not None
         assert torch.equal(one.sample.items, other.sample.items)
+
+
+def test_few_candidates_of_a_large_pool_are_scored_alone(
+    last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same scores and gradients as of a product over the whole pool."""
+    found = []
+    for worth in (10**6, 0):
+        monkeypatch.setattr(pool, "_WORTH_LOOKING_UP", worth)
+        batch, players, proposals = looks(last_out, tiny_config(candidates=2))
+        layer = players.discriminator.layer
+        pools = pools_of(layer, batch)
+        scores = score(players.discriminator, batch, pools, proposals, tiny_config().train)
+        (scores.candidates.square().sum() + scores.clicks.exp().sum()).backward()
+        weights = (layer.vectors.weight, layer.biases, *players.discriminator.network.parameters())
+        found.append((scores.candidates, scores.clicks, *(one.grad for one in weights)))
+    for whole, few in zip(*found, strict=True):
+        torch.testing.assert_close(few, whole)

@@ -31,6 +31,8 @@ __all__ = ["PoolSample", "PoolSampler", "alias_table", "static_weights"]
 
 _LEAST_DRAWS = 256
 """Draws of a domain with few clicks in a step: fewer say too little of its pool."""
+_MOST_POOLS = 16
+"""Pools of `train.pool_items` items that a step looks at as a whole."""
 
 
 @dataclass(frozen=True)
@@ -46,16 +48,17 @@ class PoolSample:
 class PoolSampler:
     """Draws the samples of large domains.
 
-    Large is more than `train.pool_items` items. In a catalogue whose tables move row by row
-    (`train.dense_items`), where each item that is looked at costs, it is more than the draws.
+    Large is more than `train.pool_items` items. If the pools of all domains together have more than
+    16 times as many, large is more than the draws: each item that a step looks at costs time.
     """
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
         self._config = config
         self._offsets = dataset.catalogue.offsets
-        by_rows = dataset.catalogue.items > config.dense_items
+        known = dataset.catalogue.known
         self._least = min(_LEAST_DRAWS, config.pool_items)
-        large = dataset.catalogue.known > (self._least if by_rows else config.pool_items)
+        many = known.sum() > _MOST_POOLS * config.pool_items
+        large = known > (self._least if many else config.pool_items)
         self._tables = {
             domain: _Table(dataset.item_clicks[dataset.catalogue.pool(domain)], config)
             for domain in np.flatnonzero(large).tolist()

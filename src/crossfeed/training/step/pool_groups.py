@@ -22,11 +22,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from crossfeed.model.losses import Padding
+from crossfeed.model.gaps import Padding
 from crossfeed.scorer import Ints
-from crossfeed.training.step.pools import PoolSample
+from crossfeed.training.step.pool_sampling import PoolSample
 
-__all__ = ["DomainRows", "DomainStack", "RowsOfDomains", "stack"]
+__all__ = ["DomainRows", "DomainStack", "PoolGroup", "stack"]
 
 _MOST_PADDING = 2
 """Pairs (row, item) of a stack, by those of its domains one by one."""
@@ -35,7 +35,7 @@ _FREE = 1 << 20
 
 
 @dataclass(frozen=True)
-class RowsOfDomains(ABC):
+class PoolGroup(ABC):
     """Rows of a batch, of one domain or several."""
 
     domains: tuple[int, ...]
@@ -63,6 +63,11 @@ class RowsOfDomains(ABC):
     def padding(self) -> Padding | None:
         """Return what is no padding, where there is some."""
         return None
+
+    @property
+    @abstractmethod
+    def left_out(self) -> Tensor:
+        """Return (...) how many items of each pool the step does not look at."""
 
     @abstractmethod
     def most_distinct(self, candidates: int) -> Tensor:
@@ -125,7 +130,7 @@ class RowsOfDomains(ABC):
 
 
 @dataclass(frozen=True)
-class DomainRows(RowsOfDomains):
+class DomainRows(PoolGroup):
     """The rows whose target is one domain; they are neighbours."""
 
     rows: slice
@@ -144,17 +149,24 @@ class DomainRows(RowsOfDomains):
             return int(self.pool.stop - self.pool.start)
         return len(self.sample.items)
 
+    @property
+    def left_out(self) -> Tensor:
+        """Return how many items of the pool the step does not look at."""
+        return torch.tensor(self.pool.stop - self.pool.start - self.size)
+
     def most_distinct(self, candidates: int) -> Tensor:
         """Return how many different items K candidates per row can be at most."""
         return torch.tensor(min(candidates * len(self.clicks), self.size))
 
 
 @dataclass(frozen=True)
-class DomainStack(RowsOfDomains):
+class DomainStack(PoolGroup):
     """The rows of several domains, looked at together."""
 
     sample: PoolSample
     """(n, N) items; padding repeats an item and has log pi = +inf."""
+    rest: Tensor
+    """(n,) `left_out`"""
     row_shares: Tensor
     """(n, b) what a row counts in a mean over its domain's: the same for all, 0 for padding."""
 
@@ -168,6 +180,11 @@ class DomainStack(RowsOfDomains):
         """Return N."""
         return self.sample.items.shape[-1]
 
+    @property
+    def left_out(self) -> Tensor:
+        """Return (n,) how many items of each pool the step does not look at."""
+        return self.rest
+
     @cached_property
     def padding(self) -> Padding:
         """Return what is no padding."""
@@ -178,6 +195,11 @@ class DomainStack(RowsOfDomains):
         rows = (self.row_shares > 0).sum(-1)
         return torch.minimum(candidates * rows, self.padding.items.sum(-1))
 
+    def positions(self) -> Iterator[Tensor]:
+        """Yield all tensors of whole numbers."""
+        yield from super().positions()
+        yield self.rest
+
     def shares(self) -> Iterator[Tensor]:
         """Yield all tensors that are not of whole numbers."""
         yield from super().shares()
@@ -186,7 +208,7 @@ class DomainStack(RowsOfDomains):
     def with_tensors(self, positions: Iterator[Tensor], shares: Iterator[Tensor]) -> Self:
         """Return the same with other tensors, in the order in which they are yielded."""
         moved = super().with_tensors(positions, shares)
-        return replace(moved, row_shares=next(shares))
+        return replace(moved, rest=next(positions), row_shares=next(shares))
 
 
 def stack(
@@ -257,6 +279,7 @@ def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
     seen = [domain_of.repeat_interleave(torch.tensor([len(group.seen[0]) for group in run]))]
     seen += [torch.cat(each) for each in zip(*(group.seen for group in run), strict=True)]
     stacked = DomainStack(
+        rest=torch.stack([group.left_out for group in run]),
         domains=tuple(domain for group in run for domain in group.domains),
         names=tuple(name for group in run for name in group.names),
         clicks=torch.from_numpy(clicks),

@@ -11,13 +11,17 @@ from torch import Tensor
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.model.candidates import Proposals
+from crossfeed.model.losses import target_loss
 from crossfeed.model.players import Players
-from crossfeed.training.step import domain_rows
+from crossfeed.training.step import pool_groups
 from crossfeed.training.step.batches import Batch, batches
-from crossfeed.training.step.domain_rows import DomainRows, stack
-from crossfeed.training.step.proposals import Proposals, StaticProposals, propose
-from crossfeed.training.step.steps import Move, score, target_loss
-from crossfeed.training.watch.health import Health, HealthSums
+from crossfeed.training.step.means import Means
+from crossfeed.training.step.pool import pools_of
+from crossfeed.training.step.pool_groups import DomainRows, stack
+from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.steps import StepResult, gaps_of, score
+from crossfeed.training.watch.health import Health, add_health
 
 CONFIGS = {
     "default": tiny_config(gap_weight=0.1, reward_weight=0.5),
@@ -42,7 +46,7 @@ def look(
     torch.manual_seed(0)
     players = Players(dataset.catalogue, config.model).eval()
     if dataset.catalogue.items > config.train.dense_items:
-        players.move_rows_apart()
+        players.use_sparse_gradients()
     proposals = propose(
         players.generator,
         batch,
@@ -51,18 +55,20 @@ def look(
         expanded=expanded,
         share=config.train.proposal_share,
     )
-    scores = score(players, batch, proposals, config.train)
-    losses = target_loss(players, batch, proposals, scores, config)
+    pools = pools_of(players.discriminator.scoring_layer, batch)
+    scores = score(players.discriminator, batch, pools, proposals, config.train)
+    gaps = gaps_of(batch, pools, proposals, config.train)
+    losses = target_loss(proposals, scores, gaps, config)
     losses.total.backward()
     found = {term.name: getattr(losses, term.name).detach() for term in fields(losses)}
     for name, value in players.named_parameters():
         if value.grad is not None:
             found[f"gradient of {name}"] = value.grad.to_dense()
-    sums = HealthSums({}, {})
-    move = Move(losses, scores.detached(), torch.zeros(()))
-    sums.add_generator(batch, proposals, move, config=config.train)
-    sums.add_discriminator(batch, proposals, move)
-    return proposals, found, sums.mean()
+    means, zero = Means({}, {}), torch.zeros(())
+    norms = {"generator": zero, "discriminator": zero}
+    result = StepResult(proposals.detached(), scores.detached(), gaps, {}, norms)
+    add_health(means, batch, result)
+    return proposals, found, Health.of(means)
 
 
 @pytest.mark.parametrize("free", [0, 1 << 20], ids=["few in a stack", "all in one"])
@@ -71,7 +77,7 @@ def look(
 def test_a_stack_gives_what_its_domains_give_one_by_one(
     name: str, expanded: str, free: int, last_out: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(domain_rows, "_FREE", free)
+    monkeypatch.setattr(pool_groups, "_FREE", free)
     config = CONFIGS[name]
     single, stacked = (batch_of(last_out, config, stacked=each) for each in (False, True))
     assert len(stacked.groups) < len(single.groups) or not free
@@ -146,7 +152,7 @@ def test_domains_are_stacked_as_long_as_that_pads_little(monkeypatch: pytest.Mon
     assert [one.domains for one in everything] == [(4, 5, 0)]  # by the size of their pools
     assert source.tolist() == [4, 4, 4, 4, 5, 6, 5, 5, 0, 1, 2, 3]
     assert kept.tolist() == [8, 9, 10, 11, 0, 4, 5]
-    monkeypatch.setattr(domain_rows, "_FREE", 0)
+    monkeypatch.setattr(pool_groups, "_FREE", 0)
     # 2 x 2 x 6 is at most twice 1 x 5 + 2 x 6; with the third, 3 x 4 x 50 of 217 would be too much.
     divided, _ = stack(groups, rows=7)
     assert [one.domains for one in divided] == [(4, 5), (0,)]

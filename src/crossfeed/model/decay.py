@@ -1,0 +1,31 @@
+"""Which weights decay: those that multiply, not biases and not scales that begin at one.
+
+Weight decay pulls towards zero. For a scale of a norm, or a weight per domain that multiplies a
+shared one, zero is no neutral value; a bias has no size that decay should limit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+__all__ = ["decayed"]
+
+_TORCH: Mapping[type[nn.Module], tuple[str, ...]] = {
+    nn.Linear: ("bias",),
+    nn.LayerNorm: ("weight", "bias"),
+}
+
+
+def decayed(player: nn.Module) -> list[nn.Parameter]:
+    """Return the parameters of a player that decay.
+
+    A module names those of its own parameters that do not in its class attribute `undecayed`.
+    """
+    return [
+        parameter
+        for module in player.modules()
+        for name, parameter in module.named_parameters(recurse=False)
+        if name not in getattr(module, "undecayed", _TORCH.get(type(module), ()))
+    ]
