@@ -9,10 +9,11 @@ import torch
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.audit import AuditReport, Finding, audit
-from crossfeed.model.candidates import Proposals, StaticProposals, propose
+from crossfeed.model.candidates import Proposals
 from crossfeed.model.generator import Generator
 from crossfeed.run import Run
 from crossfeed.training.step.batches import Batch, batches
+from crossfeed.training.step.proposals import StaticProposals, propose
 
 __all__ = ["audit_run", "proposals_finding"]
 
