@@ -1,5 +1,12 @@
 """What a training leaves on disk."""
 
-from crossfeed.run.folder import CheckpointName, Run, may_begin, seen
+from crossfeed.run.folder import (
+    CheckpointName,
+    Run,
+    may_begin,
+    only_training,
+    require_place,
+    seen,
+)
 
-__all__ = ["CheckpointName", "Run", "may_begin", "seen"]
+__all__ = ["CheckpointName", "Run", "may_begin", "only_training", "require_place", "seen"]
