@@ -5,11 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 from planted import planted_log
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.prepare.pipeline import prepare
+
+# How long an example takes says something of the machine, and nothing of the code.
+settings.register_profile(
+    "any-machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any-machine")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

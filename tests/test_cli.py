@@ -8,7 +8,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -276,22 +275,38 @@ def test_the_demonstration_names_the_command_of_its_own_log(
         assert f"--{name} {asked[name]}" in command
 
 
+HELD = """
+import signal, sys
+from crossfeed.cli import main
+from crossfeed.data.simulate import clicks
+
+made = clicks._tables
+def held(*given):
+    for number, table in enumerate(made(*given)):
+        if number == 1:  # a part of the file is written
+            print("at work", flush=True)
+            signal.pause()
+        yield table
+clicks._tables = held
+main()
+"""
+
+
 def test_ctrl_c_is_exit_code_130_and_a_sentence(tmp_path: Path) -> None:
-    out = tmp_path / "clicks.parquet"
-    words = ["simulate", out, "--users", "200000", "--items", "20000", "--events", "9000000"]
+    words = ["simulate", str(tmp_path / "clicks.parquet"), "--users", "10000"]
     with subprocess.Popen(
-        [sys.executable, "-m", "crossfeed", *map(str, words)],
+        [sys.executable, "-c", HELD, *words],
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         # Tests that a script runs in the background would have it ignore the signal.
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     ) as process:
         try:
-            while not list(tmp_path.glob(".*.tmp")):  # it works now, and will for a while
-                assert process.poll() is None
-                time.sleep(0.05)
+            assert process.stdout is not None and process.stdout.readline() == "at work\n"
+            assert list(tmp_path.glob(".*.tmp"))
             process.send_signal(signal.SIGINT)
-            _, errors = process.communicate(timeout=60)
+            _, errors = process.communicate()
         finally:
             process.kill()
     assert (process.returncode, errors) == (130, "stopped\n")

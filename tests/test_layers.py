@@ -54,7 +54,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "onnx",
     ),
     "evaluation": (
-        "ranking slices outcomes labelled",
+        "ranking slices outcomes",
         "metrics lists",
         "figures judgement",
         "results",

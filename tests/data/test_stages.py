@@ -141,14 +141,14 @@ def test_an_error_leaves_nothing(
 
 
 KILLED = """
-import sys, time
+import signal, sys
 from crossfeed.config import DataConfig
 from crossfeed.data.prepare import pipeline as module
 make = getattr(module, sys.argv[3])
 def slow(*given, **named):
     made = make(*given, **named)
     print("made", flush=True)
-    time.sleep(60)
+    signal.pause()  # until it is killed
     return made
 setattr(module, sys.argv[3], slow)
 module.prepare(sys.argv[1], out=sys.argv[2], config=DataConfig(split="last-out"))

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -161,23 +159,34 @@ def test_a_killed_search_goes_on_with_the_trial_it_was_in(
     out, settings = tmp_path / "study", tmp_path / "settings.json"
     settings.write_text(CONFIG.model_dump_json(), "utf-8")
     code = (
-        "import sys, pathlib\n"
+        "import sys, pathlib, signal\n"
         "from crossfeed.config import Config\n"
         "from crossfeed.data.dataset import Dataset\n"
+        "from crossfeed.run import Run\n"
         "from crossfeed.studies.search import search\n"
         "from crossfeed.studies.space import Range\n"
         "config = Config.model_validate_json(pathlib.Path(sys.argv[3]).read_text())\n"
+        "write, written = Run.write_metrics, []\n"
+        "def hold(run, lines):\n"
+        "    write(run, lines)\n"
+        "    written.append(run.path)\n"
+        "    if len(set(written)) == 2:\n"
+        "        print('in the second trial, after its first epoch', flush=True)\n"
+        "        signal.pause()\n"
+        "Run.write_metrics = hold\n"
         "space = {'train.learning_rate': Range(low=1e-6, high=1e-1, log=True)}\n"
         "search(Dataset.load(sys.argv[1]), out=pathlib.Path(sys.argv[2]), config=config,"
         " space=space, trials=4)\n"
     )
     command = [sys.executable, "-c", code, str(last_out.path), str(out), str(settings)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.DEVNULL)
-    while len(list(out.glob("runs/*/metrics.jsonl"))) < 2 and process.poll() is None:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)  # in the second trial, after its first epoch
-    process.wait()
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "in the second trial, after its first epoch\n"
+        process.kill()
+    assert len(list(out.glob("runs/*/metrics.jsonl"))) == 2
     assert look(last_out, out, trials=4) == study[1]
 
 
