@@ -118,7 +118,7 @@ def gradients(workers):
     }
 
 def expanded(workers):
-    """Take L1 and L3 of three rows here and one there, of which two and none are expanded."""
+    # L1 and L3 of three rows here and one there, of which two and none are expanded.
     rows = 1 if workers.rank else 3
     nothing, none = torch.zeros(rows), torch.zeros(rows, 2)
     confidence = torch.full((rows, 2), 0.0, requires_grad=True)
