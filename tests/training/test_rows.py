@@ -109,16 +109,24 @@ def test_rows_move_as_in_a_whole_table() -> None:
 
 
 def test_momentum_carries_a_row_on_while_it_rests() -> None:
-    """Four gradients of 1, far apart: 0.32 in all, most of it after the steps of the gradients."""
-    table = nn.Parameter(torch.zeros(2, 1))
+    """Four gradients of 1, far apart: six times as far as the steps of the gradients alone."""
+    table, whole = (nn.Parameter(torch.zeros(2, 1)) for _ in range(2))
+    dense = AdamW([whole], lr=3e-3, weight_decay=0.0)
     rows = RowAdamW([{"params": [table], "weight_decay": 0.0}], rate=3e-3, average=None)
+    alone = 0.0
     for step in range(1, 2001):
         here = [0, 1] if step in (1000, 1100, 1200, 1300) else [0]
         rows.catch_up(table, torch.tensor(here))
-        table.grad = torch.zeros(2, 1).index_fill(0, torch.tensor(here), 1.0).to_sparse(1)
+        whole.grad = torch.zeros(2, 1).index_fill(0, torch.tensor(here), 1.0)
+        table.grad = whole.grad.to_sparse(1)
+        before = table.detach()[1].clone()
         rows.step()
+        dense.step()
+        alone += float(before - table.detach()[1])
     rows.catch_up(table, None)
-    assert -float(table.detach()[1]) == pytest.approx(0.32, abs=0.01)
+    moved_in_all = -float(table.detach()[1])
+    assert moved_in_all == pytest.approx(-float(whole.detach()[1]), rel=1e-4)
+    assert moved_in_all > 5 * alone > 0.1
 
 
 def test_whether_pools_are_sampled_does_not_depend_on_how_tables_move(last_out: Dataset) -> None:
