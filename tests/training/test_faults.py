@@ -167,6 +167,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     run = readable / "run"
     shutil.copytree(begun.path, run)
+    run.chmod(0o777)
     (run / "checkpoints").chmod(0o555)
     monkeypatch.setattr(Fit, "_step", lambda self, batch: pytest.fail("it worked for nothing"))
     with (

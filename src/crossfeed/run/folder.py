@@ -26,6 +26,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +42,7 @@ from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.evaluation.results import Results
 from crossfeed.files import (
     atomic_path,
+    only_process,
     remove_leftovers,
     require_writable,
     write_json,
@@ -49,7 +51,15 @@ from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.outputs import RUN, require_apart, require_folder
 from crossfeed.run.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
-__all__ = ["FORMAT_VERSION", "CheckpointName", "Run", "may_begin", "seen"]
+__all__ = [
+    "FORMAT_VERSION",
+    "CheckpointName",
+    "Run",
+    "may_begin",
+    "only_training",
+    "require_place",
+    "seen",
+]
 
 CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
@@ -72,6 +82,9 @@ _FILES = (
 
 _FOLDERS = ("transfer", "tensorboard")
 
+_LOCK = ".lock"
+"""Is there while a process trains in the folder."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -87,11 +100,9 @@ class Run:
         """Begin a run in a fresh folder.
 
         Raises:
-            OutputError: the folder exists and may not be replaced, or cannot be written.
+            OutputError: `require_place` refuses the folder, or it cannot be written.
         """
-        require_apart(path, [dataset.path])
-        if not (overwrite and may_begin(path)):
-            require_folder(path, RUN, overwrite=overwrite)
+        require_place(path, dataset=dataset, overwrite=overwrite)
         config = config.model_copy(update={"data": dataset.config})
         facts = {
             "format_version": FORMAT_VERSION,
@@ -317,15 +328,17 @@ class Run:
     ) -> None:
         """Write a checkpoint; the one before stays until the new one is complete.
 
-        With new best weights goes what was measured of those before.
+        New best weights are written first, then the figures of the former ones are removed: a full
+        disk costs neither. A process that dies in between has no newer "last" checkpoint, so that
+        it repeats both when it is resumed.
 
         Raises:
             OutputError: the disk is full or the folder cannot be written.
         """
+        write_checkpoint(self._checkpoint(name), checkpoint, self.config)
         if name == "best":
             for measured in _MEASURED:
                 (self.path / measured).unlink(missing_ok=True)
-        write_checkpoint(self._checkpoint(name), checkpoint, self.config)
 
     def read_checkpoint(self, name: CheckpointName) -> Checkpoint:
         """Read a checkpoint.
@@ -362,8 +375,29 @@ class Run:
 def may_begin(path: Path) -> bool:
     """Return whether a folder holds nothing, or only what a run leaves that failed to begin."""
     return not path.is_file() and all(
-        one == path / "checkpoints" or one.match(".config.json.*.tmp") for one in path.rglob("*")
+        one in (path / "checkpoints", path / _LOCK) or one.match(".config.json.*.tmp")
+        for one in path.rglob("*")
     )
+
+
+def require_place(path: Path, *, dataset: Dataset, overwrite: bool) -> None:
+    """Refuse a folder in which no run on the dataset may begin.
+
+    Raises:
+        OutputError: it holds something, and is no run that may be replaced, or it is the dataset.
+    """
+    require_apart(path, [dataset.path])
+    if not may_begin(path):
+        require_folder(path, RUN, overwrite=overwrite)
+
+
+def only_training(path: Path) -> AbstractContextManager[None]:
+    """Return a context in which no other process trains in a run's folder.
+
+    Raises:
+        OutputError: another process does, or the folder cannot be written.
+    """
+    return only_process(path / _LOCK)
 
 
 def seen(narrowing: Mapping[str, Sequence[str]]) -> str:

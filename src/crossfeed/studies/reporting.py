@@ -27,6 +27,7 @@ from crossfeed.outputs import REPORT, require_file
 from crossfeed.run import Run
 from crossfeed.studies.examples import draw_examples
 from crossfeed.studies.repeating import changed_settings, commands
+from crossfeed.training.watch.alarms import ADVICE
 
 __all__ = ["make_report", "write_report"]
 
@@ -273,7 +274,10 @@ def _vitals(line: Json) -> dict[str, float | None]:
 
 def _alarms(run: Run) -> tuple[Fact, ...]:
     return tuple(
-        Fact(f"epoch {line['epoch']}, {alarm['name']}", alarm["cause"])
+        Fact(
+            f"epoch {line['epoch']}, {alarm['name']}",
+            f"{alarm['cause']}; to do: {ADVICE[alarm['name']]}",
+        )
         for line in run.health()
         for alarm in line["alarms"]
     )

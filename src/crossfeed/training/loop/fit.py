@@ -149,6 +149,7 @@ class Fit:
             if self.profiler and not self._warming_up:
                 self.profiler.step()
             progress.seconds = time.perf_counter() - began
+            display.pace(epoch=progress.epoch, step=progress.step)
             asked, due, shown = self.workers.most(
                 interruptible.asked, self.files.timer.due(), display.due()
             )
@@ -261,8 +262,13 @@ class Fit:
             return ()
         if progress.floor is None:
             progress.floor = self.validation.popularity()
-        metric = self.config.train.select_on
-        return find_alarms(health, metric=metric, value=value, floor=progress.floor)
+        return find_alarms(
+            health,
+            metric=self.config.train.select_on,
+            value=value,
+            best=progress.best,
+            floor=progress.floor,
+        )
 
     def _recover(self, display: Display, *, collapsed: bool) -> None:
         """Keep a healthy epoch; after a collapse go back to the last one, if that is set."""

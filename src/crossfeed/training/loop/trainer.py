@@ -5,12 +5,13 @@ from __future__ import annotations
 import gc
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.run import Run, may_begin
+from crossfeed.run import Run, may_begin, only_training, require_place
 from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.requirements import (
     expanded_domains,
@@ -60,7 +61,8 @@ def train(
             --resume.
 
     Raises:
-        OutputError: `out` exists and neither `resume` nor `overwrite` is set.
+        OutputError: `out` exists and neither `resume` nor `overwrite` is set, or another process
+            trains there.
         ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
             processes than its clicks allow.
         RunError: the run to be resumed was trained on another dataset or has other settings, or
@@ -75,10 +77,10 @@ def train(
     require_clicks(dataset)
     require_precision(config.train)
     require_trackers(config.train.track)
-    with joined() as workers:
+    with joined() as workers, ExitStack() as held:
         run: Run | None = None
         if workers.leads:
-            run = _open(dataset, workers, out, config, resume=resume, overwrite=overwrite)
+            run = _open(held, dataset, workers, out, config, resume=resume, overwrite=overwrite)
         run = workers.leaders_run(run)
         if command is None:
             words = ["train", str(dataset.path), "--out", str(out), "--resume"]
@@ -101,17 +103,30 @@ def train(
 
 
 def _open(
-    dataset: Dataset, workers: Workers, out: Path, config: Config, *, resume: bool, overwrite: bool
+    held: ExitStack,
+    dataset: Dataset,
+    workers: Workers,
+    out: Path,
+    config: Config,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> Run:
-    """Open the run that is to be resumed, or make a new one; refuse first what cannot work."""
+    """Open the run that is to be resumed, or make a new one; refuse first what cannot work.
+
+    No other process trains there until `held` is closed.
+    """
     if resume and not may_begin(out):
         run = Run.open(out)
         resumed = run.resumed(config)
         run.require_dataset(dataset)
         _require(dataset, workers, resumed.config)
+        held.enter_context(only_training(out))
         return run.relocated(dataset).resumed(config)
     _require(dataset, workers, config)
-    return Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
+    require_place(out, dataset=dataset, overwrite=overwrite)
+    held.enter_context(only_training(out))
+    return Run.create(out, dataset=dataset, config=config, overwrite=overwrite)
 
 
 def _require(dataset: Dataset, workers: Workers, config: Config) -> None:

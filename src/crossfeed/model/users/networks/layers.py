@@ -68,10 +68,11 @@ def by_domain(rows: Tensor, domains: Tensor, weight: Tensor, bias: Tensor) -> Te
         return torch.einsum("bi,boi->bo", rows, weight[domains]) + bias[domains]
     present, row_of = torch.unique(domains, return_inverse=True)
     order = row_of.argsort(stable=True)
-    parts = torch.split(rows[order], row_of.bincount(minlength=len(present)).tolist())
+    counts = row_of.bincount(minlength=len(present)).tolist()
+    parts = torch.split(rows.index_select(0, order), counts)
     products = [
         functional.linear(part, weight[domain], bias[domain])
         for part, domain in zip(parts, present.tolist(), strict=True)
     ]
     stacked = torch.cat(products) if products else rows.new_zeros(0, weight.shape[1])
-    return stacked[order.argsort()]
+    return stacked.index_select(0, order.argsort())
