@@ -41,21 +41,20 @@ def export(
     all_domains: bool = False,
     overwrite: bool = False,
 ) -> Path:
-    """Write what serving needs of a run into one folder.
+    """Write everything that serving needs into one folder.
 
-    The weights are those of the refit on all data if the run holds one, else those of the best
-    epoch. The histories are all that users did, held-out parts included: what a user has seen is
-    never forgotten.
+    The weights come from the refit on all data if the run holds one, else from the best epoch. The
+    histories are complete, with held-out parts, so that seen items stay known.
 
     Args:
         run: a run with at least one finished epoch.
         out: the bundle's folder.
-        histories: whether to put in what users did; without it the service starts empty.
-        onnx: whether to put in the user encoder as ONNX, which serves faster; it takes some seconds
-            and the extra `serve`, and is left out where it would not give the same vectors.
+        histories: whether to include the users' histories; without them the service starts empty.
+        onnx: whether to include the user encoder as ONNX, which serves faster; it takes some
+            seconds and the extra `serve`, and is left out if its vectors differ from torch's.
         index_above: domains with more items get an approximate index, if its measured recall allows
             it; building it needs the extra `serve`.
-        all_domains: let the model serve also the domains that the run's gate holds back; else
+        all_domains: also let the model serve the domains that the run's gate holds back; else
             popularity serves those.
         overwrite: replace an existing bundle.
 
@@ -86,7 +85,7 @@ def export(
 
 
 def _encoder(scorer: NetworkScorer) -> bytes | None:
-    """Return the user encoder as ONNX, or None where it cannot be made or would serve otherwise."""
+    """Return the user encoder as ONNX, or None if it cannot be made or its vectors differ."""
     from crossfeed.model.onnx.graph import export_encoder
     from crossfeed.model.onnx.runtime import TOLERANCE, OnnxEncoder, largest_difference
 
@@ -133,7 +132,7 @@ def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, B
 def recent_clicks(dataset: Dataset) -> Ints:
     """Return (I,) each item's clicks among the newest tenth of its domain's, at least one.
 
-    A share and no number of days, so that it fits a week of news as well as years of ratings.
+    A share instead of a number of days fits a week of news and years of ratings.
     """
     events = dataset.events(Part.TRAIN)
     domains = dataset.event_domain[events]
@@ -146,7 +145,7 @@ def recent_clicks(dataset: Dataset) -> Ints:
 
 
 def _histories(dataset: Dataset) -> Iterator[pa.RecordBatch]:
-    """Yield all events on items of the tables; others have no id to be named by."""
+    """Yield all events on items of the tables; other items have no id."""
     names = pa.array(dataset.catalogue.domains, pa.string())
     for first in range(0, len(dataset.event_item), _EVENTS_AT_ONCE):
         events = np.arange(first, min(first + _EVENTS_AT_ONCE, len(dataset.event_item)))

@@ -1,7 +1,7 @@
 """Durable files: written under a temporary name, synced, then renamed.
 
-A reader never sees half a file, and a process that dies leaves the previous one in place: at worst,
-for a folder, beside it, from where the next writer brings it back.
+A reader never sees half a file, and a process that dies leaves the previous one in place. A folder
+may at worst be left beside its place; the next writer brings it back.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ def require_writable(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Remove what writers that died left in a folder; no other process may be writing there."""
+    """Remove the leftovers of dead writers in a folder; no other process may be writing there."""
     for file in folder.glob(".*.tmp"):
         file.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def only_process(lock: Path) -> Iterator[None]:
-    """Keep other processes from the same work; the kernel lets go of it when this one dies.
+    """Keep other processes from the same work; the kernel releases the lock if this one dies.
 
     Args:
-        lock: a file that is there while the work goes on.
+        lock: a file that exists during the work.
 
     Raises:
-        OutputError: another process is at it, or the file cannot be written.
+        OutputError: another process holds it, or the file cannot be written.
     """
     try:
         lock.parent.mkdir(parents=True, exist_ok=True)
@@ -85,13 +85,13 @@ def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on success sync it and rename it to `path`.
 
     Raises:
-        OutputError: the file cannot be written (no space, no permission); `path` is as before.
+        OutputError: the file cannot be written (no space, no permission); `path` is unchanged.
     """
     temporary = _beside(path, "tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary.touch()
-        mode = temporary.stat().st_mode  # what the umask gives; some writers leave 0600
+        mode = temporary.stat().st_mode  # the umask's mode; some writers leave 0600
         yield temporary
         temporary.chmod(mode)
         _sync(temporary)
@@ -100,7 +100,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise _unwritable(path, error) from error
     finally:
-        with contextlib.suppress(OSError):  # where nothing could be written, nothing is left
+        with contextlib.suppress(OSError):  # remove it if nothing could be written
             temporary.unlink()
 
 
@@ -108,7 +108,7 @@ def atomic_path(path: Path) -> Iterator[Path]:
 def atomic_folder(path: Path, kind: FolderKind, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
-    Leftovers of writers that died are put right first.
+    First, leftovers of dead writers are repaired.
 
     Raises:
         OutputError: `path` exists and may not be replaced, cannot be written, or another process
@@ -121,13 +121,13 @@ def atomic_folder(path: Path, kind: FolderKind, *, overwrite: bool) -> Iterator[
             temporary = _beside(path, "tmp")
             temporary.mkdir()
             yield temporary
-            mode = temporary.stat().st_mode & 0o666  # what the umask gives; some writers leave 0600
+            mode = temporary.stat().st_mode & 0o666  # the umask's mode; some writers leave 0600
             for file in sorted(temporary.rglob("*")):
                 if file.is_file():
                     file.chmod(mode)
                 _sync(file)
             _sync(temporary)
-            require_folder(path, kind, overwrite=overwrite)  # it may have been written meanwhile
+            require_folder(path, kind, overwrite=overwrite)  # may be taken by now
             if path.exists():
                 os.replace(path, _beside(path, "old"))
             os.replace(temporary, path)
@@ -153,7 +153,7 @@ def file_hash(path: Path) -> str:
 def _locked(file: BinaryIO, path: Path) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        # Who held it may have removed it since it was opened: then another may hold a new one.
+        # Its last holder may have removed it since it was opened; then another may hold a new one.
         return os.path.samestat(os.fstat(file.fileno()), path.stat())
     except (BlockingIOError, FileNotFoundError):
         return False
@@ -162,7 +162,7 @@ def _locked(file: BinaryIO, path: Path) -> bool:
 
 
 def _put_right(path: Path) -> None:
-    """Bring back the folder that was to be replaced, if nothing is in its place; remove the rest.
+    """Bring back a folder that was being replaced, if its place is empty; remove the rest.
 
     No other process may be writing it.
     """
@@ -174,7 +174,7 @@ def _put_right(path: Path) -> None:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """Return a hidden name beside `path` that no other process uses, or left when it died."""
+    """Return a hidden name beside `path` that no other process uses or left behind."""
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.{ending}")
 
 

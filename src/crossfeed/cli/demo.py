@@ -95,7 +95,7 @@ def _prepare(demo: _Demo) -> Dataset:
     demo.step(
         2,
         "Prepare a dataset",
-        "one timeline per user; the last fifth of the time is held out",
+        "one timeline per user; the last fifth of the events is held out",
         f"prepare {demo.log} --out {out}",
     )
     dataset = prepare(demo.log, out=out, config=DataConfig(), overwrite=True)
@@ -132,7 +132,7 @@ def _export(demo: _Demo, run: Run) -> Path:
     demo.step(
         5,
         "Export a bundle",
-        "one folder with all that serving needs, each file hashed",
+        "one folder with everything that serving needs, each file hashed",
         f"export {run.path} --out {out}",
     )
     bundle = export(run, out=out, overwrite=True)
@@ -144,8 +144,8 @@ def _export(demo: _Demo, run: Run) -> Path:
 def _recommend(demo: _Demo, dataset: Dataset, bundle: Path, *, truth: Truth) -> None:
     demo.step(
         6,
-        "Recommend where the user has never been",
-        "other domains tell; beside each item its place in the planted truth",
+        "Recommend in domains new to the user",
+        "learned from other domains; beside each item, its rank in the planted truth",
         f"recommend {bundle} --domain DOMAIN --user USER",
     )
     print_users(demo.console, Recommender.load(bundle), dataset, truth)
@@ -162,7 +162,7 @@ def _serve(demo: _Demo, bundle: Path, port: int) -> None:
     def announce(url: str) -> None:
         demo.console.print(Text(_CURL.format(url=url)))
 
-    # The store of a former demonstration knows users of another log.
+    # The store of an earlier demonstration knows users of another log.
     store = demo.folder / "histories.sqlite"
     for file in demo.folder.glob(f"{store.name}*"):
         file.unlink()

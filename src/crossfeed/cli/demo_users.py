@@ -1,4 +1,4 @@
-"""Three users of the demonstration: what they did, and what they are offered elsewhere.
+"""Three users of the demonstration: their histories, and recommendations in other domains.
 
 Dims: U users, D domains.
 """
@@ -26,7 +26,7 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Visitor:
-    """A user, and a domain in which the user has nothing."""
+    """A user and a domain without a click of theirs."""
 
     user: int
     domain: int
@@ -85,7 +85,7 @@ def _history_table(dataset: Dataset, user: int) -> Table:
 
 
 def _true_places(truth: Truth, user_id: str, domain: str, item_ids: list[str]) -> list[str]:
-    """Return where the planted truth ranks each item for the user at the end of the log."""
+    """Return each item's rank in the planted truth for the user at the end of the log."""
     end = START_SECONDS + YEAR_SECONDS - 1
     (probabilities,) = truth.probabilities([user_id], domain, timestamps=[end])
     names = truth.domain_items(domain)

@@ -21,14 +21,14 @@ __all__ = ["generate"]
 def generate(
     run: RunFolder,
     *,
-    domain: Annotated[str, typer.Option(help="The domain to be expanded.")],
+    domain: Annotated[str, typer.Option(help="The domain to expand.")],
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="The file to write: .parquet, .csv, .jsonl.")
     ],
     per_user: Annotated[int, typer.Option(min=1, help="Samples of each user.")] = 10,
     users: Annotated[
         Literal["all", "new"],
-        typer.Option(help="Everybody with a click, or only who has none in the domain."),
+        typer.Option(help="All users with a click, or only those without one in the domain."),
     ] = "all",
     truth: Annotated[
         Path | None,
@@ -38,11 +38,11 @@ def generate(
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
-    """Write pseudo-samples of a domain: what the generator thinks its users would click.
+    """Write pseudo-samples of a domain: items that the generator expects users to click.
 
-    Columns: user_id, item_id, domain, confidence, score. None repeats a click of the training
-    part. Printed is what they are worth beside samples drawn by popularity: how many are clicks
-    that were held out and, of a simulated log, how many are to the user's true taste.
+    Columns: user_id, item_id, domain, confidence, score. None repeats a click of the training part.
+    The command prints their quality beside samples drawn by popularity: how many are held-out
+    clicks and, on a simulated log, how many match the user's true taste.
 
     \b
     crossfeed generate RUN --domain books --out books.parquet

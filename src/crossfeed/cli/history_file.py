@@ -1,4 +1,4 @@
-"""A history that is given as a file: a JSON array of events, as the HTTP service takes it."""
+"""A history in a file: a JSON array of events, as in the HTTP service."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ _ALLOWED = 'a JSON array such as [{"item_id": "a1", "domain": "books", "timestam
 
 
 def read_history(path: Path) -> list[dict[str, object]]:
-    """Read a history from a file, or from stdin where the path is `-`.
+    """Read a history from a file, or from stdin if the path is `-`.
 
     Raises:
-        RequestError: it cannot be read or is no history; naming every problem.
+        RequestError: it cannot be read or is not a history; naming every problem.
     """
     from pydantic import TypeAdapter, ValidationError
 
@@ -40,7 +40,7 @@ def _problem(place: tuple[int | str, ...], message: str) -> str:
 
 def _invalid(path: Path, problem: str) -> RequestError:
     return RequestError(
-        f"'{path}' is no history: {problem}",
+        f"'{path}' is not a history: {problem}",
         field="history",
         value=str(path),
         allowed=_ALLOWED,

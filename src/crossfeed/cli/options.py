@@ -1,4 +1,4 @@
-"""Options that several commands share, and how settings are put together from them."""
+"""Options that several commands share, and settings from them."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_settings(
     """Read a command's settings.
 
     Args:
-        file: the file of `--config`, whose sections for other commands are read and left alone.
+        file: the file of `--config`; its sections for other commands are checked and not used.
         settings: the values of `--set`.
         sections: those that the command uses; setting another by hand is an error, because it
             would change nothing.

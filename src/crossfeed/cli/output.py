@@ -26,13 +26,13 @@ __all__ = [
 ]
 
 _FILE_WIDTH = 200
-"""Columns of a table that goes to a file or a pipe, where nothing has to be folded."""
+"""Columns of a table in a file or a pipe, where lines need not fold."""
 
 
 def stdout() -> Console:
-    """Return a console on stdout; where that is no terminal it neither colours nor folds.
+    """Return a console on stdout; outside a terminal it neither colours nor folds.
 
-    Text is printed as it is: names and ids may look like Rich's markup.
+    Text is printed literally: names and ids may look like Rich's markup.
     """
     if sys.stdout.isatty():
         return Console(markup=False, emoji=False)
@@ -63,7 +63,7 @@ def say(line: str) -> None:
 
 
 def status(text: str) -> Status:
-    """Return a context in which stderr, where it is a terminal, says what is being done."""
+    """Return a context in which stderr, if a terminal, shows the current work."""
     return Console(stderr=True).status(text)
 
 
@@ -75,7 +75,7 @@ def print_error(error: CrossfeedError) -> None:
 
 
 def log_to_stderr() -> None:
-    """Send crossfeed's own log to stderr; on a terminal progress bars say the rest."""
+    """Send crossfeed's own log to stderr; on a terminal, progress bars show the rest."""
     handler = logging.StreamHandler()
     handler.setFormatter(logging.Formatter("%(message)s"))
     log = logging.getLogger("crossfeed")

@@ -25,7 +25,7 @@ def report(
     ] = 6,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write what is known of a run as one HTML page that needs no network.
+    """Write a run's report: one HTML page that needs no network.
 
     Learning curves, quality by domain with intervals beside the baselines of the last evaluation,
     transfer if it was measured, examples with the history that drove them, and the commands to

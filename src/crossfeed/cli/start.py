@@ -1,4 +1,4 @@
-"""The command that shows the whole line at work."""
+"""The command that runs the whole line."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def demo(
     *,
     out: Annotated[
         Path,
-        typer.Option(metavar="FOLDER", help="Where it works; a former demonstration there goes."),
+        typer.Option(metavar="FOLDER", help="Its folder; replaces an earlier demonstration."),
     ] = Path("demo"),
     serve: Annotated[bool, typer.Option("--serve", help="Then serve the bundle.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service.")] = 8000,

@@ -31,7 +31,7 @@ __all__ = [
 ]
 
 _SHOWN = ("ndcg@", "recall@", "auc")
-"""How the names of the metrics begin that the table shows; results.json holds all."""
+"""Prefixes of the metrics in the table; results.json holds all."""
 
 _SLICES = {
     "cold": "users new in the domain",
@@ -42,10 +42,10 @@ _SLICES = {
 
 
 def print_results(console: Console, results: Results) -> None:
-    """Print figures per domain, micro, macro and by slice, then what the lists have in common.
+    """Print figures per domain, micro, macro and by slice, then figures over all lists.
 
-    The best of each row is in bold. One table where the console is wide enough for all metrics,
-    else one per metric.
+    The best of each row is in bold. One table if the console is wide enough for all metrics, else
+    one per metric.
     """
     console.print(title(f"{results.part} part, ranked among all items of the domain"))
     metrics = [name for name in results.micro if name.startswith(_SHOWN)]
@@ -104,7 +104,7 @@ def _figures(scorers: Sequence[Mapping[str, float]], metrics: Sequence[str]) -> 
 
 
 def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any: JSON
-    """Return what a dataset holds, domain by domain, and what was dropped on the way."""
+    """Return a dataset's counts, domain by domain, and the dropped rows."""
     counts, log = manifest["counts"], manifest["log"]
     total = (
         f"{counts['events']:,} clicks of {counts['users']:,} users on {counts['items']:,} items, "
@@ -143,7 +143,7 @@ def audit_table(report: AuditReport) -> Table:
 
 
 def log_report(report: LogReport) -> list[RenderableType]:
-    """Return what a log holds, domain by domain, and what is worth a look."""
+    """Return a log's counts, domain by domain, and its warnings."""
     total = (
         f"{report.clicks:,} clicks of {report.users:,} users on {report.items:,} items, "
         f"from {report.first_time or 'the first row'} to {report.last_time or 'the last'}"
@@ -175,7 +175,7 @@ def log_report(report: LogReport) -> list[RenderableType]:
 
 
 def source_facts(source: Source) -> dict[str, object]:
-    """Return what a source states of itself, for machines."""
+    """Return the description of a source, for machines."""
     return {
         "name": source.name,
         "title": source.title,
@@ -187,7 +187,7 @@ def source_facts(source: Source) -> dict[str, object]:
 
 
 def source_text(source: Source) -> Text:
-    """Return what a source states of itself, for people."""
+    """Return the description of a source, for people."""
     text = Text.assemble((source.name, "bold"), f"  {source.title}\n")
     for rule in source.rules:
         text.append(f"  - {rule}\n")

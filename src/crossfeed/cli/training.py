@@ -28,25 +28,25 @@ def train(
     preset: Preset = None,
     resume: Annotated[
         bool,
-        typer.Option("--resume", help="Go on where RUN stopped, with RUN's own settings."),
+        typer.Option("--resume", help="Continue RUN with its own settings."),
     ] = False,
     refit: Annotated[
         bool,
-        typer.Option("--refit", help="Then train on all data, as many epochs as were best."),
+        typer.Option("--refit", help="Then train on all data, for the best number of epochs."),
     ] = False,
     track: Annotated[
         list[str] | None,
-        typer.Option(metavar="NAME", help="Also tell tensorboard or mlflow. Repeatable."),
+        typer.Option(metavar="NAME", help="Also report to tensorboard or mlflow. Repeatable."),
     ] = None,
     profile: Annotated[
         bool, typer.Option("--profile", help="Also profile some steps: a table and a trace.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Train generator and discriminator in turn, and keep the epoch that validates best.
+    """Train generator and discriminator in turn, and keep the best epoch on validation.
 
-    Ctrl-C saves the state and says how to go on. A run that is resumed keeps the settings that it
-    began with; settings given beside --resume must be the same.
+    Ctrl-C saves the state and shows how to continue. A resumed run keeps its settings; settings
+    given with --resume must be the same.
 
     \b
     crossfeed train DATASET --out RUN
@@ -94,16 +94,16 @@ def evaluate(
     *,
     part: Annotated[
         Literal["test", "validation"],
-        typer.Option(help="Held-out clicks to rank; choose anything on validation only."),
+        typer.Option(help="Held-out clicks to rank; choose settings on validation only."),
     ] = "test",
     baselines: Annotated[
-        str, typer.Option(metavar="NAMES", help="Compared with, by comma; '' for none, all.")
+        str, typer.Option(metavar="NAMES", help="Comma-separated names, '' for none, or all.")
     ] = "popularity,item-knn",
     transfer: Annotated[
         bool,
         typer.Option(
             "--transfer",
-            help="Also measure what the domains give each other: trains many networks.",
+            help="Also measure transfer between domains; trains many networks.",
         ),
     ] = False,
     as_json: Json = False,
@@ -112,8 +112,8 @@ def evaluate(
 
     The figures are kept as results.json in the run. --transfer trains the run's network on each
     domain alone, with the history in single domains, and without single domains; it keeps
-    transfer.json, and gate.json with the domains that export holds back. Interrupted, it goes on
-    where it stopped when it is called again.
+    transfer.json, and gate.json with the domains that export holds back. If interrupted, the same
+    command continues.
 
     \b
     crossfeed evaluate RUN
@@ -176,11 +176,11 @@ def export(
     *,
     out: Annotated[Path, typer.Option(metavar="BUNDLE", help="The folder to write.")],
     without_histories: Annotated[
-        bool, typer.Option("--without-histories", help="Leave out what users did.")
+        bool, typer.Option("--without-histories", help="Leave out the users' histories.")
     ] = False,
     without_onnx: Annotated[
         bool,
-        typer.Option("--without-onnx", help="Leave out the fast encoder; torch serves then."),
+        typer.Option("--without-onnx", help="Leave out the fast encoder; torch encodes then."),
     ] = False,
     index_above: Annotated[
         int,
@@ -188,11 +188,11 @@ def export(
     ] = 100_000,
     all_domains: Annotated[
         bool,
-        typer.Option("--all-domains", help="Serve also the domains that the gate holds back."),
+        typer.Option("--all-domains", help="Also serve the domains that the gate holds back."),
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write what serving needs of a run into one folder.
+    """Write everything that serving needs into one folder.
 
     \b
     crossfeed export RUN --out BUNDLE

@@ -1,4 +1,4 @@
-"""The command that looks for better settings."""
+"""The command that searches for better settings."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def tune(
     trials: Annotated[int, typer.Option(min=1, help="Trainings in all.")] = 20,
     space: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="What to try, in TOML: docs/tuning.md."),
+        typer.Option(metavar="FILE", help="Search space in TOML: docs/tuning.md."),
     ] = None,
     config: ConfigFile = None,
     settings: Settings = None,
@@ -36,11 +36,10 @@ def tune(
     seed: Seed = 0,
     as_json: Json = False,
 ) -> None:
-    """Train with different settings and keep those that validate best; test is never read.
+    """Train with different settings and keep the best on validation; test is never read.
 
-    Trainings that fall below the median of the others are given up early. Interrupted, the search
-    goes on where it stopped when the same command is given again. The study's folder gets
-    best.toml, for train --config, and importances.svg.
+    Trainings below the median of the others stop early. If interrupted, the same command continues
+    the search. The study's folder gets best.toml, for train --config, and importances.svg.
 
     \b
     crossfeed tune DATASET --out STUDY --trials 30
@@ -69,7 +68,7 @@ def tune(
     output.stdout().print(_table(found))
     if found.importances:
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importances.items())
-        output.stdout().print(f"what the figures differ by: {shares}", highlight=False)
+        output.stdout().print(f"importance of the settings: {shares}", highlight=False)
     if found.best:
         output.say(f"next: crossfeed train {dataset} --out RUN --config {out / 'best.toml'}")
 
@@ -106,6 +105,6 @@ def _draw(importances: Mapping[str, float], file: Path) -> None:
     axes = figure.subplots()
     axes.barh(list(importances), list(importances.values()))
     axes.invert_yaxis()
-    axes.set_xlabel("share in what the validation figures differ by")
+    axes.set_xlabel("share of the variation of validation figures")
     with atomic_path(file) as temporary:
         figure.savefig(temporary, format="svg", metadata={"Date": None})

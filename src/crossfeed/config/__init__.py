@@ -1,4 +1,4 @@
-"""Settings: what there is, how they are read, and in what two configurations differ."""
+"""Settings: their sections, reading them, and differences between two configurations."""
 
 from crossfeed.config.loading import load_config, parse_config
 from crossfeed.config.sections import PRESETS, Config, DataConfig, ModelConfig, TrainConfig

@@ -1,4 +1,4 @@
-"""Settings by name, and in which of them one configuration differs from another."""
+"""Settings by name, and the differences between two configurations."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ RUNNING = ("train.device", "train.checkpoint_minutes", "train.track")
 
 @dataclass(frozen=True)
 class Difference:
-    """A setting with one value here and another one there."""
+    """A setting with different values in two configurations."""
 
     name: str
     """section.key"""
@@ -25,12 +25,12 @@ class Difference:
 
 
 def differences(here: Config, there: Config, *, only_given: bool = False) -> Iterator[Difference]:
-    """Yield the settings in which two configurations differ, as JSON has their values.
+    """Yield the settings in which two configurations differ, with values as in JSON.
 
     Args:
         here: one configuration.
         there: another.
-        only_given: leave out the settings of `here` that nobody asked for: its defaults.
+        only_given: leave out settings that have their default in `here`.
     """
     for section in type(here).model_fields:
         own, other = getattr(here, section), getattr(there, section)

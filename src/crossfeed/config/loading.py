@@ -1,4 +1,4 @@
-"""Settings are read from a preset, a TOML file and `section.key=value`, each above the one before.
+"""Reading settings from a preset, a TOML file and `section.key=value`; later ones win.
 
 An unknown key is an error, and all problems of a configuration are reported at once.
 """

@@ -1,6 +1,6 @@
-"""Settings of version 0.1 that no measurement ever moved: each is a constant now.
+"""Settings of version 0.1 that no measurement ever changed; each is a constant now.
 
-Runs and checkpoints of 0.1 name them. They are read if the value is the constant's.
+Runs and checkpoints of 0.1 name them. They are accepted with the constant's value.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ REMOVED: Mapping[str, object] = {
     "train.gradient_clip": 5.0,
     "train.table_learning_rate": 0.1,
 }
-"""section.key -> the value that it always has."""
+"""section.key -> its constant value."""
 
 
 def without_removed(tree: Mapping[str, object]) -> tuple[dict[str, object], list[str]]:
-    """Return nested settings without the removed ones, and what is wrong with these."""
+    """Return nested settings without the removed ones, and the problems of these."""
     kept, problems = dict(tree), []
     for name, value in REMOVED.items():
         section, _, key = name.partition(".")

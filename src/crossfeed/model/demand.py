@@ -1,13 +1,12 @@
-"""What is in demand in a domain as time goes by.
+"""Demand: a vector per domain that changes with time.
 
-Items come into fashion and go out of it, whoever the user is. The time that training spans is
-divided into periods; each domain has a vector for every boundary between two of them, and the
-vector of a moment, interpolated between its two neighbours, is added to the user's. An inner
-product with it is an item bias that changes with time, of a rank that few clicks suffice for.
+Items come into fashion and go out of it for all users. The training span is divided into periods,
+and each domain has a vector for every boundary between two of them. The vector of a moment is
+interpolated between its two neighbours and added to the user's. Its inner product with an item is
+an item bias that changes with time, of a rank low enough for few clicks.
 
-The time after training has the mean of the newest boundaries: the last one alone has learned from
-few clicks, and what those had in common ends with them. Where nothing is known of times, there is
-one moment, and the last boundary is its vector.
+After training, the vector is the mean of the newest boundaries, because the last one has learned
+from few clicks. A log without times has one moment, whose vector is the last boundary.
 
 Source: item biases in time bins, Koren 2009 (KDD), equation 6.
 
@@ -24,21 +23,21 @@ from crossfeed.config import ModelConfig
 __all__ = ["Demand"]
 
 _NEWEST = 1 / 12
-"""Share of the boundaries whose mean stands for the time after training."""
+"""Share of the boundaries whose mean is the vector after training."""
 
 
 class Demand(nn.Module):
-    """Vectors of moments, one line of them for each domain."""
+    """Vectors of moments for each domain."""
 
     def __init__(self, *, domains: int, config: ModelConfig) -> None:
         super().__init__()
         self._periods, self._width = config.periods, config.width
         rows = domains * (config.periods + 1) if config.periods else 0
         self.vectors = nn.Parameter(torch.zeros(rows, config.width))
-        """(D (P + 1), E) of the beginning of each period and of the end of the last."""
+        """(D (P + 1), E) at the start of each period and at the end of the last."""
         self.register_buffer("span", torch.zeros(2, dtype=torch.int64))
         self.span: Tensor
-        """(2,) first and last time of training, in milliseconds; equal where nothing is known."""
+        """(2,) first and last time of training, in milliseconds; equal if unknown."""
 
     def forward(self, times: Tensor | None, domains: Tensor) -> Tensor:
         """Return (B, E) the vector of each row's moment.

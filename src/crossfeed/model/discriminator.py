@@ -1,4 +1,4 @@
-"""The discriminator: scores the items of a target domain for a user; it is what is served.
+"""The discriminator scores the items of a target domain for a user; it is the served player.
 
 Dims: B rows, N items of a pool, E width.
 """
@@ -17,7 +17,7 @@ __all__ = ["Discriminator"]
 
 
 class Discriminator(Player):
-    """User network and scoring layer of the player that tells candidates from clicks."""
+    """The player that tells candidates from clicks: user network and scoring layer."""
 
     def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
         super().__init__(domains=domains, config=config)
@@ -31,5 +31,5 @@ class Discriminator(Player):
         return self.scoring_layer
 
     def read(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) what the histories alone say of the users."""
+        """Return (B, E) the users by their histories only."""
         return self.network(timelines, self.scoring_layer.vectors)  # type: ignore[no-any-return]

@@ -25,8 +25,8 @@ class Generator(Player):
         encoder = LinearEncoder if config.generator == "linear" else TimelineEncoder
         self.encoder = encoder(domains=domains, config=config)
         self.output_layer = ItemLayer(items=items, config=config)
-        """The first fully connected layer of claim 6: what it gives high confidence is drawn as
-        a candidate and goes on to the discriminator's scoring layer."""
+        """The first fully connected layer of claim 6: items with high confidence are drawn as
+        candidates for the discriminator's scoring layer."""
 
     @property
     def layer(self) -> ItemLayer:
@@ -34,7 +34,7 @@ class Generator(Player):
         return self.output_layer
 
     def read(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) what the histories alone say of the users."""
+        """Return (B, E) the users by their histories only."""
         return self.encoder(timelines, self.output_layer.vectors)  # type: ignore[no-any-return]
 
 
@@ -42,7 +42,7 @@ def log_confidence(logits: Tensor, excluded: Tensor) -> Tensor:
     """Return (B, N) the log of the generator's confidence; -inf outside the row's pool.
 
     Args:
-        logits: (B, N) what the output layer gives for the domain's items.
-        excluded: (B, N) true where the item belongs to the user's history.
+        logits: (B, N) the output layer's values of the domain's items.
+        excluded: (B, N) true if the item is in the user's history.
     """
     return logits.masked_fill(excluded, float("-inf")).log_softmax(dim=-1)

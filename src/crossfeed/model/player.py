@@ -1,4 +1,4 @@
-"""What both players have in common.
+"""The base of both players.
 
 Dims: B rows, E width.
 """
@@ -18,7 +18,7 @@ __all__ = ["Player"]
 
 
 class Player(nn.Module, ABC):
-    """What both players have: a way to read histories, and what is in demand when."""
+    """Both players read histories and know the demand by time."""
 
     def __init__(self, *, domains: int, config: ModelConfig) -> None:
         super().__init__()
@@ -27,17 +27,17 @@ class Player(nn.Module, ABC):
     @property
     @abstractmethod
     def layer(self) -> ItemLayer:
-        """Return the layer that gives a value to each item."""
+        """Return the layer with a value for each item."""
 
     @abstractmethod
     def read(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) what the histories alone say of the users."""
+        """Return (B, E) the users by their histories only."""
 
     def users(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
         """Return (B, E) each row's user in its target domain.
 
         Args:
-            timelines: what the users clicked before.
-            times: (B,) when they are asked about, see `Demand`.
+            timelines: the users' earlier clicks.
+            times: (B,) the time to score for, see `Demand`.
         """
         return self.read(timelines) + self.demand(times, timelines.target_domains)  # type: ignore[no-any-return]

@@ -1,7 +1,7 @@
 """Dropout that costs less than the layers around it.
 
 torch draws one 53-bit number per element on the CPU, which took a third of a training step; one
-byte per element decides as well, and keeps at least one in 256. On other devices torch's own is
+byte per element is enough, and keeps at least one in 256. On other devices torch's own is
 used.
 """
 
@@ -17,7 +17,7 @@ _LEVELS = 256
 
 
 class Dropout(nn.Module):
-    """Zero a share of the values in training and scale up the rest, so that the mean stays."""
+    """Zero a share of the values in training and scale up the rest, so the mean stays."""
 
     def __init__(self, share: float) -> None:
         super().__init__()

@@ -1,8 +1,8 @@
 """The user encoder: a timeline becomes the user's vector in a target domain.
 
 Dims: B rows, T items, G groups (row, domain), M slots (most domains that a row knows), E width,
-H heads. Attention pooling makes one token per (user, domain), a transformer lets the domains
-inform each other, and the target domain asks them for what it needs. Everything stays jagged, one
+H heads. Attention pooling makes one token per (user, domain). A transformer connects the domains,
+and attention with the target domain as query reads them. Everything stays jagged, one
 line per token; only the attention between a row's tokens is padded to B x M.
 
 An exported graph must serve every batch: sizes are read from `shape`, never by `len()`, which would
@@ -23,7 +23,7 @@ from crossfeed.model.users.timelines import Timelines
 __all__ = ["TimelineEncoder", "segment_counts", "segment_softmax"]
 
 _COUNTS = 10
-"""Sizes of a group that are told apart: none, 1, 2-3, 4-7, ... items."""
+"""Number of classes of group sizes: none, 1, 2-3, 4-7, ... items."""
 
 
 class TimelineEncoder(nn.Module):
@@ -67,10 +67,10 @@ class DomainPooling(nn.Module):
         weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)
         pooled = segment_sum(weights, items, timelines.groups, groups)  # (G, E)
         # Projecting after the sum costs G rows instead of T and gives the same kind of function.
-        # A weighted mean forgets of how many items it was made.
+        # A weighted mean forgets the number of its items.
         counts = segment_counts(timelines.groups, groups)
         bounds = 2 ** torch.arange(_COUNTS - 1, device=counts.device) - 1  # 0, 1, 3, 7, ...
-        sizes = (counts.unsqueeze(1) > bounds).sum(dim=1)  # whole numbers: no rounding decides
+        sizes = (counts.unsqueeze(1) > bounds).sum(dim=1)  # integers, so rounding does not matter
         known = self.domain(timelines.group_domains) + self.count(sizes)
         return self.norm(self.value(pooled) + known)  # type: ignore[no-any-return]
 
@@ -102,8 +102,8 @@ class CrossDomainLayer(nn.Module):
     def _attend(self, projected: Tensor, timelines: Timelines) -> Tensor:
         """Return (G, E) attention within each row; `projected` (G, 3E) is query, key, value.
 
-        Rows that know about as many domains are padded together in training on a processor, where
-        most of a batch's cost would otherwise be the padding to its widest row.
+        In training on a processor, rows with about equally many domains are padded together.
+        Otherwise padding to the widest row would be most of a batch's cost.
         """
         rows, slots = timelines.group_rows, timelines.group_slots
         if not self.training or projected.is_cuda:  # a GPU would wait for the sizes below
@@ -180,7 +180,7 @@ def segment_softmax(logits: Tensor, segments: Tensor, count: int) -> Tensor:
         segments: (T,) the segment of each entry, in 0..count-1.
         count: number of segments; empty ones are allowed.
     """
-    logits = logits.float()  # autocast would leave it bfloat16 on one device, and not on another
+    logits = logits.float()  # autocast would leave it bfloat16 on some devices
     index = segments.unsqueeze(1).expand_as(logits)
     with torch.no_grad():  # a constant per segment cancels out, so it needs no gradient
         peak = logits.new_zeros(count, logits.shape[1])

@@ -1,6 +1,6 @@
-"""Histories trimmed and grouped by (row, domain): the rule of training and serving alike.
+"""Histories trimmed and grouped by (row, domain), by one rule for training and serving.
 
-Plain numpy, so that what serves needs no torch.
+Plain numpy, so serving needs no torch.
 
 Dims: B rows, T items of all rows together, G groups (row, domain), D domains.
 """
@@ -18,7 +18,7 @@ __all__ = ["Grouped", "group", "trimmed"]
 
 
 class Grouped(NamedTuple):
-    """A batch of trimmed histories; `Timelines` has the same fields and says what they are."""
+    """A batch of trimmed histories; `Timelines` describes the same fields."""
 
     items: Ints
     groups: Ints
@@ -34,13 +34,13 @@ class Grouped(NamedTuple):
 def trimmed(histories: Histories, *, catalogue: Catalogue, config: ModelConfig) -> Histories:
     """Return histories with the newest `history_per_domain` items of each domain.
 
-    Of those the `history_total` newest stay. Trimmed again they are the same.
+    Of those the `history_total` newest stay. Trimming again changes nothing.
     """
     if len(histories.items) <= min(config.history_per_domain, config.history_total):
         return histories
     rows, domains = histories.rows(), catalogue.domain_of(histories.items)
-    # By domain alone, which takes no comparisons: the rows are in order, so what is of one row and
-    # one domain comes together all the same.
+    # Only by domain, which takes no comparisons: rows are in order, so the items of one row and
+    # domain still come together.
     order = np.argsort(domains.astype(np.min_scalar_type(domains.max())), kind="stable")
     keys = rows * len(catalogue.domains) + domains
     stays = np.zeros(len(rows), np.bool_)
@@ -67,7 +67,7 @@ def group(
     keys = histories.rows() * width + catalogue.domain_of(histories.items)  # one per (row, domain)
     order = np.argsort(keys, kind="stable")
     items, keys = histories.items[order], keys[order]
-    # Every row has a group of its target domain, also where it holds no item.
+    # Every row has a group for its target domain, even without an item.
     is_there = np.zeros(count * width, np.bool_)
     is_there[keys] = True
     target_keys = np.arange(count) * width + domains
@@ -92,7 +92,7 @@ def group(
 
 
 def _recency(sorted_keys: Ints) -> Ints:
-    """Return how many entries of the same key follow each entry."""
+    """Return the number of later entries with the same key as each entry."""
     is_last = np.append(sorted_keys[1:] != sorted_keys[:-1], len(sorted_keys) > 0)
     ends = np.flatnonzero(is_last)
     counts = np.diff(ends, prepend=-1)

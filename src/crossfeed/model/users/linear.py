@@ -1,9 +1,9 @@
-"""The generator's encoder: a user is the weighted sum of what they clicked, and nothing else.
+"""The generator's encoder: a user is the weighted sum of the clicked items.
 
 Two players that read histories alike make the same mistakes. This one has no attention, no order
-and no layer between items and user, as in the asymmetric factor models (Paterek 2007; Kabbur et al.
-2013), which generalise where clicks are few; what the discriminator makes of a history is another
-thing, and the sum of both ranks better than either.
+and no layer between items and user, as in asymmetric factor models (Paterek 2007; Kabbur et al.
+2013), which generalise from few clicks. The discriminator reads a history differently, and the sum
+of both ranks better than either.
 
 Dims: B rows, T items, D domains, E width.
 """
@@ -27,7 +27,7 @@ class LinearEncoder(nn.Module):
     def __init__(self, *, domains: int, config: ModelConfig) -> None:
         super().__init__()
         self.log_weights = nn.Parameter(torch.zeros(domains, domains))
-        """(D, D) log of what an event of one domain counts in another, the target."""
+        """(D, D) log of the weight of one domain's events in another, the target."""
         self.target = nn.Embedding(domains, config.width)
         self.dropout = Dropout(config.dropout)
         self.output = nn.Linear(config.width, config.width)
@@ -42,7 +42,7 @@ class LinearEncoder(nn.Module):
         weights = self.log_weights.flatten().index_select(0, pairs).exp()
         summed = items.new_zeros(timelines.rows, items.shape[1])
         summed = summed.index_add(0, rows, items * weights.unsqueeze(1))
-        # Between mean and sum: who clicked more is known better, but not in proportion.
+        # Between mean and sum: more clicks say more, but not in proportion.
         counts = segment_counts(rows, timelines.rows).clamp_min(1)
         users = summed * counts.to(summed).rsqrt().unsqueeze(1)
         return self.output(users + self.target(timelines.target_domains))  # type: ignore[no-any-return]

@@ -1,4 +1,4 @@
-"""From histories to what the encoder reads: one jagged group of items per (user, domain).
+"""The input of encoders: one jagged group of items per (user, domain).
 
 Most users know few domains, so a dense users x domains x length cube would be mostly padding.
 The same rule trims a history in training and in serving.
@@ -42,7 +42,7 @@ class Timelines:
     target_domains: Tensor
     """(B,) the target domain of each row."""
     slots: Tensor
-    """(M,) 0, 1, ...: as many as the row with the most groups has."""
+    """(M,) 0, 1, ...: as many as the groups of the largest row."""
 
     @property
     def rows(self) -> int:
