@@ -238,8 +238,14 @@ def _oddity_warnings(report: LogReport) -> Iterator[str]:
     for twins in odd.twins:
         examples = "; ".join(" = ".join(map(repr, group)) for group in twins.examples)
         yield (
-            f"{twins.groups} values of {twins.kind} differ from another by case or white space "
-            f"alone: {examples}"
+            f"{twins.groups} values of {twins.kind} differ from another by case, white space or a "
+            f"final .0 alone: {examples}"
+        )
+    for words in odd.words:
+        counts = ", ".join(f"'{word}' in {clicks} clicks" for word, clicks in words.clicks.items())
+        yield (
+            f"a {words.kind} is a word for a missing value: {counts}; all of them count as one "
+            f"{words.kind}; write missing values as null, or in a CSV as data.missing_values says"
         )
     if odd.bot_count:
         busiest = ", ".join(f"'{bot.user_id}' ({bot.clicks})" for bot in odd.bots[:5])
