@@ -240,7 +240,7 @@ def json_objects(file: LogFile) -> str:
         options = "auto_detect = false, header = false, delim = '\x07', quote = '', escape = ''"
         packed = f"compression = {quoted_text(file.compression or 'none')}, ignore_errors = true"
         lines = f"read_csv({path}, {options}, columns = {{line: 'VARCHAR'}}, {packed})"
-        return f"(SELECT try_cast(line AS JSON) AS json FROM {lines})"
+        return f"(SELECT CASE WHEN json_valid(line) THEN line::JSON END AS json FROM {lines})"
     compression = quoted_text(file.compression or "uncompressed")
     return f"read_ndjson_objects({path}, ignore_errors = true, compression = {compression})"
 

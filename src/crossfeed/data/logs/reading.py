@@ -245,7 +245,7 @@ def _view_value(log: Log, name: str) -> str:
     if name not in log.inputs[0].values:
         return log.inputs[0].value(name, is_domain=is_domain)
     values = ", ".join(one.value(name, is_domain=is_domain) for one in log.inputs)
-    return f"[{values}][file_index + 1]"
+    return f"[{values}][CAST(file_index AS BIGINT) + 1]"
 
 
 def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConfig) -> TimeRule:

@@ -96,7 +96,9 @@ def fetch(url: str) -> list[tuple[str, Path, object]]:
     folder = _Folder()
     try:
         load = _load_page if parts.scheme.lower() in _WEB else _load_objects
-        copies = [(name, copy, folder) for name, copy in load(url, shown, folder.path)]
+        copies: list[tuple[str, Path, object]] = [
+            (name, copy, folder) for name, copy in load(url, shown, folder.path)
+        ]
     except Exception as error:  # each store has errors of its own
         raise _unread(error, secrets) from None  # the cause may hold the URL
     if not copies:
