@@ -160,13 +160,8 @@ class _Walk:
         if real in self._seen:
             return
         self._seen.add(real)
-        try:
-            entries = sorted(folder.iterdir())
-        except OSError as error:
-            raise LogError(f"the folder '{folder}' cannot be read: {error.strerror}") from None
-        for path in entries:
-            if not _hidden(path.name):
-                self._take(path)
+        for path in _entries(folder):
+            self._take(path)
 
     def _take(self, path: Path) -> None:
         if not path.exists():
@@ -188,6 +183,13 @@ class _Walk:
             self.notes.append(f"'{link}' is left out: it is {kind} that crossfeed wrote")
         else:
             self._enter(link)
+
+
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not _hidden(path.name))
+    except OSError as error:
+        raise LogError(f"the folder '{folder}' cannot be read: {error.strerror}") from None
 
 
 def _refuse_dangling(links: Sequence[Path]) -> None:
@@ -217,9 +219,7 @@ def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
 
 
 def _below(folder: Path, root: Path, chain: tuple[Path, ...]) -> Iterator[Path]:
-    for path in folder.iterdir() if folder.is_dir() else ():
-        if _hidden(path.name):
-            continue
+    for path in _entries(folder) if folder.is_dir() else ():
         yield path
         real = Path(os.path.realpath(path))
         if path.is_dir() and real not in chain and not root.is_relative_to(real):

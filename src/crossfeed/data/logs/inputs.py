@@ -111,7 +111,7 @@ class Input:
         """Return the files that it is read from; none of a table."""
         if self.source is not None:
             _, folder = self.source  # or a single file
-            return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
+            return sorted(path for path in (folder, *_visible(folder)) if path.is_file())
         return [self.file.path] if self.file is not None else []
 
     @property
@@ -231,6 +231,13 @@ class Input:
             "rejects_scan": quoted_text(rejects.scans),
         }
         return f"read_csv({path}, {', '.join(f'{name} = {v}' for name, v in options.items())})"
+
+
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yield what lies below a folder, without what is hidden, as a dataset at work is."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
 
 
 def json_objects(file: LogFile) -> str:
