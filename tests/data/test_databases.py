@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import sqlite3
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -340,19 +341,59 @@ def test_two_tables_are_not_one_log(tmp_path: Path) -> None:
         prepare(["postgres://a/b?table=c", "postgres://a/b?table=d"], out=tmp_path / "dataset")
 
 
-def test_without_the_driver_the_install_command_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("scheme", ["postgres", "postgresql"])
+def test_without_its_own_driver_the_extra_is_told(
+    scheme: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in [name for name in sys.modules if name.startswith("ibis.backends.postgres")]:
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(MissingExtraError, match="'psycopg', which is not installed"):
+        prepare(f"{scheme}://me:p@127.0.0.1:1/b?table=c", out=tmp_path / "dataset")
+
+
+@pytest.mark.parametrize(
+    ("scheme", "module"), [("mysql", "MySQLdb"), ("trino", "trino"), ("snowflake", "snowflake")]
+)
+def test_without_another_driver_the_install_command_is_told(
+    scheme: str, module: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(LogError, match=f"{scheme}://me@127") as caught:
+        prepare(f"{scheme}://me:p@127.0.0.1:1/b?table=c", out=tmp_path / "dataset")
+    assert f"needs the package '{module}', which is not installed" in caught.value.message
+    assert caught.value.hint == f"pip install 'ibis-framework[{scheme}]'"
+
+
+@pytest.mark.parametrize(
+    ("password", "said", "shown"),
+    [
+        ("p", "Failed to import: no port", "Failed to import: no port"),
+        ("p", "the password p is wrong", "withheld"),
+        ("server", "no server at 127.0.0.1", "withheld"),
+        ("a.b", "no axb at host", "no axb at host"),
+        ("s3cretw0rd", "user=me,pw=s3cretw0rd1", "withheld"),
+        ("s%40cret", "the password 's@cret' is wrong", "withheld"),
+        ("p", "cannot open {url} here", "cannot open postgres://me@h/b?table=c here"),
+    ],
+)
+def test_a_password_is_neither_told_nor_struck_out_of_words(
+    password: str, said: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def connect(url: str) -> None:
-        raise ModuleNotFoundError("No module named 'psycopg'", name="psycopg")
+        raise ValueError(said.format(url=url))
 
     monkeypatch.setattr(databases.ibis, "connect", connect)
-    with pytest.raises(MissingExtraError, match="'psycopg', which is not installed") as caught:
-        prepare("postgres://a/b?table=c", out=tmp_path / "dataset")
-    assert caught.value.hint == install_hint("postgres")
-    with pytest.raises(LogError, match="needs the package 'psycopg'") as other:
-        prepare("trino://a/b?table=c", out=tmp_path / "dataset")
-    assert other.value.hint == "pip install 'ibis-framework[trino]'"
+    with pytest.raises(LogError) as caught:
+        prepare(f"postgres://me:{password}@h/b?table=c", out=tmp_path / "dataset")
+    expected = f"'postgres://me@h/b?table=c' cannot be read: {shown}"
+    if shown == "withheld":
+        expected = (
+            "'postgres://me@h/b?table=c' cannot be read: ValueError (its words are withheld, "
+            "because they hold a secret of the URL)"
+        )
+    assert caught.value.message == expected
+    assert "***" not in str(caught.value)
 
 
 @pytest.mark.parametrize("scheme", ["postgres", "Postgres", "spark"])

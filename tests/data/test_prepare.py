@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -18,6 +19,8 @@ import pytest
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
+from crossfeed.data.engines.duckdb_engine import open_duckdb
+from crossfeed.data.logs import open_log, reading
 from crossfeed.data.prepare import pipeline as module
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, DatasetError, LogError, OutputError
@@ -339,6 +342,42 @@ def test_no_file_may_grow_and_the_error_says_so(most_bytes: int, tmp_path: Path)
     assert process.returncode == 7, process.stderr
     assert "nothing was replaced" in process.stdout
     assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        duckdb.TransactionException("Failed to commit: Could not write file 'w.duckdb.wal'"),
+        duckdb.FatalException("Failed to create checkpoint: Could not write file 'w.duckdb'"),
+        duckdb.IOException("Could not write file 'shop/x.csv.log.csv': No space left on device"),
+        duckdb.OutOfMemoryException("failed to allocate data of size 1 MiB"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_full_disk_is_not_blamed_on_the_log(
+    error: duckdb.Error, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    random_log().to_csv("log.csv", index=False)
+    log = open_log("log.csv", config=DataConfig())
+    with (
+        pytest.raises(OutputError, match="the work did not fit") as caught,
+        open_duckdb(tmp_path / "scratch"),
+        reading(log),
+    ):
+        raise error
+    assert "nothing was replaced" in str(caught.value.hint)
+
+
+def test_a_log_that_cannot_be_read_any_more_is_blamed(tmp_path: Path) -> None:
+    random_log().to_csv(tmp_path / "log.csv", index=False)
+    log = open_log(tmp_path / "log.csv", config=DataConfig())
+    with (
+        pytest.raises(LogError, match=r"log\.csv' cannot be read: Could not read"),
+        open_duckdb(tmp_path / "scratch"),
+        reading(log),
+    ):
+        raise duckdb.IOException(f'Could not read from file "{tmp_path}/log.csv"')
 
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path: Path) -> None:

@@ -372,6 +372,35 @@ def test_a_matrix_of_ratings(source: str, tmp_path: Path) -> None:
         rows_of(source, tmp_path)
 
 
+def test_steps_of_epinions_are_dates_in_their_order(
+    tmp_path: Path, prepared: Callable[..., Dataset]
+) -> None:
+    """The matrix is as its publisher ships it: the last column is a step from 1 to 11."""
+    rows = [(u, 10 + i, 1 + i % 2, 5, 4, 1 + (u + i) % 11) for u in range(12) for i in range(11)]
+    matrix = np.array(rows)
+    savemat(tmp_path / "rating_with_timestamp.mat", {"rating_with_timestamp": matrix})
+    found = rows_of("epinions", tmp_path)
+    years = [row["timestamp"].year for row in found]
+    assert years == [1999 + step for *_, step in rows]
+    assert {(row["timestamp"].month, row["timestamp"].day) for row in found} == {(1, 1)}
+    dataset = prepared(tmp_path, source="epinions")
+    assert dataset.manifest["log"]["quarantined"] == {}
+    assert dataset.manifest["log"]["time_unit"] == "date"
+    assert np.unique(dataset.event_time).size == 11
+    told = " ".join(SOURCES["epinions"].rules)
+    assert "Times are steps 1 to 11" in told and "step 1 is read as 2000-01-01" in told
+    matrix[0, 5] = 0
+    savemat(tmp_path / "rating_with_timestamp.mat", {"rating_with_timestamp": matrix})
+    with pytest.raises(LogError, match="a step of its times is 0, not 1 to 11"):
+        rows_of("epinions", tmp_path)
+
+
+def test_every_source_says_what_its_times_are() -> None:
+    for source in SOURCES.values():
+        words = " ".join(source.rules).lower()
+        assert any(word in words for word in ("time", " day", "millisecond")), source.name
+
+
 def test_atomic_files_take_the_domain_of_the_item(tmp_path: Path) -> None:
     inter = "user_id:token\titem_id:token\trating:float\ttimestamp:float\n"
     ratings = "".join(f"u\t{film}\t4\t97830076{film}\n" for film in FILMS)

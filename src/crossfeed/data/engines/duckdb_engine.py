@@ -20,7 +20,7 @@ from crossfeed.data.engines.sql import quoted_text
 from crossfeed.errors import ConfigError, OutputError
 from crossfeed.files import require_writable
 
-__all__ = ["DuckDBEngine", "open_duckdb"]
+__all__ = ["DuckDBEngine", "did_not_fit", "open_duckdb"]
 
 _SIZE = re.compile(r"[1-9]\d*(\.\d+)? ?[KMGT](i?B)?", re.IGNORECASE)
 
@@ -138,9 +138,8 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
     try:
         with contextlib.closing(_begun(scratch, memory_limit)) as engine:
             yield engine
-    except (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException) as error:
-        # Fatal is a table that could not be written to its end; what was there is as it was.
-        if isinstance(error, duckdb.FatalException) and "write" not in str(error):
+    except duckdb.Error as error:
+        if not did_not_fit(error):
             raise
         in_memory = isinstance(error, duckdb.OutOfMemoryException) and "disk" not in str(error)
         raise OutputError(
@@ -149,6 +148,17 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
             if in_memory
             else "free some space on the disk of --out; nothing was replaced",
         ) from error
+
+
+def did_not_fit(error: duckdb.Error) -> bool:
+    """Return whether disk or memory failed, which is nobody's fault but the machine's.
+
+    A table that could not be written to its end is a fatal error, and a commit that could not be
+    written an error of its transaction; what was there before is as it was.
+    """
+    if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
+        return True
+    return "Could not write" in str(error) or "No space left" in str(error)
 
 
 def _begun(scratch: Path, memory_limit: str | None) -> DuckDBEngine:

@@ -6,14 +6,17 @@ from dataclasses import dataclass
 
 import ibis.expr.types as ir
 
+from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.engine import Engine
 from crossfeed.data.logs import LogRows
 from crossfeed.data.logs.times import iso_time
 
-__all__ = ["BOT_RULE", "Bot", "Oddities", "Twins", "find_oddities"]
+__all__ = ["BOT_RULE", "Bot", "Oddities", "Twins", "WordsForMissing", "find_oddities"]
 
 _EXAMPLES = 3
+_WORDS = sorted({word.lower() for word in DataConfig().missing_values} | {"undefined"})
+"""What an id is that was none before something made text of it."""
 _DAY = 86_400_000
 _BOT_CLICKS = 200
 _BOT_TIMES = 50
@@ -27,7 +30,7 @@ BOT_RULE = (
 
 @dataclass(frozen=True)
 class Twins:
-    """Ids of one kind that differ only by case or white space."""
+    """Ids of one kind that differ only by case, white space or a final .0."""
 
     kind: str
     """user_id, item_id or domain"""
@@ -35,6 +38,16 @@ class Twins:
     """How many ids would disappear if twins were merged."""
     examples: tuple[tuple[str, ...], ...]
     """The ids of the first groups."""
+
+
+@dataclass(frozen=True)
+class WordsForMissing:
+    """Clicks whose id is a text that elsewhere stands for a missing value, such as nan."""
+
+    kind: str
+    """user_id, item_id or domain"""
+    clicks: dict[str, int]
+    """By word."""
 
 
 @dataclass(frozen=True)
@@ -61,6 +74,7 @@ class Oddities:
     gap_after: str | None
     """The last day before that gap, ISO 8601."""
     twins: tuple[Twins, ...]
+    words: tuple[WordsForMissing, ...]
     bots: tuple[Bot, ...]
     """The ten busiest, by BOT_RULE."""
     bot_count: int
@@ -83,6 +97,7 @@ def find_oddities(engine: Engine, clicks: ir.Table, rows: LogRows) -> Oddities:
     bots = _bots(engine, clicks) if timed else []
     texts = {"user_id": rows.user_ids, "item_id": rows.item_ids, "domain": "text"}
     twins = [_twins(engine, clicks, name) for name, kind in texts.items() if kind != "integer"]
+    words = [_words(engine, clicks, name) for name, kind in texts.items() if kind != "integer"]
     return Oddities(
         duplicates=total - distinct,
         shared_items=engine.count(domains.filter(domains["domains"] > 1)),
@@ -90,6 +105,7 @@ def find_oddities(engine: Engine, clicks: ir.Table, rows: LogRows) -> Oddities:
         longest_gap_days=gap,
         gap_after=after,
         twins=tuple(one for one in twins if one.groups),
+        words=tuple(one for one in words if one.clicks),
         bots=tuple(bots[:10]),
         bot_count=len(bots),
     )
@@ -124,9 +140,17 @@ def _bots(engine: Engine, clicks: ir.Table) -> list[Bot]:
 
 def _twins(engine: Engine, clicks: ir.Table, name: str) -> Twins:
     ids = clicks.select(id=clicks[name].cast("string")).distinct()
-    plain = ids.mutate(plain=ids["id"].re_replace(r"\s+", " ").strip().lower())
+    spaced = ids["id"].re_replace(r"\s+", " ").strip().lower()
+    plain = ids.mutate(plain=spaced.re_replace(r"^(-?[0-9]+)[.]0+$", r"\1"))
     groups = plain.group_by("plain").agg(count=plain.count(), ids=plain["id"].collect())
     several = engine.keep(groups.filter(groups["count"] > 1))
     [row] = engine.records(several.agg(fewer=(several["count"] - 1).sum()))
     examples = engine.records(several.order_by("plain").limit(_EXAMPLES))
     return Twins(name, int(row["fewer"] or 0), tuple(tuple(sorted(one["ids"])) for one in examples))
+
+
+def _words(engine: Engine, clicks: ir.Table, name: str) -> WordsForMissing:
+    found = clicks.filter(clicks[name].lower().isin(_WORDS))
+    counts = found.group_by(word=found[name]).agg(clicks=found.count())
+    rows = engine.records(counts.order_by([counts["clicks"].desc(), "word"]))
+    return WordsForMissing(name, {row["word"]: row["clicks"] for row in rows})

@@ -238,8 +238,14 @@ def _oddity_warnings(report: LogReport) -> Iterator[str]:
     for twins in odd.twins:
         examples = "; ".join(" = ".join(map(repr, group)) for group in twins.examples)
         yield (
-            f"{twins.groups} values of {twins.kind} differ from another only by case or white "
-            f"space: {examples}"
+            f"{twins.groups} values of {twins.kind} differ from another only by case, white "
+            f"space or a final .0: {examples}"
+        )
+    for words in odd.words:
+        counts = ", ".join(f"'{word}' in {clicks} clicks" for word, clicks in words.clicks.items())
+        yield (
+            f"a {words.kind} is a word for a missing value: {counts}; all of them count as one "
+            f"{words.kind}; write missing values as null, or in a CSV as data.missing_values says"
         )
     if odd.bot_count:
         busiest = ", ".join(f"'{bot.user_id}' ({bot.clicks})" for bot in odd.bots[:5])

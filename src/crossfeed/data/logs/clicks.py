@@ -15,6 +15,7 @@ __all__ = ["check_positive", "columns_in", "typed_columns"]
 
 _BOOLEANS = ("true", "false", "yes", "no", "t", "f", "y", "n")
 _MOST_TRIES = 64
+_SAMPLES = {"BOOLEAN": "true", "BIGINT": "1", "DOUBLE": "1", "VARCHAR": "NULL"}
 
 
 def columns_in(expression: str, columns: Collection[str]) -> list[str]:
@@ -97,12 +98,34 @@ def typed_columns(
             check_positive(connection, expression, {**known, **chosen})
         except ConfigError as error:
             first_error = first_error or error
-        else:
+            continue
+        if _compares(connection, expression, known, chosen):
             return {
                 name: (type_, _value(name, type_, missing_values)) for name, type_ in chosen.items()
             }
-    assert first_error is not None
+    if first_error is None:
+        raise ConfigError(f"data.positive = {expression!r} fits none of the columns' values")
     raise first_error
+
+
+def _compares(
+    connection: duckdb.DuckDBPyConnection,
+    expression: str,
+    known: Mapping[str, str],
+    chosen: Mapping[str, str],
+) -> bool:
+    """Return whether what a column is compared with can be of its type, as 'm' is no number."""
+    columns = [f"CAST(NULL AS {type_}) AS {quoted_name(name)}" for name, type_ in known.items()]
+    columns += [
+        f"CAST({_SAMPLES[type_]} AS {type_}) AS {quoted_name(name)}"
+        for name, type_ in chosen.items()
+    ]
+    try:
+        query = f"SELECT ({expression}\n) FROM (SELECT {', '.join(columns) or 'NULL'})"
+        connection.execute(query).fetchall()
+    except duckdb.ConversionException:
+        return False
+    return True
 
 
 def _suggested(

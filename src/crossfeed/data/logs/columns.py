@@ -77,13 +77,14 @@ def file_input(
     """
     if header is not None and file.format != "CSV":
         raise ConfigError(f"data.header is for CSV, and '{file.name}' is {file.format}")
-    looked = {"Parquet": _parquet_input, "CSV": _csv_input, "JSONL": _jsonl_input}[file.format]
-    return looked(connection, file, optional, header)
+    if file.format == "Parquet":
+        return _parquet_input(connection, file)
+    if file.format == "JSONL":
+        return _jsonl_input(connection, file, optional)
+    return _csv_input(file, header)
 
 
-def _parquet_input(
-    connection: duckdb.DuckDBPyConnection, file: LogFile, *_: Sequence[str] | None
-) -> Input:
+def _parquet_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Input:
     with pq.ParquetFile(file.path) as opened:
         names, rows = opened.schema_arrow.names, opened.metadata.num_rows
     path = quoted_text(glob.escape(str(file.path)))
@@ -94,23 +95,15 @@ def _parquet_input(
 
 
 def _jsonl_input(
-    connection: duckdb.DuckDBPyConnection,
-    file: LogFile,
-    optional: Sequence[str] | None,
-    _: Sequence[str] | None,
+    connection: duckdb.DuckDBPyConnection, file: LogFile, optional: Sequence[str]
 ) -> Input:
     keys = _json_keys(read_head(file))
-    keys += _keys_of_any(connection, file, [name for name in optional or () if name not in keys])
+    keys += _keys_of_any(connection, file, [name for name in optional if name not in keys])
     types = dict.fromkeys(filter(None, keys), UNTYPED)
     return Input(file.name, _size(file), types, file=file)
 
 
-def _csv_input(
-    _: duckdb.DuckDBPyConnection,
-    file: LogFile,
-    __: Sequence[str] | None,
-    header: Sequence[str] | None,
-) -> Input:
+def _csv_input(file: LogFile, header: Sequence[str] | None) -> Input:
     head = read_head(file)
     lines = _LINE_END.split(head)
     blank = next((n for n, line in enumerate(lines) if line.strip()), 0)

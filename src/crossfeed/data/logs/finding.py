@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import json
 import os
@@ -95,8 +96,8 @@ def _resolve(log: str | Path) -> FoundFiles:
 
 def _glob_files(pattern: str) -> FoundFiles:
     """Return what a glob matches; folders among it are read whole."""
-    matches = [Path(match) for match in sorted(glob.glob(pattern, recursive=True))]
-    matches = _once(match for match in matches if not _hidden(match.name))
+    found_paths = _matches_below(pattern) if "**" in pattern else map(Path, glob.glob(pattern))
+    matches = _once([match for match in sorted(found_paths) if not _hidden(match.name)])
     _refuse_dangling([match for match in matches if not match.exists()])
     files = [match for match in matches if match.is_file()]
     folders = [match for match in matches if match.is_dir()]
@@ -159,13 +160,8 @@ class _Walk:
         if real in self._seen:
             return
         self._seen.add(real)
-        try:
-            entries = sorted(folder.iterdir())
-        except OSError as error:
-            raise LogError(f"the folder '{folder}' cannot be read: {error.strerror}") from None
-        for path in entries:
-            if not _hidden(path.name):
-                self._take(path)
+        for path in _entries(folder):
+            self._take(path)
 
     def _take(self, path: Path) -> None:
         if not path.exists():
@@ -189,15 +185,50 @@ class _Walk:
             self._enter(link)
 
 
+def _entries(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if not _hidden(path.name))
+    except OSError as error:
+        raise LogError(f"the folder '{folder}' cannot be read: {error.strerror}") from None
+
+
 def _refuse_dangling(links: Sequence[Path]) -> None:
     if links:
         names = ", ".join(f"'{link}' -> '{os.readlink(link)}'" for link in links)
         raise LogError(f"links that lead to nothing: {names}", hint="mend or remove them")
 
 
-def _once(paths: Iterator[Path]) -> list[Path]:
+def _matches_below(pattern: str) -> Iterator[Path]:
+    """Yield what a pattern with ** matches; links are followed, but not back to where they are."""
+    parts = Path(pattern).parts
+    first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
+    base = Path(*parts[:first])
+    root = Path(os.path.realpath(base))
+    for path in _below(base, root, (root,)):
+        if _fits(path.relative_to(base).parts, parts[first:]):
+            yield path
+
+
+def _fits(names: Sequence[str], parts: Sequence[str]) -> bool:
+    """Return whether the parts of a path fit those of a pattern; ** is any number of folders."""
+    if not parts:
+        return not names
+    if parts[0] == "**":
+        return any(_fits(names[number:], parts[1:]) for number in range(len(names) + 1))
+    return bool(names) and fnmatch.fnmatchcase(names[0], parts[0]) and _fits(names[1:], parts[1:])
+
+
+def _below(folder: Path, root: Path, chain: tuple[Path, ...]) -> Iterator[Path]:
+    for path in _entries(folder) if folder.is_dir() else ():
+        yield path
+        real = Path(os.path.realpath(path))
+        if path.is_dir() and real not in chain and not root.is_relative_to(real):
+            yield from _below(path, root, (*chain, real))
+
+
+def _once(paths: Sequence[Path]) -> list[Path]:
     """Leave out what is reached a second time through a link to its folder."""
-    return list({_entry(path): path for path in reversed(list(paths))}.values())[::-1]
+    return list({_entry(path): path for path in reversed(paths)}.values())[::-1]
 
 
 def _entry(path: Path) -> tuple[str, str]:

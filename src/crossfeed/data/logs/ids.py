@@ -55,7 +55,7 @@ def domain_text(name: str, type_: str) -> str:
     text = f"CAST({name} AS VARCHAR)"
     if _family(type_) != "float":
         return text if type_ != "VARCHAR" else name
-    whole = f"CAST(CAST({name} AS DECIMAL(38, 0)) AS VARCHAR)"
+    whole = f"CAST(TRY_CAST({name} AS DECIMAL(38, 0)) AS VARCHAR)"
     missing = f"WHEN isnan({name}) THEN NULL " if type_ in _FLOATS else ""
     is_whole = f"{name} = trunc({name}) AND abs({name}) < 1e18"
     return f"CASE {missing}WHEN {is_whole} THEN {whole} ELSE {text} END"

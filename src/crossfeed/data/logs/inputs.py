@@ -111,7 +111,7 @@ class Input:
         """Return the files that it is read from; none of a table."""
         if self.source is not None:
             _, folder = self.source  # or a single file
-            return sorted(path for path in (folder, *folder.rglob("*")) if path.is_file())
+            return sorted(path for path in (folder, *_visible(folder)) if path.is_file())
         return [self.file.path] if self.file is not None else []
 
     @property
@@ -233,6 +233,13 @@ class Input:
         return f"read_csv({path}, {', '.join(f'{name} = {v}' for name, v in options.items())})"
 
 
+def _visible(folder: Path) -> Iterator[Path]:
+    """Yield what lies below a folder, without what is hidden, as a dataset at work is."""
+    for path in folder.rglob("*"):
+        if not any(part.startswith(".") for part in path.relative_to(folder).parts):
+            yield path
+
+
 def json_objects(file: LogFile) -> str:
     """Return the table function of a JSONL file's rows, each in the column json."""
     path = quoted_text(glob.escape(str(file.path)))
@@ -240,7 +247,7 @@ def json_objects(file: LogFile) -> str:
         options = "auto_detect = false, header = false, delim = '\x07', quote = '', escape = ''"
         packed = f"compression = {quoted_text(file.compression or 'none')}, ignore_errors = true"
         lines = f"read_csv({path}, {options}, columns = {{line: 'VARCHAR'}}, {packed})"
-        return f"(SELECT try_cast(line AS JSON) AS json FROM {lines})"
+        return f"(SELECT CASE WHEN json_valid(line) THEN line::JSON END AS json FROM {lines})"
     compression = quoted_text(file.compression or "uncompressed")
     return f"read_ndjson_objects({path}, ignore_errors = true, compression = {compression})"
 

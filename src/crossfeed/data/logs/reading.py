@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import glob
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ import ibis.expr.types as ir
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
-from crossfeed.data.engines.duckdb_engine import DuckDBEngine
+from crossfeed.data.engines.duckdb_engine import DuckDBEngine, did_not_fit
 from crossfeed.data.engines.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.cleaning import Cleaned, clean
 from crossfeed.data.logs.clicks import columns_in, typed_columns
@@ -38,8 +39,6 @@ _BEHIND = (
     "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
 )
 """The malformed rows that stand before one, which was numbered without them."""
-_OF_THE_SCRATCH = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
-"""Errors of disk and memory; a log's file can only be at fault if it is named."""
 
 
 @dataclass(frozen=True)
@@ -122,14 +121,19 @@ def reading(log: Log) -> Iterator[None]:
     try:
         yield
     except duckdb.Error as error:
-        named = [input_ for input_ in log.inputs if input_.name in str(error)] or log.inputs
-        if isinstance(error, _OF_THE_SCRATCH):
-            named = [input_ for input_ in named if input_.name in str(error)]
-            if not named:
-                raise
+        named = [input_ for input_ in log.inputs if _is_named(input_, str(error))]
+        if did_not_fit(error) and not named:
+            raise
+        named = named or list(log.inputs)
         shown = named[0].shown if len(named) == 1 else "the log"
         reason = str(error).splitlines()[0]
         raise LogError(f"{shown} cannot be read: {reason}", hint=named[0].remedy) from error
+
+
+def _is_named(input_: Input, text: str) -> bool:
+    """Return whether a text names an input, and not a file of a longer name."""
+    names = [input_.name, *(str(file) for file in input_.files)]
+    return any(re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", text) for name in names)
 
 
 def require_readable(rows: LogRows, config: DataConfig) -> None:
@@ -241,7 +245,7 @@ def _view_value(log: Log, name: str) -> str:
     if name not in log.inputs[0].values:
         return log.inputs[0].value(name, is_domain=is_domain)
     values = ", ".join(one.value(name, is_domain=is_domain) for one in log.inputs)
-    return f"[{values}][file_index + 1]"
+    return f"[{values}][CAST(file_index AS BIGINT) + 1]"
 
 
 def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConfig) -> TimeRule:

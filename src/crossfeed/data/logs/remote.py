@@ -1,4 +1,4 @@
-"""Files elsewhere: object stores and the web are read by fsspec, as copies on this machine.
+"""Files elsewhere: of the web, or of object stores by fsspec, as copies on this machine.
 
 file:///data/clicks.csv           a path of this machine
 https://host/clicks.parquet       one file
@@ -10,26 +10,30 @@ read several times: to fetch it once is faster, and needs one answer of the stor
 
 from __future__ import annotations
 
+import base64
+import errno
 import glob
 import logging
 import shutil
 import tempfile
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+from urllib.request import Request, urlopen
 
 from crossfeed.data.logs.files import format_of
 from crossfeed.data.logs.urls import Secrets, secrets_of, url_scheme
-from crossfeed.errors import LogError
+from crossfeed.errors import CrossfeedError, LogError, OutputError
 
 __all__ = ["fetch", "is_file_url", "is_remote", "local_path"]
 
 _log = logging.getLogger(__name__)
 
-_WEB = {"http": "aiohttp requests", "https": "aiohttp requests"}
+_WEB = ("http", "https")
+_TIMEOUT_SECONDS = 60
 _PACKAGES = {
-    **_WEB,
     **{"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "oci": "ocifs", "oss": "ossfs"},
     **{"az": "adlfs", "abfs": "adlfs", "abfss": "adlfs", "hf": "huggingface_hub"},
     **{"sftp": "paramiko", "ftp": "", "hdfs": "", "webhdfs": "requests", "memory": ""},
@@ -40,12 +44,13 @@ _PACKAGES = {
 def is_file_url(log: object) -> bool:
     """Return whether a log is a URL of a file: elsewhere, or on this machine."""
     scheme = url_scheme(log)
-    return scheme == "file" or scheme in _PACKAGES
+    return scheme == "file" or is_remote(log)
 
 
 def is_remote(log: object) -> bool:
     """Return whether a log is a file elsewhere."""
-    return url_scheme(log) in _PACKAGES
+    scheme = url_scheme(log)
+    return scheme in _WEB or scheme in _PACKAGES
 
 
 def local_path(log: str | Path) -> Path:
@@ -90,23 +95,49 @@ def fetch(url: str) -> list[tuple[str, Path, object]]:
     secrets = secrets_of(url, parts, shown=shown)
     folder = _Folder()
     try:
-        import fsspec.core
-
-        store, path = fsspec.core.url_to_fs(url)
-        found = [path] if parts.scheme.lower() in _WEB else _files_of(store, path)
-        copies: list[tuple[str, Path, object]] = []
-        for number, one in enumerate(found):
-            name = shown if parts.scheme.lower() in _WEB else store.unstrip_protocol(one)
-            _log.info("fetching %s", name)
-            copy = folder.path / str(number) / name.rpartition("/")[2]
-            copy.parent.mkdir()
-            store.get_file(one, str(copy))
-            copies.append((name, copy, folder))
+        load = _load_page if parts.scheme.lower() in _WEB else _load_objects
+        copies: list[tuple[str, Path, object]] = [
+            (name, copy, folder) for name, copy in load(url, shown, folder.path)
+        ]
     except Exception as error:  # each store has errors of its own
         raise _unread(error, secrets) from None  # the cause may hold the URL
     if not copies:
         raise LogError(f"'{shown}' holds no log")
     return copies
+
+
+def _load_page(url: str, shown: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    parts = urlsplit(url)
+    user, _, address = parts.netloc.rpartition("@")
+    request = Request(parts._replace(netloc=address).geturl())
+    if user:
+        credentials = base64.b64encode(unquote(user).encode()).decode()
+        request.add_unredirected_header("Authorization", f"Basic {credentials}")
+    copy = _place(folder, 0, shown)
+    with urlopen(request, timeout=_TIMEOUT_SECONDS) as answer, copy.open("wb") as file:
+        shutil.copyfileobj(answer, file)
+        promised = answer.headers.get("Content-Length")
+    if promised is not None and copy.stat().st_size != int(promised):
+        raise OSError(f"{copy.stat().st_size} of {promised} bytes came")
+    yield shown, copy
+
+
+def _load_objects(url: str, _: str, folder: Path) -> Iterator[tuple[str, Path]]:
+    import fsspec.core
+
+    store, path = fsspec.core.url_to_fs(url)
+    for number, one in enumerate(_files_of(store, path)):
+        name = store.unstrip_protocol(one)
+        copy = _place(folder, number, name)
+        store.get_file(one, str(copy))
+        yield name, copy
+
+
+def _place(folder: Path, number: int, name: str) -> Path:
+    _log.info("fetching %s", name)
+    copy = folder / str(number) / name.rpartition("/")[2]
+    copy.parent.mkdir()
+    return copy
 
 
 def _files_of(store: Any, path: str) -> list[str]:  # Any: fsspec has no types
@@ -125,7 +156,12 @@ def _hidden(path: str) -> bool:
     return any(part.startswith((".", "_")) for part in path.split("/"))
 
 
-def _unread(error: Exception, secrets: Secrets) -> LogError:
+def _unread(error: Exception, secrets: Secrets) -> CrossfeedError:
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return OutputError(
+            f"a copy of '{secrets.shown}' does not fit on the disk of {tempfile.gettempdir()}",
+            hint="free some space there, or set TMPDIR to a folder on another disk",
+        )
     scheme = secrets.url.partition("://")[0].lower()
     if isinstance(error, ImportError):
         packages = " ".join(filter(None, ("fsspec", _PACKAGES[scheme])))

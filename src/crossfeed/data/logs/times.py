@@ -176,7 +176,9 @@ def _format_rule(
     is_fraction = staged_type in ("FLOAT", "DOUBLE") or staged_type.startswith("DECIMAL")
     digits = f"CAST(try_cast({name} AS BIGINT) AS VARCHAR)"
     text = digits if is_fraction else f"CAST({name} AS VARCHAR)"
-    parsed = f"try_strptime({text}, {quoted_text(format_)})"
+    plain = f"regexp_replace({text}, '^([0-9]+)[.]0$', '\\1')"  # as where integers have gaps
+    pattern = quoted_text(format_)
+    parsed = f"coalesce(try_strptime({text}, {pattern}), try_strptime({plain}, {pattern}))"
     rule = TimeRule(format_, _of_moments(parsed, "TIMESTAMP"))
     query = f"SELECT count({rule.expression}), min({text}) FROM {table}"
     try:
@@ -225,7 +227,7 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
     if staged_type in _INTEGERS:
         return _of_integers(f"CAST({name} AS HUGEINT)")
     # Decimals keep nanoseconds exact, which a double does not.
-    number = f"try_cast({name} AS DECIMAL(25, 6))"
+    number = f"try_cast({name} AS DECIMAL(28, 9))"
     expressions = {
         unit: f"try_cast(floor({number} * {factor}) AS BIGINT)" for unit, factor in _FACTORS.items()
     }

@@ -15,7 +15,7 @@ __all__ = ["MOVIELENS", "MOVIELENS_1M", "MOVIELENS_100K"]
 _RULES = (
     "A domain is a genre; a film of several genres stands in the rarest of them, counted over the "
     "catalogue, the first in the alphabet among equals.",
-    "A rating of 4 or more is a click.",
+    "A rating of 4 or more is a click; times are seconds since 1970.",
 )
 _RATINGS = {"user_id": "BIGINT", "item_id": "BIGINT", "rating": "DOUBLE", "timestamp": "BIGINT"}
 

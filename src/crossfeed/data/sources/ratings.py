@@ -14,6 +14,9 @@ from crossfeed.errors import LogError
 
 __all__ = ["CIAO", "DOUBAN", "EPINIONS", "NETFLIX", "RECBOLE"]
 
+_STEPS = 11
+"""Into so many steps the publisher of Epinions divided the time from 1999 to 2011."""
+_BEFORE_FIRST_STEP = 1999
 _MAT_COLUMNS = ("user_id", "item_id", "category", "rating", "helpfulness", "timestamp")
 
 
@@ -80,7 +83,18 @@ def _query_ciao(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
 
 
 def _query_epinions(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    return _mat_query(connection, folder, EPINIONS)
+    """Return the SELECT of the ratings; steps become dates a year apart, seconds stay."""
+    rows = _mat_query(connection, folder, EPINIONS)
+    query = f"SELECT min(timestamp), max(timestamp) FROM ({rows})"
+    [[first, last]] = connection.execute(query).fetchall()
+    if last is not None and last > _STEPS:
+        return rows
+    if first is not None and first < 1:
+        raise LogError(
+            f"'{folder}' is not Epinions: a step of its times is {first}, not 1 to {_STEPS}"
+        )
+    step = f"make_date({_BEFORE_FIRST_STEP} + CAST(timestamp AS INTEGER), 1, 1)"
+    return f"SELECT * REPLACE ({step} AS timestamp) FROM ({rows})"
 
 
 def _mat_query(connection: duckdb.DuckDBPyConnection, folder: Path, source: Source) -> str:
@@ -193,7 +207,7 @@ NETFLIX = Source(
 
 _MAT_RULES = (
     "The file is rating_with_timestamp.mat, a matrix of user, product, category, rating, "
-    "helpfulness and time in seconds.",
+    "helpfulness and time.",
     "A domain is a category, by its number.",
     "Every rating is a click.",
 )
@@ -203,7 +217,7 @@ CIAO = Source(
     title="Ciao: 284,086 product ratings in 28 categories, 2000-2011 (Tang et al. 2012)",
     licence="no licence is stated; the authors ask for citation",
     home_page="https://www.cse.msu.edu/~tangjili/datasetcode/truststudy.htm",
-    rules=_MAT_RULES,
+    rules=(*_MAT_RULES, "Times are seconds since 1970."),
     positive="true",
     query=_query_ciao,
 )
@@ -214,7 +228,13 @@ EPINIONS = Source(
     title="Epinions: 922,267 product ratings in 27 categories, 1999-2011 (Tang et al. 2012)",
     licence="no licence is stated; the authors ask for citation",
     home_page="https://www.cse.msu.edu/~tangjili/datasetcode/truststudy.htm",
-    rules=_MAT_RULES,
+    rules=(
+        *_MAT_RULES,
+        "Times are steps 1 to 11, into which the publisher divided 1999 to 2011. Their dates are "
+        "not published: step 1 is read as 2000-01-01, each further one a year later. Only their "
+        "order is known, and clicks of the same step have the same time.",
+        "A copy that has seconds since 1970 instead keeps them.",
+    ),
     positive="true",
     query=_query_epinions,
 )
