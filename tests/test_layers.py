@@ -39,7 +39,7 @@ MAY_IMPORT: dict[str, set[str]] = {
 """Module or package at the top level -> those that it may import, itself apart."""
 
 ROOMS: dict[str, tuple[str, ...]] = {
-    "config": ("sections", "loading differences"),
+    "config": ("sections removed", "loading differences"),
     "run": ("checkpoints", "folder"),
     "bundle": ("item_ids item_index", "format", "reading writing"),
     "data": ("dataset", "engines", "sources", "logs", "prepare inspect simulate"),
@@ -60,7 +60,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
         "statistics baselines",
         "audit evaluate report",
     ),
-    "training": ("stages", "parallel", "step", "watch", "loop"),
+    "training": ("parallel", "step", "watch", "loop"),
     "serving": ("ids", "histories", "recommend", "engine", "operations", "http", "process"),
     "serving.histories": (
         "availability",

@@ -28,7 +28,7 @@ from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.parallel import distributed, heartbeat, sharded_table
-from crossfeed.training.parallel.distributed import ALONE, Follower, Workers, own_of
+from crossfeed.training.parallel.distributed import ALONE, Follower, Workers, own_state
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.step.batches import batches
 
@@ -299,11 +299,11 @@ def test_another_number_of_processes_takes_the_sums_and_draws_anew() -> None:
         {"random_state": rank, "losses": {"gap": 1.0 + rank}, "counts": {f"{rank}": 1}}
         for rank in range(2)
     ]
-    assert own_of(owns, Workers(rank=1, count=2)) is owns[1]
-    leader = own_of(owns, ALONE)
+    assert own_state(owns, Workers(rank=1, count=2)) is owns[1]
+    leader = own_state(owns, ALONE)
     assert leader["losses"] == {"gap": 3.0} and leader["counts"] == {"0": 1, "1": 1}
     assert leader["random_state"] is None
-    assert own_of(owns, Workers(rank=2, count=3))["losses"] == {}
+    assert own_state(owns, Workers(rank=2, count=3))["losses"] == {}
 
 
 def test_followers_write_nothing(trained_alone: Run) -> None:
@@ -568,6 +568,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.parallel.sharded_table import ShardedTable
+from crossfeed.training.loop import state
 from crossfeed.training.loop.trainer import train
 
 dataset, out = Dataset.load(sys.argv[1]), Path(sys.argv[2])
@@ -608,7 +609,8 @@ def changed(name, settings):
 with joined() as workers:
     found = moved(workers)
     changed("divided", {})
-    changed("divided-still", {"learning_rate": 1e-30, "table_learning_rate": 1e-30, "epochs": 2})
+    state.TABLE_LEARNING_RATE = 1e-30
+    changed("divided-still", {"learning_rate": 1e-30, "epochs": 2})
     changed("whole-still", {"learning_rate": 1e-30, "table_sharding": "none", "epochs": 2})
 (out / f"{workers.rank}.json").write_text(json.dumps(found))
 """

@@ -16,7 +16,9 @@ from crossfeed.cli import app
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.validation import Validation
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.domain_rows import DomainRows
 from crossfeed.training.step.proposals import Proposals
@@ -78,7 +80,7 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         clicks=torch.tensor([1.0, 1.0]),
         pool=None,
     )
-    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5 / 2.0)))
+    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5)))
     return (
         replace(first, groups=(group,)),
         proposals,
@@ -88,7 +90,7 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
 
 def test_health_by_hand(last_out: Dataset) -> None:
     batch, proposals, move = hand_made(last_out)
-    config = tiny_config(gap_weight=0.1, gap_scale=2.0).train
+    config = tiny_config(gap_weight=0.1).train
     sums = HealthSums({}, {})
     sums.add_discriminator(batch, proposals, move)
     sums.add_generator(batch, proposals, move, config=config)
@@ -213,6 +215,34 @@ def test_after_a_roll_back_the_weights_are_the_healthy_ones(
         return all(torch.equal(value, healthy[name]) for name, value in one.items())
 
     assert [same(one) for one in saved] == [False, True, True, False]  # the last epoch is left
+
+
+def test_a_refit_repeats_the_epochs_and_rates_behind_the_best_weights(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 3 is rolled back, so that the weights of epoch 4 come from three epochs."""
+    collapsed = iter([False, True, False])  # in epochs 2 to 4; 1 is the warm-up
+
+    def alarms(*_: object, **__: object) -> tuple[Alarm, ...]:
+        return (Alarm("entropy", "planted"),) if next(collapsed) else ()
+
+    monkeypatch.setattr(fitting, "find_alarms", alarms)
+    rates: list[float] = []
+    step = FitState.set_learning_rate
+
+    def told(state: FitState, rate: float) -> None:
+        rates.append(rate)
+        step(state, rate)
+
+    monkeypatch.setattr(FitState, "set_learning_rate", told)
+    values = iter([0.1, 0.2, 0.15, 0.3, 0.4])  # popularity is measured after epoch 2
+    monkeypatch.setattr(Validation, "selected", lambda *_: next(values))
+    config = tiny_config(epochs=4, on_collapse="roll-back")
+    run = train(last_out, out=tmp_path / "run", config=config, refit=True)
+    assert [len(line["alarms"]) for line in run.health()] == [0, 0, 1, 0]
+    refit = run.read_checkpoint("refit-last")["progress"]
+    assert refit["epoch"] == 3
+    assert rates == [0.005, 0.01, 0.01, 0.005]  # the roll-back, then the refit's epochs
 
 
 def test_a_warning_changes_nothing(

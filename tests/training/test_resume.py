@@ -19,7 +19,7 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
 from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.fit import Fit
-from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.saving import CheckpointTimer
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.watch.alarms import Alarm
 
@@ -31,7 +31,7 @@ MODELS: dict[str, dict[str, object]] = {
 }
 TRAININGS: dict[str, dict[str, object]] = {
     "average": {},
-    "no average, two to one": {"average": 0.0, "discriminator_steps": 2},
+    "no average": {"average": 0.0},
     "no warm-up, whole pool": {"warmup_epochs": 0, "objective": "full-softmax", "gap": "kl"},
     "roll-back": {"on_collapse": "roll-back", "epochs": 5, "patience": 5},
     "early stop": {"patience": 1, "epochs": 6, "learning_rate": 0.3, "gap": "euclidean"},
@@ -66,7 +66,7 @@ class Moments:
             (Run, "write_health"),
         ):
             patch.setattr(owner, name, self._counted(getattr(owner, name)))
-        patch.setattr(Saving, "due", lambda saving: self.passed in self.save_at)
+        patch.setattr(CheckpointTimer, "due", lambda timer: self.passed in self.save_at)
 
     def _counted(self, original: Callable[..., object]) -> Callable[..., object]:
         def counted(*arguments: object) -> object:

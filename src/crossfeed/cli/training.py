@@ -39,7 +39,7 @@ def train(
         typer.Option(metavar="NAME", help="Also tell tensorboard or mlflow. Repeatable."),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also measure where the time goes: profile.json.")
+        bool, typer.Option("--profile", help="Also profile some steps: a table and a trace.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -76,20 +76,17 @@ def train(
     if not workers.leads:
         return
     if profile:
-        _show_profile(out)
+        _say_profile(out)
     output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
 
 
-def _show_profile(out: Path) -> None:
-    from crossfeed.cli.profiling import print_profile
-    from crossfeed.training.watch.profile import read_profile
+def _say_profile(out: Path) -> None:
+    from crossfeed.training.watch.profile import OPERATORS, TRACE
 
-    report = read_profile(out)
-    if report is None:
-        output.say("nothing was measured: the run was finished already")
+    if (out / TRACE).exists():
+        output.say(f"the profile is in {out}: {OPERATORS}, {TRACE}")
     else:
-        print_profile(output.stdout(), report)
-        output.say(f"kept in {out}: profile.json, profile-operators.txt, profile-trace.json")
+        output.say("no profile: the training made too few steps behind its warm-up epochs")
 
 
 def evaluate(

@@ -13,9 +13,8 @@ transfer.json           what the domains give each other, if that was measured
 transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
 report.html             the page of `crossfeed report`
-profile.json            where the time went, if that was asked for
-profile-operators.txt   all of torch's operators in some of its steps
-profile-trace.json      those steps, for a viewer of traces
+profile-operators.txt   torch's table of the parts and operators of some steps, if asked for
+profile-trace.json      the same steps, for a viewer of traces
 tensorboard/            event files, where `train.track` asks for them
 mlflow.json             under which id MLflow knows the run, and where
 mlflow.sqlite           what MLflow keeps, where no server is named
@@ -65,7 +64,7 @@ _FILES = (
     *_MEASURED,
     "mlflow.json",
     "mlflow.sqlite",
-    "profile.json",
+    "profile.json",  # of version 0.1
     "profile-operators.txt",
     "profile-trace.json",
     "config.json",  # the last to go: by it a folder is known for a run

@@ -17,7 +17,16 @@ import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engines.choice import DUCKDB, require_engine
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
+from crossfeed.data.logs import (
+    Log,
+    LogRows,
+    Logs,
+    encoding_notes,
+    open_log,
+    read_log,
+    reading,
+    require_readable,
+)
 from crossfeed.data.prepare.manifest import make_manifest
 from crossfeed.data.prepare.split import SPLITS, Split, SplitInput
 from crossfeed.data.prepare.stages import Stages, open_stages
@@ -123,6 +132,8 @@ def _prepare_into(
     rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
     require_readable(rows, config)
+    for note in (*log.notes, *rows.notes, *encoding_notes(rows)):
+        _log.warning("%s", note)
     progress.begin("numbering ids")
     not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
     keep = config.repeats != "first"

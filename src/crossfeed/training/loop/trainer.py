@@ -11,12 +11,16 @@ from pathlib import Path
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run, may_begin
-from crossfeed.training.loop.fit import Fit, expanded_domains
-from crossfeed.training.loop.requirements import require_clicks, require_precision
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.requirements import (
+    expanded_domains,
+    require_clicks,
+    require_precision,
+)
 from crossfeed.training.parallel.distributed import Workers
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.parallel.sharded_table import require_row_sharding
-from crossfeed.training.watch.profile import Profile
+from crossfeed.training.watch.profile import step_profiler
 from crossfeed.training.watch.tracking import require_trackers
 
 __all__ = ["train"]
@@ -45,15 +49,16 @@ def train(
             but for those that only say where it runs (`crossfeed.config.differences.RUNNING`).
         resume: go on with the run in `out`, or begin where there is none; a run that is finished
             is left as it is.
-        refit: afterwards train anew on all data, validation and test included, for the number of
-            epochs that was best; these weights are for export, never for evaluation.
+        refit: afterwards train anew on all data, validation and test included, for as many epochs
+            as the best weights took and with their learning rates; these weights are for export,
+            never for evaluation.
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
             figure of `train.select_on`; what it raises ends the training.
-        profile: measure where the time goes, and write it into the run (`Profile`); a refit is not
-            measured.
-        command: what goes on with it, which is shown when it is interrupted; `crossfeed train`
-            with --resume unless it is given.
+        profile: write torch's profile of some steps into the run (`step_profiler`); a refit is not
+            profiled.
+        command: what continues it; shown when it is interrupted. By default `crossfeed train` with
+            --resume.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set.
@@ -85,14 +90,14 @@ def train(
         fit = fit_of(dataset, stage="train", epochs=epochs, selects=True)
         fit.after_epoch = after_epoch
         if profile and workers.leads and not fit.progress.finished:
-            fit.profile = Profile(run.path, fit.device)
+            fit.profiler = step_profiler(run.path, fit.device)
         fit.go_on()
         if refit:
-            epochs = fit.progress.best_epoch + 1
+            rates = fit.progress.best_rates
             del fit
             gc.collect()  # its parts refer to each other; their memory is the refit's
             everything = dataset.refitted()
-            fit_of(everything, stage="refit", epochs=epochs, selects=False).go_on()
+            fit_of(everything, stage="refit", epochs=len(rates), selects=False, rates=rates).go_on()
     return run
 
 

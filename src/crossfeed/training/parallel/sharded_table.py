@@ -21,7 +21,10 @@ from torch import Tensor, nn
 
 from crossfeed.errors import ConfigError, MissingExtraError
 
-__all__ = ["RowOptimiser", "ShardedTable", "require_row_sharding"]
+__all__ = ["TABLE_LEARNING_RATE", "RowOptimiser", "ShardedTable", "require_row_sharding"]
+
+TABLE_LEARNING_RATE = 0.1
+"""Step size of the row-wise Adagrad that moves divided rows."""
 
 _TABLE, _IDS = "item_vectors", "ids"  # TorchRec's names of the table and of what is looked up
 _EPSILON = 1e-8
