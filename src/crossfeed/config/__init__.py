@@ -1,7 +1,14 @@
 """Settings: what there is, how they are read, and in what two configurations differ."""
 
 from crossfeed.config.loading import load_config, parse_config
-from crossfeed.config.sections import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+from crossfeed.config.sections import (
+    PRESETS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    parse_time,
+)
 
 __all__ = [
     "PRESETS",
@@ -11,4 +18,5 @@ __all__ = [
     "TrainConfig",
     "load_config",
     "parse_config",
+    "parse_time",
 ]
