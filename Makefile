@@ -1,7 +1,8 @@
 # Every target sets itself up: a fresh machine needs Python 3.11+ and make, nothing else.
 PYTHON ?= python3
 SERVE ?= 0
-STAMP := .venv/.installed
+DEMO := .venv/.installed-demo
+ALL := .venv/.installed-all
 
 # Threads that spin while they wait are up to 20 times slower where another process is busy.
 export OMP_WAIT_POLICY ?= PASSIVE
@@ -12,25 +13,25 @@ export OMP_WAIT_POLICY ?= PASSIVE
 help:  ## say what there is
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /\1\t/' | expand -t 12
 
-demo: $(STAMP)  ## simulate a log, run the whole line, show recommendations (SERVE=1: then serve)
+demo: $(if $(wildcard $(ALL)),$(ALL),$(DEMO))  ## run the whole line on a simulated log (SERVE=1: then serve)
 	.venv/bin/crossfeed demo $(if $(filter 1,$(SERVE)),--serve)
 
-test: $(STAMP)  ## run the tests
+test: $(ALL)  ## run the tests
 	scripts/test
 
-test-all: $(STAMP)  ## run the tests, slow ones too
+test-all: $(ALL)  ## run the tests, slow ones too
 	scripts/test -m "slow or not slow"
 
-check: $(STAMP)  ## run what CI runs besides the tests
+check: $(ALL)  ## run what CI runs besides the tests
 	scripts/check
 
-lint: $(STAMP)  ## fix what can be fixed by machine
+lint: $(ALL)  ## fix what can be fixed by machine
 	scripts/lint
 
 clean:  ## remove everything that was made here, .venv too
 	rm -rf .venv build dist demo .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-$(STAMP): pyproject.toml constraints.txt
-	@PYTHON="$(PYTHON)" scripts/install
+$(DEMO) $(ALL): pyproject.toml constraints.txt
+	@PYTHON="$(PYTHON)" scripts/install $(@:.venv/.installed-%=%)
 	@touch $@

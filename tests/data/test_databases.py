@@ -26,7 +26,6 @@ from crossfeed.data.logs import databases
 from crossfeed.data.logs.spark_tables import spark_table
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import LogError, MissingExtraError
-from crossfeed.installing import install_hint
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

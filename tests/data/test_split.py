@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Callable
 
@@ -9,8 +10,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from crossfeed.config import parse_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import LogError
+from crossfeed.errors import ConfigError, LogError
 
 START = 1_600_000_000
 
@@ -216,3 +218,119 @@ def test_held_out_events_never_appear_in_a_training_history(
                 if dataset.event_part[earlier] not in hidden and dataset.event_item[earlier] >= 0
             ]
             assert histories.row(row).tolist() == expected
+
+
+# The cuts can be chosen, and what leaves a part empty is named
+
+
+def days(*each: int, domains: int = 2, users: int = 6) -> pd.DataFrame:
+    """Return clicks of every user on each day, in every domain, on different items."""
+    return log_of(
+        *[
+            (f"u{user}", f"d{domain}", f"i{day}", 24 * 60 * day + user)
+            for day in each
+            for user in range(users)
+            for domain in range(domains)
+        ]
+    )
+
+
+def times_of(dataset: Dataset, part: Part) -> list[int]:
+    """Return the days on which the clicks of a part were made."""
+    times = dataset.event_time[dataset.event_part == part]
+    return sorted({(int(time) // 1000 - START) // 86400 for time in times})
+
+
+def test_shares_say_where_time_is_cut(prepared: Callable[..., Dataset]) -> None:
+    dataset = prepared(days(*range(10)), validation_share=0.2, test_share=0.3)
+    assert times_of(dataset, Part.TRAIN) == [0, 1, 2, 3, 4]
+    assert times_of(dataset, Part.VALIDATION) == [5, 6]
+    assert times_of(dataset, Part.TEST) == [7, 8, 9]
+
+
+def test_dates_say_where_time_is_cut(prepared: Callable[..., Dataset]) -> None:
+    midnights = [pd.Timestamp(START + 86400 * day, unit="s").isoformat() for day in (3, 9)]
+    dataset = prepared(days(*range(10)), validation_from=midnights[0], test_from=midnights[1])
+    assert times_of(dataset, Part.TRAIN) == [0, 1, 2]
+    assert times_of(dataset, Part.VALIDATION) == [3, 4, 5, 6, 7, 8]
+    assert times_of(dataset, Part.TEST) == [9]
+    assert dataset.manifest["split"]["cuts"] == {
+        "validation": 1000 * (START + 3 * 86400),
+        "test": 1000 * (START + 9 * 86400),
+    }
+
+
+def test_shares_say_how_many_pairs_are_held_out(prepared: Callable[..., Dataset]) -> None:
+    log = days(0, 1, domains=6, users=200)
+    few = prepared(log, split="new-in-domain")
+    many = prepared(log, split="new-in-domain", test_share=0.3, out="many")
+    held = [len(dataset.events(Part.TEST)) / 1200 for dataset in (few, many)]
+    assert held == pytest.approx([0.1, 0.3], abs=0.03)
+    assert "Of 30% of the (user, domain) pairs" in str(many.manifest["rules"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"validation_share": 0.5, "test_share": 0.5}, "leave nothing for training"),
+        ({"test_from": "2024-01-01"}, "are given together"),
+        (
+            {"validation_from": "2024-02-01", "test_from": "2024-01-01"},
+            "data.validation_from='2024-02-01' is not before data.test_from='2024-01-01'",
+        ),
+        ({"validation_from": "May", "test_from": "June"}, "'May' is no time in ISO 8601"),
+        (
+            {"split": "last-out", "validation_from": "2024-01-01", "test_from": "2024-02-01"},
+            "does not go with data.split='last-out'",
+        ),
+        ({"split": "last-out", "test_share": 0.2}, "have no effect with data.split='last-out'"),
+    ],
+)
+def test_cuts_that_cannot_be_are_refused(settings: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=re.escape(sentence)):
+        parse_config({"data": settings})
+
+
+@pytest.mark.parametrize(
+    ("log", "settings", "cause", "hint"),
+    [
+        (days(0, users=1, domains=1), {}, "all clicks have the time 2020-09-13", "last-out"),
+        (days(0, 0, 5, users=1), {}, "only two different times, 2020-09-13", "last-out"),
+        (
+            pd.concat([days(*[0] * 50, users=1), days(1, users=8)]).sample(frac=1, random_state=0),
+            {"repeats": "keep"},
+            "too many of the clicks have the same time",
+            "data.validation_from and data.test_from",
+        ),
+        (
+            days(*range(10)),
+            {"validation_from": "2030-01-01", "test_from": "2031-01-01"},
+            "the clicks are from 2020-09-13T12:26:40",
+            "between these times",
+        ),
+        (
+            days(*range(10), domains=1),
+            {"split": "new-in-domain"},
+            "the log has one domain",
+            'data.split to "temporal" or "last-out"',
+        ),
+        (
+            pd.concat([days(1, 2, domains=1), days(1, 2)[1::2].assign(user_id="x")]),
+            {"split": "new-in-domain"},
+            "no user has clicks in two domains",
+            'data.split to "temporal" or "last-out"',
+        ),
+    ],
+    ids=["one time", "two times", "equal times", "dates outside", "one domain", "own domains"],
+)
+def test_what_leaves_a_part_empty_is_named(
+    log: pd.DataFrame,
+    settings: dict[str, object],
+    cause: str,
+    hint: str,
+    prepared: Callable[..., Dataset],
+) -> None:
+    with pytest.raises(LogError, match=re.escape(cause)) as caught:
+        prepared(log, **settings)
+    assert hint in str(caught.value.hint)
+    assert "min_domain_events" not in str(caught.value.hint)

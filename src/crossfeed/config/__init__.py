@@ -1,7 +1,14 @@
 """Settings: their sections, reading them, and differences between two configurations."""
 
 from crossfeed.config.loading import load_config, parse_config
-from crossfeed.config.sections import PRESETS, Config, DataConfig, ModelConfig, TrainConfig
+from crossfeed.config.sections import (
+    PRESETS,
+    Config,
+    DataConfig,
+    ModelConfig,
+    TrainConfig,
+    parse_time,
+)
 
 __all__ = [
     "PRESETS",
@@ -11,4 +18,5 @@ __all__ = [
     "TrainConfig",
     "load_config",
     "parse_config",
+    "parse_time",
 ]

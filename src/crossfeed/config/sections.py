@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -13,7 +14,21 @@ __all__ = [
     "DataConfig",
     "ModelConfig",
     "TrainConfig",
+    "parse_time",
 ]
+
+
+def parse_time(text: str) -> int:
+    """Return an ISO 8601 time as milliseconds since 1970; without an offset it is UTC.
+
+    Raises:
+        ValueError: it is no such time.
+    """
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"'{text}' is no time in ISO 8601, such as '2024-05-31'") from None
+    return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
 class _Section(BaseModel):
@@ -49,6 +64,15 @@ class DataConfig(_Section):
     """Domains with fewer clicks are dropped, between two rounds of the k-core."""
     split: Literal["temporal", "last-out", "new-in-domain"] = "temporal"
     """How validation and test parts are cut off (docs/evaluation.md)."""
+    validation_share: float = Field(default=0.1, gt=0, lt=1)
+    """Share of the clicks (temporal) or (user, domain) pairs (new-in-domain) held out for
+    validation."""
+    test_share: float = Field(default=0.1, gt=0, lt=1)
+    """Likewise for the test."""
+    validation_from: str | None = None
+    """When the validation part of the temporal split begins (ISO 8601), instead of by its share."""
+    test_from: str | None = None
+    """When the test part begins; given together with `validation_from`."""
     split_seed: int = 0
     """Seed of the new-in-domain split's draw of (user, domain) pairs."""
     time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
@@ -59,6 +83,37 @@ class DataConfig(_Section):
     """Earliest and latest possible time (ISO 8601); by default 1990 to a day from now."""
     max_quarantine_share: float = Field(default=0.05, ge=0, le=1)
     """Preparation stops when a larger share of the rows cannot be read."""
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> Self:
+        if self.validation_share + self.test_share >= 1:
+            raise ValueError(
+                f"data.validation_share={self.validation_share} and data.test_share="
+                f"{self.test_share} leave nothing for training; their sum must be below 1"
+            )
+        if self.split == "last-out" and (self.validation_share, self.test_share) != (0.1, 0.1):
+            raise ValueError(
+                "data.validation_share and data.test_share have no effect "
+                "with data.split='last-out'"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _dates_are_in_order(self) -> Self:
+        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
+        if not any(dates.values()):
+            return self
+        if None in dates.values():
+            raise ValueError("data.validation_from and data.test_from are given together")
+        if self.split != "temporal":
+            raise ValueError(f"data.validation_from does not go with data.split='{self.split}'")
+        times = {name: parse_time(str(text)) for name, text in dates.items()}
+        if times["validation_from"] >= times["test_from"]:
+            raise ValueError(
+                f"data.validation_from='{self.validation_from}' is not before "
+                f"data.test_from='{self.test_from}'"
+            )
+        return self
 
 
 class ModelConfig(_Section):

@@ -43,9 +43,9 @@ _SPLIT_RULES = {
         "validation; filters see all events.",
     ),
     "new-in-domain": (
-        "Of 10% of the (user, domain) pairs, drawn by a hash of data.split_seed, user and domain, "
-        "every event is held out and the first is the test event; another 10% likewise for "
-        "validation; filters see all events.",
+        "Of {test:.3g}% of the (user, domain) pairs, drawn by a hash of data.split_seed, user and "
+        "domain, every event is held out and the first is the test event; another "
+        "{validation:.3g}% likewise for validation; filters see all events.",
         "The pair of each user with the largest hash is never held out.",
     ),
 }
@@ -92,10 +92,15 @@ def make_manifest(
         },
         "dropped": {"not a click": not_clicked, **split.dropped},
         "domains": domains,
-        "rules": [*_RULES, _order_rule(rows), *_SPLIT_RULES[config.split]],
+        "rules": [*_RULES, _order_rule(rows), *_split_rules(config)],
         "hashes": hashes,
         "content_hash": combined_hash(hashes),
     }
+
+
+def _split_rules(config: DataConfig) -> list[str]:
+    shares = {"test": 100 * config.test_share, "validation": 100 * config.validation_share}
+    return [rule.format(**shares) for rule in _SPLIT_RULES[config.split]]
 
 
 def _order_rule(rows: LogRows) -> str:

@@ -15,7 +15,7 @@ from rich.console import Console
 
 import crossfeed
 from crossfeed.config import DataConfig
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
 from crossfeed.data.engines.choice import DUCKDB, require_engine
 from crossfeed.data.logs import (
     Log,
@@ -27,6 +27,7 @@ from crossfeed.data.logs import (
     reading,
     require_readable,
 )
+from crossfeed.data.prepare.empty_parts import require_parts
 from crossfeed.data.prepare.manifest import make_manifest
 from crossfeed.data.prepare.split import SPLITS, Split, SplitInput
 from crossfeed.data.prepare.stages import Stages, open_stages
@@ -145,7 +146,9 @@ def _prepare_into(
         given = SplitInput(coded.clicks, rows.clicked, coded.items, coded.users, coded.domains)
         cut = SPLITS[config.split]
         split = stages.run("split", engine, Split, lambda: cut(engine, given, config))
-    _require_parts(split, rows, not_clicked, config)
+        dropped = {"cannot be read": sum(rows.quarantined.values()), "not a click": not_clicked}
+        dropped |= split.dropped
+        require_parts(engine, given, split, rows=rows.total, dropped=dropped, config=config)
     progress.begin("numbering users and items")
     tables = index(engine, coded, split, min_item_events=config.min_item_events)
     progress.begin("writing")
@@ -164,35 +167,6 @@ def _prepare_into(
         source=source,
     )
     write_json(folder / "manifest.json", manifest)
-
-
-def _require_parts(split: Split, rows: LogRows, not_clicked: int, config: DataConfig) -> None:
-    needed = (Part.TRAIN, Part.VALIDATION, Part.TEST)
-    empty = [part.name.lower() for part in needed if not split.parts.get(part.name)]
-    if not empty:
-        return
-    dropped = {"cannot be read": sum(rows.quarantined.values()), "not a click": not_clicked}
-    dropped |= split.dropped
-    reasons = ", ".join(f"{reason}: {count}" for reason, count in dropped.items() if count)
-    raise LogError(
-        f"nothing is left for the {' and the '.join(empty)} part; of {rows.total} rows were "
-        f"dropped: {reasons or 'none'}",
-        hint=_hint(dropped, config),
-    )
-
-
-def _hint(dropped: dict[str, int], config: DataConfig) -> str:
-    reason = max(dropped, key=dropped.__getitem__)
-    if dropped[reason] and reason == "k-core":
-        return (
-            f"lower data.min_user_events ({config.min_user_events}) or data.min_item_events "
-            f"({config.min_item_events})"
-        )
-    if dropped[reason] and reason in ("small domain", "later click in a dropped domain"):
-        return f"lower data.min_domain_events ({config.min_domain_events})"
-    if dropped[reason] and reason == "not a click":
-        return "look at data.positive: it yields true for too few rows"
-    return f"the log is too small or too uniform in time for data.split = {config.split!r}"
 
 
 class _Progress:

@@ -12,16 +12,12 @@ from dataclasses import dataclass
 import ibis
 import ibis.expr.types as ir
 
-from crossfeed.config import DataConfig
+from crossfeed.config import DataConfig, parse_time
 from crossfeed.data.dataset import Part
 from crossfeed.data.engines.engine import Engine
 from crossfeed.data.prepare.filters import ORDER, drop_repeats, filter_clicks
 
-__all__ = ["HELD_OUT_SHARE", "SPLITS", "Split", "SplitInput"]
-
-HELD_OUT_SHARE = 0.1
-"""Share of the events (temporal) or (user, domain) pairs (new-in-domain) in the test part, and
-again in the validation part."""
+__all__ = ["SPLITS", "Split", "SplitInput"]
 
 _LEAST_FOR_LAST_OUT = 3
 _BUCKETS = 1 << 14
@@ -65,7 +61,7 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     """Cut once in time for all domains; filters see only the training part."""
     clicks = given.clicks
     unique = _unique(engine, clicks, config)
-    validation, test = _cuts(engine, unique)
+    validation, test = _dates(config) or _cuts(engine, unique, config)
     parted = _with_time_parts(unique, validation, test)
     if config.repeats == "last":
         # A later repeat must not take a click out of the training part.
@@ -140,6 +136,7 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
     drawn = engine.keep(
         named.select("user", "domain", draw=(key + named["domain_name"]).hexdigest("sha256"))
     )
+    held_out = config.test_share + config.validation_share
     largest = drawn["draw"].max().over(group_by="user")
     eligible = drawn["draw"] < largest
     held = engine.keep(
@@ -147,8 +144,8 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
             "user",
             "domain",
             kind=ibis.cases(
-                (eligible & (drawn["draw"] < _hex_share(HELD_OUT_SHARE)), "test"),
-                (eligible & (drawn["draw"] < _hex_share(2 * HELD_OUT_SHARE)), "validation"),
+                (eligible & (drawn["draw"] < _hex_share(config.test_share)), "test"),
+                (eligible & (drawn["draw"] < _hex_share(held_out)), "validation"),
                 else_="train",
             ),
         )
@@ -231,7 +228,14 @@ def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
     return {Part(row["part"]).name: row["events"] for row in engine.records(counts)}
 
 
-def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
+def _dates(config: DataConfig) -> tuple[int, int] | None:
+    """Return the times that the settings give, if they do."""
+    if config.validation_from is None or config.test_from is None:
+        return None
+    return parse_time(config.validation_from), parse_time(config.test_from)
+
+
+def _cuts(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[int, int]:
     """Return the times at which validation and test begin, by their shares.
 
     Equal times stay on one side. A cut between two clicks is the interpolated quantile.
@@ -242,7 +246,7 @@ def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
     if not range_["rows"]:
         return 0, 0
     cuts = []
-    for share in (1 - 2 * HELD_OUT_SHARE, 1 - HELD_OUT_SHARE):
+    for share in (1 - config.validation_share - config.test_share, 1 - config.test_share):
         position = share * (range_["rows"] - 1)
         below, above = (
             _time_of_rank(engine, clicks, rank, range_["first"], range_["last"])

@@ -45,12 +45,15 @@ def export_encoder(scorer: NetworkScorer) -> bytes:
         histories, domains, catalogue=scorer.catalogue, config=scorer.config
     )
     vectors = torch.from_numpy(scorer.item_vectors[timelines.items.numpy()])
-    fields = [getattr(timelines, name) for name in GRAPH_INPUTS[1:]]
+    fields = {name: getattr(timelines, name) for name in GRAPH_INPUTS[1:]}
     free = {0: torch.export.Dim.DYNAMIC}
+    # With one domain every row has one group, always: what is constant may not be called free.
+    fixed = {"slots"} if len(scorer.catalogue.domains) == 1 else set()
+    shapes = tuple(None if name in fixed else free for name in fields)
     graph = _UserSide(scorer.players).eval()
     with _quiet(), torch.no_grad():
         traced = torch.export.export(
-            graph, (vectors, *fields), dynamic_shapes=(free, tuple(free for _ in fields))
+            graph, (vectors, *fields.values()), dynamic_shapes=(free, shapes)
         )
         program = torch.onnx.export(
             traced,
