@@ -390,9 +390,9 @@ def _generator_loss(
 ) -> Tensor:
     train = config.train
     reward = generator_loss(log_confidence, scores, candidate_log_proposal=log_proposal)
-    gap = torch.stack([gap_loss(gap, scale=train.gap_scale) for gap in gaps]).mean()
+    gap = torch.stack([gap_loss(gap) for gap in gaps]).mean()
     anchor = anchor_loss(click_log_confidence)
-    return train.reward_weight * reward + train.anchor_weight * anchor + train.gap_weight * gap
+    return train.reward_weight * reward + anchor + train.gap_weight * gap
 
 
 def _move(loss: Tensor, optimisers: list[Optimizer]) -> None:

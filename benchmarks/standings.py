@@ -86,7 +86,7 @@ class Standings:
         return "\n".join(
             line
             for (data, split), cells in self._by_split().items()
-            for line in [f"### {data}, {split}", "", *self._rows(data, split, cells), ""]
+            for line in [f"### {data}, {split}", "", *self._rows(data, split, cells)]
         )
 
     def write_page(self) -> None:
@@ -136,15 +136,20 @@ class Standings:
     def _rows(self, data: str, split: str, cells: Mapping[str, Sequence[Json]]) -> Iterator[str]:
         file = self.results / f"{data}.{split}.{_STANDING}"
         standings = json.loads(file.read_text("utf-8"))["scorers"]
-        yield (
-            "| scorer | seeds | ndcg@10 micro (95%) | ndcg@10 macro (95%) "
-            f"| {self.ours} ahead in micro | p (Holm) | ahead in macro | p (Holm) | auc micro "
-            "| fit s | clicks/s | peak MiB | parameters |"
-        )
-        yield "|---" + 12 * "|--:" + "|"
         best_first = sorted(standings, key=lambda name: -standings[name]["estimates"][0]["mean"])
-        for name in best_first:
-            yield _row(name, standings[name], cells[name])
+        ours = f"{self.ours} ahead"
+        for head, row in (
+            ("scorer | seeds | ndcg@10 micro (95%) | ndcg@10 macro (95%) | auc micro", _quality),
+            (f"scorer | {ours} in micro | p (Holm) | {ours} in macro | p (Holm)", _ahead),
+            ("scorer | fit s | clicks/s | peak MiB | parameters", _costs),
+        ):
+            yield f"| {head} |"
+            yield "|---" + head.count("|") * "|--:" + "|"
+            for name in best_first:
+                columns = row(standings[name], cells[name])
+                if any(columns):
+                    yield "| " + " | ".join([name, *columns]) + " |"
+            yield ""
 
 
 def parser_of(description: str) -> argparse.ArgumentParser:
@@ -167,33 +172,33 @@ def _cell_name(cell: Json) -> str:
     return "{data}.{split}.{scorer}.{seed}".format(**cell)
 
 
-def _row(name: str, standing: Json, cells: Sequence[Json]) -> str:
-    """Return a scorer's row; costs are means over those seeds that ran where the first one did."""
+def _quality(standing: Json, cells: Sequence[Json]) -> list[str]:
+    micro, macro = (_with_interval(one) for one in standing["estimates"][:2])
+    auc = sum(cell["results"]["micro"]["auc"] for cell in cells) / len(cells)
+    return [str(len(cells)), micro, macro, f"{auc:.4f}"]
+
+
+def _ahead(standing: Json, cells: Sequence[Json]) -> list[str]:
+    """Return how far ours is ahead of the scorer in micro and macro; nothing of ours itself."""
+    return [
+        text
+        for one in standing.get("behind", [])[:2]
+        for text in (
+            f"{one['difference']:+.4f} ({one['low']:+.4f} .. {one['high']:+.4f})",
+            _chance(one["p_holm"]),
+        )
+    ]
+
+
+def _costs(standing: Json, cells: Sequence[Json]) -> list[str]:
+    """Return the means over those seeds that ran on the machine of the first one."""
     alike = [cell for cell in cells if cell["machine"] == cells[0]["machine"]]
 
     def mean(key: str) -> str:
         values = [cell[key] for cell in alike if key in cell]
         return f"{sum(values) / len(values):,.0f}" if values else ""
 
-    micro, macro = (_with_interval(one) for one in standing["estimates"][:2])
-    auc = sum(cell["results"]["micro"]["auc"] for cell in cells) / len(cells)
-    columns = [
-        name,
-        str(len(cells)),
-        micro,
-        macro,
-        *(text for one in standing.get("behind", [None, None])[:2] for text in _ahead(one)),
-        f"{auc:.4f}",
-        *map(mean, ("fit_seconds", "clicks_per_second", "peak_mib", "parameters")),
-    ]
-    return "| " + " | ".join(columns) + " |"
-
-
-def _ahead(one: Json | None) -> tuple[str, str]:
-    if one is None:
-        return "", ""
-    difference = f"{one['difference']:+.4f} ({one['low']:+.4f} .. {one['high']:+.4f})"
-    return difference, _chance(one["p_holm"])
+    return [mean(key) for key in ("fit_seconds", "clicks_per_second", "peak_mib", "parameters")]
 
 
 def _with_interval(one: Json) -> str:

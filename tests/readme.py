@@ -1,12 +1,13 @@
-"""The commands that README and pages show."""
+"""The commands and sentences of README and pages."""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["PAGES", "ROOT", "blocks", "commands"]
+__all__ = ["PAGES", "ROOT", "blocks", "commands", "sentences"]
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -22,3 +23,15 @@ def commands(page: Path, name: str) -> list[list[str]]:
     lines = [line for block in blocks(page, "sh") for line in block.splitlines()]
     split = [shlex.split(line, comments=True) for line in lines if line.startswith(f"{name} ")]
     return [words[1:] for words in split]
+
+
+def sentences(page: Path) -> Iterator[str]:
+    """Yield the sentences of a page outside headings, code and tables; an item of a list is one."""
+    text = re.sub(r"^```.*?^```$|<!--.*?-->", "", page.read_text("utf-8"), flags=re.M | re.S)
+    text = re.sub(
+        r"^(#|\||!\[|    ).*$", "", re.sub(r"^ {1,3}(?=\w)", "", text, flags=re.M), flags=re.M
+    )
+    text = re.sub(r"^ *([-*]|\d+\.) ", "\n", text, flags=re.M)
+    for paragraph in re.split(r"\n\s*\n", re.sub(r"\]\([^)]*\)", "]", text)):
+        ends = r"(?<=[.!?])(?<!al\.)(?<!e\.g\.)(?<!i\.e\.) | (?<=[.!?][)*`]) "
+        yield from filter(None, re.split(ends, " ".join(paragraph.split())))

@@ -121,7 +121,7 @@ def test_misuse_is_exit_code_2_and_says_what_is_allowed(words: list[str], senten
         (["evaluate", "no"], "'no' is not a run: it has no config.json"),
         (["export", "no", "--out", "x"], "'no' is not a run: it has no config.json"),
         (["validate", "no"], "there is no file 'no'"),
-        (["simulate", "x.csv"], "'x.csv' must end in .parquet"),
+        (["simulate", "x.txt"], "'x.txt' must end in .parquet, .csv or .jsonl"),
     ],
 )
 def test_a_known_error_says_what_came_and_what_is_allowed(

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.config import PRESETS, Config, load_config, parse_config
+from crossfeed.config.removed import REMOVED
 from crossfeed.errors import ConfigError
 
 
@@ -101,6 +102,23 @@ def test_any_override_is_a_setting_or_a_clear_error(text: str) -> None:
         assert error.message
     else:
         assert isinstance(config, Config)
+
+
+def test_a_setting_of_former_versions_is_read_with_the_value_that_it_always_has() -> None:
+    former = {"train": {**{name.partition(".")[2]: value for name, value in REMOVED.items()}}}
+    assert parse_config(former) == Config()
+
+
+def test_a_setting_of_former_versions_with_another_value_is_refused() -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides=["train.gap_scale=2.0", "train.compile=true", "train.seed=-1"])
+    assert caught.value.message.startswith("3 settings are not valid")
+    assert "train.gap_scale = 2.0: this setting was removed, its value is always 1.0" in str(
+        caught.value
+    )
+    assert "train.compile = True: this setting was removed, its value is always False" in str(
+        caught.value
+    )
 
 
 def test_toml_errors_name_the_file_and_the_place(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""README and pages say what is so: commands parse, links lead somewhere, named files exist."""
+"""README and pages: commands parse, links lead somewhere, named files exist, English is plain."""
 
 from __future__ import annotations
 
@@ -11,13 +11,34 @@ from pathlib import Path
 
 import pytest
 import typer.main
-from readme import PAGES, ROOT, blocks, commands
+from readme import PAGES, ROOT, blocks, commands, sentences
 
 from crossfeed.cli import app
 from crossfeed.config import load_config, parse_config
 
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
 
+
+LONGEST_SENTENCE = 35
+
+BANNED = (
+    r"\bgo(?:es|ne|ing)? on with\b",  # continue, resume
+    r"\bthat of\b",  # name the thing again
+    r"\bof which\b",  # whose, or a sentence of its own
+    r"\bsuch as it is\b",
+    r"\bthat there (?:is|are)\b",  # existing, or leave it out
+    r"\bwhere there (?:is|are) none\b",  # if there is none
+    r"\b(?:of|by|from) what\b",  # name the thing
+    r"\b(?:of|for|by|from|to) who\b",  # people who
+    r"\banew\b",  # again
+    r"\b(?:breaks?|broken|broke) off\b",  # interrupted
+    r"\bis no (?:kind|ISO|bundle|range)\b",  # is not a
+    r'"""What ',  # a noun says what it is
+)
+"""Phrasings that readers stumble on (regular expressions), and what to write instead."""
+
+NOT_YET_PLAIN = ("serving", "model", "training/step", "docs/serving.md")
+"""Folders and pages whose English is still to be mended."""
 
 CROSSFEED = [(page.name, words) for page in PAGES for words in commands(page, "crossfeed")]
 
@@ -87,6 +108,43 @@ def test_every_json_block_is_json(page: Path) -> None:
 def test_every_python_block_compiles(page: Path) -> None:
     for block in blocks(page, "python"):
         compile(block, page.name, "exec")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_no_sentence_is_long(page: Path) -> None:
+    long = [one for one in sentences(page) if len(one.split()) > LONGEST_SENTENCE]
+    assert page.match(NOT_YET_PLAIN[-1]) or long == []
+
+
+def test_sentences_are_told_apart(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "# A heading. Not a sentence\n\n"
+        "One [link to a](page.md). Two\nlines, e.g. by Hu et al. 2008 (so)!\n\n"
+        "- three: `a.b`.\n- Four\n\n| a cell. | b |\n\n```sh\ncode. more\n```\n\n    q\n",
+        "utf-8",
+    )
+    assert list(sentences(page)) == [
+        "One [link to a].",
+        "Two lines, e.g. by Hu et al. 2008 (so)!",
+        "three: `a.b`.",
+        "Four",
+    ]
+
+
+@pytest.mark.parametrize("phrasing", BANNED)
+def test_english_is_plain(phrasing: str) -> None:
+    source = ROOT / "src" / "crossfeed"
+    files = [*PAGES, *sorted(source.rglob("*.py")), *sorted(source.rglob("*.html"))]
+    skipped = [source / name for name in NOT_YET_PLAIN] + [ROOT / NOT_YET_PLAIN[-1]]
+    found = [
+        f"{file.relative_to(ROOT)}:{number}: {line.strip()}"
+        for file in files
+        if not any(file.is_relative_to(one) for one in skipped)
+        for number, line in enumerate(file.read_text("utf-8").splitlines(), 1)
+        if re.search(phrasing, line)
+    ]
+    assert found == []
 
 
 def test_the_settings_page_is_up_to_date() -> None:

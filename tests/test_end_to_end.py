@@ -124,7 +124,7 @@ def test_of_a_training_that_was_broken_off_it_is_said_how_it_goes_on(
     out = tmp_path / "run"
     with pytest.raises(InterruptedError):
         crossfeed.train(dataset, out=out, config=config, after_epoch=broken_off)
-    told = f"after epoch 1 of 2; it goes on with: crossfeed train {dataset.path.resolve()} "
+    told = f"after epoch 1 of 2; continue it with: crossfeed train {dataset.path.resolve()} "
     evaluate = ("evaluate", str(out), "--baselines", "")
     export = ("export", str(out), "--out", str(tmp_path / "bundle"), "--without-onnx")
     for words in (evaluate, export):

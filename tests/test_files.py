@@ -18,11 +18,11 @@ from crossfeed.files import (
     atomic_path,
     file_hash,
     only_process,
-    require_free,
     write_json,
 )
+from crossfeed.outputs import RUN
 
-MARK = {"format_version": 1, "crossfeed": "1.0"}
+MARK = {"format_version": 1, "crossfeed": "1.0", "dataset_hash": "0"}
 
 
 def names(folder: Path) -> set[str]:
@@ -91,51 +91,8 @@ def test_write_json_ends_with_a_newline_and_keeps_letters(tmp_path: Path) -> Non
     assert json.loads(text) == {"domain": "Bücher"}
 
 
-def test_an_existing_output_is_refused_with_a_hint(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="exists already") as caught:
-        require_free(tmp_path, overwrite=False)
-    assert caught.value.hint == "choose another --out, or replace it with --overwrite"
-    require_free(tmp_path, overwrite=True)
-    require_free(tmp_path / "new", overwrite=False)
-
-
-def test_a_folder_of_others_is_never_replaced(tmp_path: Path) -> None:
-    (tmp_path / "thesis.tex").write_text("three years of work")
-    with pytest.raises(OutputError, match="a folder that crossfeed did not write") as caught:
-        require_free(tmp_path, overwrite=True)
-    assert caught.value.hint == "choose another --out, or remove the folder yourself"
-    with pytest.raises(OutputError), atomic_folder(tmp_path, overwrite=True):
-        pytest.fail("the guard let the work begin")
-    assert names(tmp_path) == {"thesis.tex"}
-
-
-@pytest.mark.parametrize("mark", ["manifest.json", "config.json", "bundle.json"])
-def test_a_folder_of_crossfeed_may_be_replaced(tmp_path: Path, mark: str) -> None:
-    write_json(tmp_path / mark, MARK)
-    require_free(tmp_path, overwrite=True)
-
-
-@pytest.mark.parametrize("text", ["{}", '"crossfeed"', "{", '{"format_version": 2}'])
-def test_a_file_of_that_name_alone_does_not_make_a_folder_crossfeed_s(
-    tmp_path: Path, text: str
-) -> None:
-    (tmp_path / "config.json").write_text(text)
-    with pytest.raises(OutputError, match="a folder that crossfeed did not write"):
-        require_free(tmp_path, overwrite=True)
-
-
-def test_a_file_is_not_replaced_by_a_folder(tmp_path: Path) -> None:
-    (tmp_path / "log.parquet").write_text("mine")
-    with (
-        pytest.raises(OutputError, match="is a file; what is written there is a folder"),
-        atomic_folder(tmp_path / "log.parquet", overwrite=True),
-    ):
-        pytest.fail("the guard let the work begin")
-    assert (tmp_path / "log.parquet").read_text() == "mine"
-
-
 def test_a_folder_appears_whole(tmp_path: Path) -> None:
-    with atomic_folder(tmp_path / "out", overwrite=False) as folder:
+    with atomic_folder(tmp_path / "out", RUN, overwrite=False) as folder:
         (folder / "inner").mkdir()
         (folder / "inner" / "a").write_text("a")
         assert not (tmp_path / "out").exists()
@@ -145,31 +102,33 @@ def test_a_folder_appears_whole(tmp_path: Path) -> None:
 
 def test_a_folder_is_replaced_as_a_whole(tmp_path: Path) -> None:
     for name in ("old", "new"):
-        with atomic_folder(tmp_path / "out", overwrite=True) as folder:
-            write_json(folder / "manifest.json", MARK)
+        with atomic_folder(tmp_path / "out", RUN, overwrite=True) as folder:
+            write_json(folder / "config.json", MARK)
             (folder / name).write_text(name)
-    assert names(tmp_path / "out") == {"new", "manifest.json"}
+    assert names(tmp_path / "out") == {"new", "config.json"}
     assert names(tmp_path) == {"out"}
 
 
 def test_a_folder_is_not_replaced_without_leave(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "mine").write_text("mine")
+    write_json(tmp_path / "out" / "config.json", MARK)
     with (
         pytest.raises(OutputError, match="exists already"),
-        atomic_folder(tmp_path / "out", overwrite=False),
+        atomic_folder(tmp_path / "out", RUN, overwrite=False),
     ):
         pytest.fail("the guard let the work begin")
-    assert names(tmp_path / "out") == {"mine"}
+    assert names(tmp_path / "out") == {"mine", "config.json"}
 
 
 def test_what_another_process_wrote_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     with (
         pytest.raises(OutputError, match="exists already"),
-        atomic_folder(tmp_path / "out", overwrite=False) as folder,
+        atomic_folder(tmp_path / "out", RUN, overwrite=False) as folder,
     ):
         (folder / "a").write_text("second")
         (tmp_path / "out").mkdir()
+        write_json(tmp_path / "out" / "config.json", MARK)
         (tmp_path / "out" / "a").write_text("first")
     assert (tmp_path / "out" / "a").read_text() == "first"
     assert names(tmp_path) == {"out"}
@@ -211,14 +170,14 @@ def test_a_file_system_without_locks_is_a_clear_error(
     monkeypatch.setattr(fcntl, "flock", none)
     with (
         pytest.raises(OutputError, match=r"cannot write .*\.out\.lock': Function not implemented"),
-        atomic_folder(tmp_path / "out", overwrite=False),
+        atomic_folder(tmp_path / "out", RUN, overwrite=False),
     ):
         pytest.fail("nobody is kept out")
 
 
 def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with atomic_folder(tmp_path / "out", overwrite=False) as folder:
-        write_json(folder / "bundle.json", MARK)
+    with atomic_folder(tmp_path / "out", RUN, overwrite=False) as folder:
+        write_json(folder / "config.json", MARK)
     moves = []
     replace = os.replace
 
@@ -231,18 +190,18 @@ def test_a_full_disk_leaves_the_old_folder(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setattr(os, "replace", fails_once_the_old_one_is_aside)
     with (
         pytest.raises(OutputError, match="No space left"),
-        atomic_folder(tmp_path / "out", overwrite=True) as folder,
+        atomic_folder(tmp_path / "out", RUN, overwrite=True) as folder,
     ):
         (folder / "new").write_text("new")
-    assert names(tmp_path / "out") == {"bundle.json"}
+    assert names(tmp_path / "out") == {"config.json"}
     assert names(tmp_path) == {"out"}
 
 
 def test_a_stop_between_the_two_moves_brings_the_old_folder_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with atomic_folder(tmp_path / "out", overwrite=False) as folder:
-        write_json(folder / "bundle.json", MARK)
+    with atomic_folder(tmp_path / "out", RUN, overwrite=False) as folder:
+        write_json(folder / "config.json", MARK)
     replace = os.replace
     moves = []
 
@@ -255,10 +214,10 @@ def test_a_stop_between_the_two_moves_brings_the_old_folder_back(
     monkeypatch.setattr(os, "replace", stopped_at_the_second)
     with (
         pytest.raises(KeyboardInterrupt),
-        atomic_folder(tmp_path / "out", overwrite=True) as folder,
+        atomic_folder(tmp_path / "out", RUN, overwrite=True) as folder,
     ):
         (folder / "new").write_text("new")
-    assert names(tmp_path / "out") == {"bundle.json"}
+    assert names(tmp_path / "out") == {"config.json"}
     assert names(tmp_path) == {"out"}
 
 
@@ -266,9 +225,11 @@ _DIES_HALF_WAY = """
 import os, signal, sys
 from pathlib import Path
 from crossfeed.files import atomic_folder, atomic_path
+from crossfeed.outputs import RUN
 path = Path(sys.argv[2])
-with atomic_path(path) if sys.argv[1] == "file" else atomic_folder(path, overwrite=True) as new:
-    (new if sys.argv[1] == "file" else new / "a").write_text("half of the ne")
+is_file = sys.argv[1] == "file"
+with atomic_path(path) if is_file else atomic_folder(path, RUN, overwrite=True) as new:
+    (new if is_file else new / "a").write_text("half of the ne")
     os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -280,7 +241,7 @@ def test_a_kill_half_way_leaves_the_old_one_readable(tmp_path: Path, kind: str) 
     content.parent.mkdir(exist_ok=True)
     content.write_text("old")
     if kind == "folder":
-        write_json(target / "manifest.json", MARK)
+        write_json(target / "config.json", MARK)
     died = subprocess.run([sys.executable, "-c", _DIES_HALF_WAY, kind, str(target)])
     assert died.returncode == -signal.SIGKILL
     assert content.read_text() == "old"
@@ -294,7 +255,7 @@ def test_what_a_kill_left_is_not_in_the_way(tmp_path: Path, kind: str) -> None:
     if kind == "file":
         write_json(target, 1)
     else:
-        with atomic_folder(target, overwrite=False) as folder:
+        with atomic_folder(target, RUN, overwrite=False) as folder:
             (folder / "a").write_text("new")
         assert names(tmp_path) == {"out"}
     assert target.exists()
@@ -304,7 +265,7 @@ def test_what_another_folder_s_writer_left_stays(tmp_path: Path) -> None:
     others = {".out.0123abcd.0123abcd.tmp", ".out.txt.0123abcd.tmp", ".out.notes.old", ".out.tmp"}
     for name in others:
         (tmp_path / name).mkdir()
-    with atomic_folder(tmp_path / "out", overwrite=False):
+    with atomic_folder(tmp_path / "out", RUN, overwrite=False):
         pass
     assert names(tmp_path) == {"out", *others}
 
@@ -313,12 +274,13 @@ _DIES_BETWEEN_THE_MOVES = """
 import os, signal, sys
 from pathlib import Path
 from crossfeed.files import atomic_folder
+from crossfeed.outputs import RUN
 replace = os.replace
 def dies_at_the_second(source, target):
     if Path(target) == Path(sys.argv[1]):
         os.kill(os.getpid(), signal.SIGKILL)
     replace(source, target)
-with atomic_folder(Path(sys.argv[1]), overwrite=True) as new:
+with atomic_folder(Path(sys.argv[1]), RUN, overwrite=True) as new:
     os.replace = dies_at_the_second
 """
 
@@ -326,15 +288,15 @@ with atomic_folder(Path(sys.argv[1]), overwrite=True) as new:
 def test_a_folder_that_a_kill_between_the_moves_set_aside_comes_back(tmp_path: Path) -> None:
     target = tmp_path / "out"
     target.mkdir()
-    write_json(target / "manifest.json", MARK)
+    write_json(target / "config.json", MARK)
     subprocess.run([sys.executable, "-c", _DIES_BETWEEN_THE_MOVES, str(target)])
     assert not target.exists()
     with (
         pytest.raises(OutputError, match="exists already"),
-        atomic_folder(target, overwrite=False),
+        atomic_folder(target, RUN, overwrite=False),
     ):
         pytest.fail("the guard let the work begin")
-    assert names(target) == {"manifest.json"}
+    assert names(target) == {"config.json"}
     assert names(tmp_path) == {"out"}
 
 
@@ -343,7 +305,7 @@ def test_files_have_the_mode_that_the_umask_gives(tmp_path: Path) -> None:
     plain.touch()
     with atomic_path(tmp_path / "file") as temporary:
         temporary.chmod(0o600)
-    with atomic_folder(tmp_path / "folder", overwrite=False) as temporary:
+    with atomic_folder(tmp_path / "folder", RUN, overwrite=False) as temporary:
         (temporary / "file").touch(0o600)
     for file in (tmp_path / "file", tmp_path / "folder" / "file"):
         assert file.stat().st_mode == plain.stat().st_mode

@@ -22,7 +22,7 @@ from crossfeed.run import Run
 from crossfeed.training.loop.random_state import random_state, restore_random_state
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.batches import batches
-from crossfeed.training.watch.profile import read_profile
+from crossfeed.training.watch.profile import OPERATORS
 
 pytestmark = pytest.mark.gpu
 
@@ -103,12 +103,6 @@ def test_losses_are_those_of_a_processor(
     assert losses(runs[1]) == pytest.approx(losses(runs[0]), rel=0.1, abs=0.1)
 
 
-def test_compiled_encoders_learn_the_same(data: Dataset, tmp_path: Path) -> None:
-    plain = train(data, out=tmp_path / "plain", config=config())
-    compiled = train(data, out=tmp_path / "compiled", config=config(compile=True))
-    assert losses(compiled) == pytest.approx(losses(plain), rel=0.02, abs=0.02)
-
-
 def stop_after_first(epoch: int, value: float) -> None:
     raise InterruptedError
 
@@ -146,7 +140,5 @@ def test_scores_are_those_of_a_processor(data: Dataset, tmp_path: Path) -> None:
 def test_a_profile_has_the_operators_of_the_gpu(data: Dataset, tmp_path: Path) -> None:
     settings = config(epochs=4, batch_size=16)
     run = train(data, out=tmp_path / "run", config=settings, profile=True)
-    report = read_profile(run.path)
-    assert report is not None and report.device == "cuda:0"
-    assert report.operators and report.operators[0].seconds > 0
-    assert sum(one.share for one in report.stages) == pytest.approx(1)
+    table = (run.path / OPERATORS).read_text("utf-8")
+    assert "Self CUDA" in table and "generator forward" in table

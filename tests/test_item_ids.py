@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from crossfeed import item_ids
+from crossfeed.bundle import item_ids
 from crossfeed.bundle.item_ids import ItemIds, sorted_places
 from crossfeed.scorer import Catalogue
 

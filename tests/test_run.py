@@ -102,6 +102,25 @@ def test_a_failed_checkpoint_leaves_the_one_before(
     assert [file.name for file in (run.path / "checkpoints").iterdir()] == ["last.pt"]
 
 
+def test_figures_stay_while_new_best_weights_cannot_be_written(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run.write_checkpoint("best", {"progress": {"epoch": 1}})
+    (run.path / "results.json").write_text("{}")
+
+    def full_disk(value: object, file: BinaryIO) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", full_disk)
+        with pytest.raises(OutputError, match="No space left on device"):
+            run.write_checkpoint("best", {"progress": {"epoch": 2}})
+    assert run.read_checkpoint("best")["progress"] == {"epoch": 1}
+    assert (run.path / "results.json").exists()
+    run.write_checkpoint("best", {"progress": {"epoch": 2}})
+    assert not (run.path / "results.json").exists()
+
+
 def test_a_dataset_that_changed_is_refused(last_out: Dataset, tmp_path: Path) -> None:
     copy = tmp_path / "dataset"
     shutil.copytree(last_out.path, copy)

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from crossfeed.installing import install_hint
+
 __all__ = [
     "BundleError",
     "ConfigError",
@@ -139,5 +141,5 @@ class MissingExtraError(CrossfeedError):
     def __init__(self, *, package: str, extra: str) -> None:
         super().__init__(
             f"this needs the package '{package}', which is not installed",
-            hint=f"pip install 'crossfeed[{extra}]'",
+            hint=install_hint(extra),
         )

@@ -15,9 +15,9 @@ from crossfeed.bundle import BundleContents, write_bundle
 from crossfeed.bundle.item_index import BuiltIndex, build_index
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError
-from crossfeed.files import require_free_folder
 from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.onnx.probes import probes
+from crossfeed.outputs import BUNDLE, require_folder
 from crossfeed.run import Run
 from crossfeed.scorer import Ints
 
@@ -63,7 +63,8 @@ def export(
         RunError: nothing has been trained yet, or the dataset changed.
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
-    require_free_folder(Path(out), overwrite=overwrite)  # before the work, not after
+    inputs = [run.path, run.facts["dataset"]]
+    require_folder(Path(out), BUNDLE, inputs=inputs, overwrite=overwrite)  # before the work
     dataset = run.dataset()
     if run.refitted:
         dataset = dataset.refitted()

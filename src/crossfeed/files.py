@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from crossfeed.errors import OutputError
+from crossfeed.outputs import FolderKind, require_folder
 
 __all__ = [
     "atomic_folder",
@@ -27,50 +28,13 @@ __all__ = [
     "file_hash",
     "only_process",
     "remove_leftovers",
-    "require_free",
-    "require_free_folder",
     "require_writable",
     "write_json",
 ]
 
-_MARKS = ("manifest.json", "config.json", "bundle.json")
-"""One of these is in every folder that crossfeed wrote, and says by which version."""
-
-
-def require_free(path: Path, *, overwrite: bool) -> None:
-    """Refuse an output that exists already, unless it may be replaced.
-
-    Raises:
-        OutputError: `path` exists and `overwrite` is false, or it is a folder that crossfeed
-            did not write.
-    """
-    if path.exists() and not overwrite:
-        raise OutputError(
-            f"'{path}' exists already", hint="choose another --out, or replace it with --overwrite"
-        )
-    if path.is_dir() and any(path.iterdir()) and not any(_marked(path / name) for name in _MARKS):
-        raise OutputError(
-            f"'{path}' is a folder that crossfeed did not write; it will not be replaced",
-            hint="choose another --out, or remove the folder yourself",
-        )
-
-
-def require_free_folder(path: Path, *, overwrite: bool) -> None:
-    """Refuse what `require_free` refuses, and a file, which no folder replaces.
-
-    Raises:
-        OutputError: `path` may not be replaced.
-    """
-    require_free(path, overwrite=overwrite)
-    if path.exists() and not path.is_dir():
-        raise OutputError(
-            f"'{path}' is a file; what is written there is a folder",
-            hint="choose another --out, or remove the file yourself",
-        )
-
 
 def require_writable(folder: Path) -> None:
-    """Refuse a folder in which no file can be made; make the folder where there is none.
+    """Refuse a folder that cannot be written; make a missing one.
 
     Raises:
         OutputError: it cannot be written.
@@ -141,10 +105,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
+def atomic_folder(path: Path, kind: FolderKind, *, overwrite: bool) -> Iterator[Path]:
     """Yield a temporary folder beside `path`; on success it takes the place of `path`.
 
-    What writers that died left beside it is put right first.
+    Leftovers of writers that died are put right first.
 
     Raises:
         OutputError: `path` exists and may not be replaced, cannot be written, or another process
@@ -153,7 +117,7 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
     with only_process(path.with_name(f".{path.name}.lock")):
         try:
             _put_right(path)
-            require_free_folder(path, overwrite=overwrite)
+            require_folder(path, kind, overwrite=overwrite)
             temporary = _beside(path, "tmp")
             temporary.mkdir()
             yield temporary
@@ -163,7 +127,7 @@ def atomic_folder(path: Path, *, overwrite: bool) -> Iterator[Path]:
                     file.chmod(mode)
                 _sync(file)
             _sync(temporary)
-            require_free_folder(path, overwrite=overwrite)  # it may have been written meanwhile
+            require_folder(path, kind, overwrite=overwrite)  # it may have been written meanwhile
             if path.exists():
                 os.replace(path, _beside(path, "old"))
             os.replace(temporary, path)
@@ -195,14 +159,6 @@ def _locked(file: BinaryIO, path: Path) -> bool:
         return False
     except OSError as error:  # a file system without locks
         raise _unwritable(path, error) from error
-
-
-def _marked(file: Path) -> bool:
-    try:
-        facts = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError):
-        return False
-    return isinstance(facts, dict) and {"format_version", "crossfeed"} <= facts.keys()
 
 
 def _put_right(path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What evaluation and serving know of a model.
+"""The view of a model that evaluation and serving share.
 
 Dims: B rows, T history items of all rows together, D domains, I items, N items of one pool,
 E width of a vector.
@@ -26,14 +26,14 @@ Floats = NDArray[np.float32]
 class Catalogue:
     """The domains and their items: domain `d` owns the contiguous item indices of `range(d)`.
 
-    Within a domain the items that training knows come first; only those form its `pool`.
+    Within a domain, the items known to training come first; only these form its `pool`.
     """
 
     domains: tuple[str, ...]
     offsets: Ints
     """(D + 1,) first item index of each domain, then the number of items."""
     known: Ints
-    """(D,) how many items of each domain training knows."""
+    """(D,) number of items of each domain known to training."""
 
     @property
     def items(self) -> int:
@@ -46,12 +46,12 @@ class Catalogue:
         return slice(first, first + int(self.known[domain]))
 
     def domain_of(self, items: Ints) -> Ints:
-        """Return the domain index of each item index; -1, no item, has none: -1."""
+        """Return the domain index of each item index; -1 (no item) gives -1."""
         return self._domain_of[items].astype(np.int64)
 
     @cached_property
     def _domain_of(self) -> NDArray[np.signedinteger]:
-        """(I + 1,) the domain of each item, the smallest type that will do, and -1 for no item."""
+        """(I + 1,) the domain of each item, in the smallest type that fits, and -1 for no item."""
         count = len(self.domains)
         domains = np.append(np.repeat(np.arange(count), np.diff(self.offsets)), -1)
         return domains.astype(np.min_scalar_type(-max(count, 1)))
@@ -60,7 +60,7 @@ class Catalogue:
         """Return the index of a domain's name.
 
         Raises:
-            UnknownDomainError: naming the domains that there are.
+            UnknownDomainError: naming the existing domains.
         """
         try:
             return self.domains.index(domain)
@@ -77,8 +77,8 @@ class Histories:
     offsets: Ints
     """(B + 1,) where each row begins."""
     times: Ints | None = None
-    """(B,) when each row's user is asked about, in milliseconds since 1970; None is after the end
-    of training, where a served model is."""
+    """(B,) the time to score each row for, in milliseconds since 1970; None is after the end of
+    training, as in service."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -121,11 +121,11 @@ class Histories:
 
 @runtime_checkable
 class Scorer(Protocol):
-    """Anything that scores the items of a domain for users known by their histories alone."""
+    """Anything that scores the items of a domain for users known only by their histories."""
 
     @property
     def name(self) -> str:
-        """Return the name under which results are shown."""
+        """Return the name shown in results."""
 
     def score(self, histories: Histories, domain: int) -> Floats:
         """Score a domain's pool for each history; higher is better.
@@ -135,8 +135,8 @@ class Scorer(Protocol):
             domain: index of the target domain.
 
         Returns:
-            (B, N) scores, N the size of `Catalogue.pool(domain)`. A row depends on its own
-            history and time alone, never on other rows. Items seen already are scored like others.
+            (B, N) scores, N the size of `Catalogue.pool(domain)`. A row depends only on its own
+            history and time. Seen items are scored like others.
         """
 
 

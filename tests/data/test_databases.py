@@ -25,6 +25,7 @@ from crossfeed.data.logs import databases
 from crossfeed.data.logs.spark_tables import spark_table
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import LogError, MissingExtraError
+from crossfeed.installing import install_hint
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -348,7 +349,7 @@ def test_without_the_driver_the_install_command_is_told(
     monkeypatch.setattr(databases.ibis, "connect", connect)
     with pytest.raises(MissingExtraError, match="'psycopg', which is not installed") as caught:
         prepare("postgres://a/b?table=c", out=tmp_path / "dataset")
-    assert caught.value.hint == "pip install 'crossfeed[postgres]'"
+    assert caught.value.hint == install_hint("postgres")
     with pytest.raises(LogError, match="needs the package 'psycopg'") as other:
         prepare("trino://a/b?table=c", out=tmp_path / "dataset")
     assert other.value.hint == "pip install 'ibis-framework[trino]'"

@@ -12,10 +12,11 @@ from data.dirt import dirty_log
 from data.spark import require_spark
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
 from crossfeed.data.engines.spark_session import spark_session
+from crossfeed.data.prepare import pipeline as module
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, MissingExtraError, OutputError
+from crossfeed.installing import install_hint
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -107,7 +108,7 @@ def test_without_pyspark_the_install_command_is_told(
     monkeypatch.setitem(sys.modules, "pyspark.sql", None)
     with pytest.raises(MissingExtraError, match="'pyspark', which is not installed") as caught:
         prepare(small_log(tmp_path), out=tmp_path / "data", engine="spark")
-    assert caught.value.hint == "pip install 'crossfeed[spark]'"
+    assert caught.value.hint == install_hint("spark")
     assert [path.name for path in tmp_path.iterdir()] == ["log.parquet"]
 
 

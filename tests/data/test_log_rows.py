@@ -194,7 +194,7 @@ def test_a_unit_may_be_given(read: Callable[..., object]) -> None:
 def test_numbers_are_no_text_of_times(read: Callable[..., object]) -> None:
     with pytest.raises(ConfigError, match=r"'iso' is for text, .* are BIGINT") as caught:
         read(log_of(user_id=["u"]), time_unit="iso")
-    assert caught.value.hint == "numbers are s or ms; auto detects the unit"
+    assert caught.value.hint == "numbers are s, ms, us or ns; auto detects the unit"
 
 
 def test_times_in_no_known_unit() -> None:

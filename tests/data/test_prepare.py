@@ -17,8 +17,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
 from crossfeed.data.dataset import Dataset
+from crossfeed.data.prepare import pipeline as module
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, DatasetError, LogError, OutputError
 
@@ -243,13 +243,13 @@ def test_verify_names_what_was_changed(prepared: Callable[..., Dataset]) -> None
     dataset = prepared(random_log(), split="last-out")
     part = np.load(dataset.path / "events" / "part.npy")
     np.save(dataset.path / "events" / "part.npy", part[::-1])
-    with pytest.raises(DatasetError, match=r"not as its manifest says: events\.part\n"):
+    with pytest.raises(DatasetError, match=r"changed since it was written: events\.part\n"):
         dataset.verify()
     items = pq.read_table(dataset.path / "items.parquet")
     clicks = pa.array(items["clicks"].to_numpy() + 1)
     position = items.column_names.index("clicks")
     pq.write_table(items.set_column(position, "clicks", clicks), dataset.path / "items.parquet")
-    with pytest.raises(DatasetError, match=r"says: events\.part, items\.clicks\n"):
+    with pytest.raises(DatasetError, match=r"written: events\.part, items\.clicks\n"):
         Dataset.load(dataset.path).verify()
     (dataset.path / "users.parquet").write_bytes(b"PAR1")
     with pytest.raises(DatasetError, match="is damaged"):
@@ -343,4 +343,4 @@ def test_no_file_may_grow_and_the_error_says_so(most_bytes: int, tmp_path: Path)
 
 def test_an_unknown_source_lists_the_known_ones(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="source 'netflux' is unknown; it is one of: movielens"):
-        prepare(tmp_path, out=tmp_path / "data", source="netflux")
+        prepare(tmp_path / "log", out=tmp_path / "data", source="netflux")

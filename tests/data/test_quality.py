@@ -59,7 +59,7 @@ def test_the_report_is_json() -> None:
     ("log", "warning"),
     [
         (LOG.assign(label=0), "no row is a click: look at data.positive"),
-        (LOG.assign(domain="one"), "there is one domain only"),
+        (LOG.assign(domain="one"), "the log has only one domain"),
         (LOG.assign(user_id=LOG["domain"] + LOG["user_id"]), "only 0 of 8 users have clicks in"),
         (LOG.assign(timestamp="2024-01-01"), "all clicks have the same time"),
     ],

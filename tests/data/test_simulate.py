@@ -196,5 +196,5 @@ def test_existing_files_are_refused_or_replaced(tmp_path: Path) -> None:
 def test_sizes_that_do_not_go_together(sizes: dict[str, int], message: str, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=message):
         simulate(tmp_path / "log.parquet", **{**SMALL, "events": 100, **sizes})
-    with pytest.raises(ConfigError, match=r"log\.csv' must end in \.parquet"):
-        simulate(tmp_path / "log.csv", **SMALL)
+    with pytest.raises(OutputError, match=r"log\.txt' must end in \.parquet, \.csv or \.jsonl"):
+        simulate(tmp_path / "log.txt", **SMALL)

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
+from crossfeed.data.prepare import pipeline as module
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, LogError, OutputError
 
@@ -143,7 +143,7 @@ def test_an_error_leaves_nothing(
 KILLED = """
 import sys, time
 from crossfeed.config import DataConfig
-from crossfeed.data import prepare as module
+from crossfeed.data.prepare import pipeline as module
 make = getattr(module, sys.argv[3])
 def slow(*given, **named):
     made = make(*given, **named)
@@ -199,10 +199,11 @@ def test_a_second_process_is_refused_and_leaves_the_first_its_work(
     assert {path.name for path in tmp_path.iterdir()} == {"dataset", "log.parquet"}
 
 
-@pytest.mark.parametrize("out", ["log.parquet/dataset", "/proc/dataset"])
+@pytest.mark.parametrize("out", ["file/dataset", "/proc/dataset"])
 def test_a_place_that_cannot_be_written_is_one_clear_error(
     out: str, log: Path, tmp_path: Path
 ) -> None:
+    (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot write"):
         prepare(log, out=tmp_path / out, config=CONFIG)
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from crossfeed.errors import RunError
-from crossfeed.evaluation import resampling
 from crossfeed.evaluation.outcomes import Outcomes
+from crossfeed.evaluation.statistics import resampling
 from crossfeed.evaluation.statistics.comparisons import (
     Comparison,
     Estimate,
@@ -307,6 +307,37 @@ def test_a_metric_that_is_not_there_is_named_with_those_that_are() -> None:
 def test_metrics_of_different_events_are_not_compared() -> None:
     with pytest.raises(RunError, match="not defined on the same events"):
         compare(outcomes([0.1, np.nan]), outcomes([np.nan, 0.1]), METRIC)
+
+
+@pytest.mark.parametrize("infinite", [np.inf, -np.inf])
+def test_an_infinite_metric_is_refused_with_scorer_and_metric(infinite: float) -> None:
+    """Between two identical scorers it once gave p = .0001."""
+    finite, other = outcomes([0.1, 0.2, 0.3]), outcomes([0.1, infinite, 0.3], name="other")
+    message = (
+        r"the ndcg@10 of 'other' is infinite for 1 of 3 events.*\nhint: compare by a rank metric"
+    )
+    for pair in ((other, other), (finite, other), (other, finite)):
+        with pytest.raises(RunError, match=message):
+            compare(*pair, METRIC)
+    with pytest.raises(RunError, match=message):
+        estimates(other, METRIC)
+    with pytest.raises(RunError, match="the ndcg@10 of 'both' is infinite"):
+        compare(finite, mean_over_seeds([finite, other], name="both"), METRIC)
+
+
+def test_without_a_number_of_flips_there_are_enough_for_the_domains() -> None:
+    """With 10,000 flips and 300 domains the smallest p after Holm would be 0.03."""
+    domains = [f"{number:03}" for number in range(300) for _ in range(40)]
+    better = np.where(np.array(domains) == "007", 0.5, 0.0)
+    found = compare(
+        outcomes(better, domains=domains),
+        outcomes(0 * better, domains=domains),
+        METRIC,
+        resamples=2,
+    )
+    adjusted = holm([one.p for one in found])
+    place = next(place for place, one in enumerate(found) if one.scope == "007")
+    assert adjusted[place] < 0.011
 
 
 def test_a_metric_that_says_nothing_is_refused() -> None:

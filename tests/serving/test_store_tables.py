@@ -89,12 +89,16 @@ def test_export_reads_page_by_page(
 
 
 def test_export_does_not_replace_unasked(store: Store, tmp_path: Path) -> None:
-    (tmp_path / "out.parquet").write_text("mine")
+    out = tmp_path / "out.parquet"
+    assert store.export(out) == 0
     with pytest.raises(OutputError, match="exists already"):
-        store.export(tmp_path / "out.parquet")
-    assert (tmp_path / "out.parquet").read_text() == "mine"
-    assert store.export(tmp_path / "out.parquet", overwrite=True) == 0
-    assert pq.read_table(tmp_path / "out.parquet").num_rows == 0
+        store.export(out)
+    assert store.export(out, overwrite=True) == 0
+    assert pq.read_table(out).num_rows == 0
+    out.write_text("mine")
+    with pytest.raises(OutputError, match="is no file of events"):
+        store.export(out, overwrite=True)
+    assert out.read_text() == "mine"
 
 
 def test_load_takes_times_of_any_arrow_unit(store: Store, tmp_path: Path) -> None:

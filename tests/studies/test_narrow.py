@@ -117,4 +117,4 @@ def test_an_interrupted_narrowed_training_is_gone_on_with_by_the_same_command(
     monkeypatch.setattr(Fit, "_step", asked)
     with pytest.raises(KeyboardInterrupt):
         train_narrowed(last_out, out=tmp_path, config=tiny_config(), targets=[0], history=[0])
-    assert "go on with: the same command\n" in capsys.readouterr().err
+    assert "continue with: the same command\n" in capsys.readouterr().err

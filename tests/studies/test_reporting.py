@@ -304,7 +304,7 @@ def test_without_its_extra_the_package_is_named(
 ) -> None:
     monkeypatch.setitem(sys.modules, "jinja2", None)
     monkeypatch.delitem(sys.modules, "crossfeed.evaluation.report.page", raising=False)
-    with pytest.raises(MissingExtraError, match=r"jinja2.*\n.*pip install 'crossfeed\[report\]'"):
+    with pytest.raises(MissingExtraError, match=r"jinja2.*\n.*install.*\[report\]"):
         write_report(run, out=tmp_path / "report.html", examples=0)
     assert not (tmp_path / "report.html").exists()
 

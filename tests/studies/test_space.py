@@ -47,10 +47,10 @@ def test_a_file_names_ranges_and_choices(tmp_path: Path) -> None:
         ("[train", "is not TOML"),
         ("[data]\nsplit = {choices = ['temporal']}", "'data' in the space .* is not searched"),
         ("train = 3", "'train' in the space .* is not searched"),
-        ("[train]\nepochs = 3", r"train\.epochs = 3 in the space .* is no range"),
-        ("[train]\nepochs = {low = 3}", r"train\.epochs = .* is no range"),
-        ("[train]\nepochs = {choices = []}", r"train\.epochs = .* is no range"),
-        ("[train]\nepochs = {low = 1, high = '2'}", r"train\.epochs = .* is no range"),
+        ("[train]\nepochs = 3", r"train\.epochs = 3 in the space .* is not a range"),
+        ("[train]\nepochs = {low = 3}", r"train\.epochs = .* is not a range"),
+        ("[train]\nepochs = {choices = []}", r"train\.epochs = .* is not a range"),
+        ("[train]\nepochs = {low = 1, high = '2'}", r"train\.epochs = .* is not a range"),
     ],
 )
 def test_a_file_that_is_no_space_is_refused(text: str, message: str, tmp_path: Path) -> None:

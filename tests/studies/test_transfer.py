@@ -17,8 +17,9 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import RunError
+from crossfeed.evaluation.outcomes import Outcomes
 from crossfeed.run import Run
-from crossfeed.studies.transfer import Transfer, held_back, measure_transfer
+from crossfeed.studies.transfer import Transfer, find_worse, held_back, measure_transfer
 from crossfeed.training.loop.trainer import train
 
 
@@ -108,6 +109,23 @@ def test_a_domain_where_the_run_is_worse_than_alone_is_held_back(
     reasons = held_back(run)
     assert list(reasons) == ["shopping"]
     assert "training on it alone" in reasons["shopping"] and "on validation" in reasons["shopping"]
+
+
+def test_among_hundreds_of_domains_the_worst_one_is_held_back() -> None:
+    """With 10,000 flips, 300 domains and two rivals the smallest p after Holm would be 0.06."""
+    domains, users = [f"{number:03}" for number in range(300)], 40
+    domain = np.repeat(np.array(domains, dtype=object), users)
+
+    def outcomes(name: str, values: np.ndarray) -> Outcomes:
+        events = np.arange(len(domain))
+        return Outcomes(name, events, events % users, domain, {"ndcg@10": values})
+
+    alike = np.full(len(domain), 0.5)
+    worse = np.where(domain == "007", 0.1, alike)
+    rivals = {"popularity": outcomes("popularity", alike), "alone": outcomes("alone", worse)}
+    reasons = find_worse(outcomes("run", worse), rivals)
+    assert list(reasons) == ["007"]
+    assert "popularity 0.5000" in reasons["007"] and "on validation" in reasons["007"]
 
 
 def test_the_command_keeps_transfer_and_gate(run: Run, transfer: Transfer, tmp_path: Path) -> None:

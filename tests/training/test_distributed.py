@@ -26,9 +26,9 @@ from crossfeed.errors import ConfigError, MissingExtraError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run
-from crossfeed.training import distributed, heartbeat, sharded_table
 from crossfeed.training.loop.trainer import train
-from crossfeed.training.parallel.distributed import ALONE, Follower, Workers, own_of
+from crossfeed.training.parallel import distributed, roll_call, sharded_table
+from crossfeed.training.parallel.distributed import ALONE, Follower, Workers, own_state
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.step.batches import batches
 
@@ -40,13 +40,23 @@ LIMIT = 120
 class Torchrun:
     """A script in several processes; whatever happens, none of them is left behind."""
 
-    def __init__(self, processes: int, script: Path, *arguments: object) -> None:
+    def __init__(
+        self, processes: int, script: Path, *arguments: object, hold: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Start them.
+
+        Args:
+            processes: how many.
+            script: what they run.
+            arguments: of the script.
+            hold: a process, and the step after which it waits for a signal (`HELD`).
+        """
         self.process = subprocess.Popen(
             [*TORCHRUN, f"--nproc-per-node={processes}", str(script), *map(str, arguments)],
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "HOLD": f"{hold[0]} {hold[1]}"},
         )
 
     def __enter__(self) -> Torchrun:
@@ -299,11 +309,11 @@ def test_another_number_of_processes_takes_the_sums_and_draws_anew() -> None:
         {"random_state": rank, "losses": {"gap": 1.0 + rank}, "counts": {f"{rank}": 1}}
         for rank in range(2)
     ]
-    assert own_of(owns, Workers(rank=1, count=2)) is owns[1]
-    leader = own_of(owns, ALONE)
+    assert own_state(owns, Workers(rank=1, count=2)) is owns[1]
+    leader = own_state(owns, ALONE)
     assert leader["losses"] == {"gap": 3.0} and leader["counts"] == {"0": 1, "1": 1}
     assert leader["random_state"] is None
-    assert own_of(owns, Workers(rank=2, count=3))["losses"] == {}
+    assert own_state(owns, Workers(rank=2, count=3))["losses"] == {}
 
 
 def test_followers_write_nothing(trained_alone: Run) -> None:
@@ -349,37 +359,54 @@ def test_one_process_is_a_training_alone(monkeypatch: pytest.MonkeyPatch) -> Non
 # What happens when one is lost, or all are asked to stop.
 
 
-def test_a_silent_process_is_lost_and_an_end_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_does_not_answer_is_lost_and_an_end_is_told_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("MASTER_PORT", str(store.port))
-    monkeypatch.setattr(heartbeat, "_BEAT_SECONDS", 0.02)
-    monkeypatch.setattr(heartbeat, "_SURE_SECONDS", 0.5)
-    monkeypatch.setattr(heartbeat, "_SILENT_SECONDS", float("inf"))
-    one, other = (heartbeat.Heartbeat(rank=rank, count=2) for rank in (0, 1))
-    assert one.find_lost() is None
-    other.stop()
+    monkeypatch.setattr(roll_call, "_ANSWER_SECONDS", 0)
+    one, other, _ = (roll_call.RollCall(rank=rank, count=3) for rank in range(3))
+    other.find_lost()
     lost = one.find_lost()
     assert lost is not None
-    assert re.match(rf"lost process 1 \(host .*, pid {os.getpid()}\); the run", lost.message)
-    assert one.fail() and not other.fail()
+    assert re.match(rf"lost process 2 \(host .*, pid {os.getpid()}\); the run", lost.message)
+    assert one.speaks() and not other.speaks()
 
 
-SLOWLY = """
+def test_if_all_answer_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", str(store.port))
+    monkeypatch.setattr(roll_call, "_ANSWER_SECONDS", 0)
+    one, other = (roll_call.RollCall(rank=rank, count=2) for rank in range(2))
+    other.find_lost()
+    assert one.find_lost() is None
+
+
+HELD = """
 import os, sys, time
-from pathlib import Path
-from crossfeed.cli import app
-from crossfeed.config import Config
-from crossfeed.data.dataset import Dataset
 from crossfeed.cli import main
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.interrupt import Interruptible
 
-step = fitting.Fit._step
-def slow_step(self, batch):
+rank, last = map(int, os.environ["HOLD"].split())
+steps, signals = [], []
+step, ask = Fit._step, Interruptible._ask
+
+def held_step(self, batch):
     step(self, batch)
-    os.write(1, f"{self.workers.rank} {os.getpid()}\\n".encode())  # whole lines only
-    time.sleep(0.02)
-fitting.Fit._step = slow_step
+    steps.append(batch.step)
+    if self.workers.rank == rank and len(steps) == last:
+        os.write(1, f"{os.getpid()}\\n".encode())
+        while not signals:  # until it is killed, or asked to stop
+            time.sleep(0.01)
+
+def told(self, number, frame):
+    signals.append(number)
+    ask(self, number, frame)
+
+Fit._step, Interruptible._ask = held_step, told
 sys.argv = ["crossfeed", "train", sys.argv[1], "--out", *sys.argv[2:]]
 main()
 """
@@ -400,23 +427,20 @@ def settings(config: Config) -> list[str]:
     return options
 
 
-def after_steps(both: Torchrun, rank: int, steps: int) -> int:
-    """Wait until a process has made so many steps, and return its id."""
-    while steps:
-        line = both.line()
-        assert line, both.end()[1]
-        number, pid = map(int, line.split())
-        steps -= number == rank
-    return pid if number == rank else 0
+def held(those: Torchrun) -> int:
+    """Wait until a process has made the steps after which it waits, and return its id."""
+    line = those.line()
+    assert line, those.end()[1]
+    return int(line)
 
 
 def test_a_lost_process_is_named_and_another_number_goes_on(
     last_out: Dataset, several_epochs: Config, tmp_path: Path
 ) -> None:
     out = tmp_path / "run"
-    file, options = script(tmp_path, SLOWLY), settings(several_epochs)
-    with Torchrun(2, file, last_out.path, out, *options) as both:
-        lost = after_steps(both, rank=1, steps=15)
+    file, options = script(tmp_path, HELD), settings(several_epochs)
+    with Torchrun(2, file, last_out.path, out, *options, hold=(1, 15)) as both:
+        lost = held(both)
         os.kill(lost, signal.SIGKILL)
         code, error = both.end()
     assert code != 0
@@ -436,7 +460,7 @@ def uninterrupted(
     last_out: Dataset, several_epochs: Config, tmp_path_factory: pytest.TempPathFactory
 ) -> Run:
     folder = tmp_path_factory.mktemp("uninterrupted")
-    out, file = folder / "run", script(folder, SLOWLY)
+    out, file = folder / "run", script(folder, HELD)
     with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
         code, error = both.end()
     assert code == 0, error
@@ -464,9 +488,10 @@ def resume(processes: int, file: Path, dataset: Dataset, out: Path) -> Run:
 def test_killed_and_resumed_by_as_many_is_uninterrupted(
     last_out: Dataset, several_epochs: Config, uninterrupted: Run, tmp_path: Path
 ) -> None:
-    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
-    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
-        os.kill(after_steps(both, rank=0, steps=17), signal.SIGKILL)
+    out, file = tmp_path / "run", script(tmp_path, HELD)
+    options = settings(several_epochs)
+    with Torchrun(2, file, last_out.path, out, *options, hold=(0, 17)) as both:
+        os.kill(held(both), signal.SIGKILL)
         code, error = both.end()
     assert code != 0
     assert "error: lost process 0" in error
@@ -482,17 +507,18 @@ def test_a_signal_saves_the_step_of_both(
     uninterrupted: Run,
     tmp_path: Path,
 ) -> None:
-    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
-    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
-        after_steps(both, rank=1, steps=16)
+    out, file = tmp_path / "run", script(tmp_path, HELD)
+    options = settings(several_epochs)
+    with Torchrun(2, file, last_out.path, out, *options, hold=(1, 16)) as both:
+        held(both)
         both.process.send_signal(number)
         code, error = both.end()
     assert code != 0
     command = "torchrun --nproc-per-node 2 -m crossfeed train"
-    told = f"stopped and saved; go on with: {command} {last_out.path} --out {out} --resume"
+    told = f"stopped and saved; continue with: {command} {last_out.path} --out {out} --resume"
     assert error.count(told) == 1
     progress = Run.open(out).read_checkpoint("last")["progress"]
-    assert progress["epoch"] >= 1 and progress["step"] > 0
+    assert progress["epoch"] == 1 and progress["step"] > 0
     assert_same_run(resume(2, file, last_out, out), uninterrupted)
 
 
@@ -500,9 +526,10 @@ def test_a_signal_saves_the_step_of_both(
 def test_three_go_on_where_two_were(
     last_out: Dataset, several_epochs: Config, tmp_path: Path
 ) -> None:
-    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
-    with Torchrun(2, file, last_out.path, out, *settings(several_epochs)) as both:
-        after_steps(both, rank=0, steps=16)
+    out, file = tmp_path / "run", script(tmp_path, HELD)
+    options = settings(several_epochs)
+    with Torchrun(2, file, last_out.path, out, *options, hold=(0, 16)) as both:
+        held(both)
         both.process.terminate()
         both.end()
     resumed = resume(3, file, last_out, out)
@@ -514,7 +541,7 @@ def test_three_go_on_where_two_were(
 def test_an_error_of_all_is_said_once(
     last_out: Dataset, several_epochs: Config, uninterrupted: Run, tmp_path: Path
 ) -> None:
-    file = script(tmp_path, SLOWLY)
+    file = script(tmp_path, HELD)
     with Torchrun(2, file, last_out.path, uninterrupted.path) as both:
         code, error = both.end()
     assert code != 0
@@ -527,7 +554,7 @@ def test_an_error_of_all_is_said_once(
 
 @pytest.mark.slow
 def test_refit_in_two_processes(last_out: Dataset, tmp_path: Path) -> None:
-    out, file = tmp_path / "run", script(tmp_path, SLOWLY)
+    out, file = tmp_path / "run", script(tmp_path, HELD)
     options = settings(tiny_config(epochs=2, batch_size=256))
     with Torchrun(2, file, last_out.path, out, *options, "--refit") as both:
         code, error = both.end()
@@ -568,6 +595,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.parallel.sharded_table import ShardedTable
+from crossfeed.training.loop import state
 from crossfeed.training.loop.trainer import train
 
 dataset, out = Dataset.load(sys.argv[1]), Path(sys.argv[2])
@@ -608,7 +636,8 @@ def changed(name, settings):
 with joined() as workers:
     found = moved(workers)
     changed("divided", {})
-    changed("divided-still", {"learning_rate": 1e-30, "table_learning_rate": 1e-30, "epochs": 2})
+    state.TABLE_LEARNING_RATE = 1e-30
+    changed("divided-still", {"learning_rate": 1e-30, "epochs": 2})
     changed("whole-still", {"learning_rate": 1e-30, "table_sharding": "none", "epochs": 2})
 (out / f"{workers.rank}.json").write_text(json.dumps(found))
 """

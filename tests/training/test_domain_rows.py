@@ -12,7 +12,7 @@ from torch import Tensor
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.players import Players
-from crossfeed.training import domain_rows
+from crossfeed.training.step import domain_rows
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.domain_rows import DomainRows, stack
 from crossfeed.training.step.proposals import Proposals, StaticProposals, propose

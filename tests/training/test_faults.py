@@ -167,6 +167,7 @@ def test_a_run_that_cannot_be_written_is_refused_before_the_work(
 ) -> None:
     run = readable / "run"
     shutil.copytree(begun.path, run)
+    run.chmod(0o777)
     (run / "checkpoints").chmod(0o555)
     monkeypatch.setattr(Fit, "_step", lambda self, batch: pytest.fail("it worked for nothing"))
     with (
@@ -289,7 +290,7 @@ def test_a_resume_with_other_settings_names_them(data: Dataset, begun: Run) -> N
     with pytest.raises(RunError) as caught:
         train(data, out=begun.path, config=given, resume=True)
     assert caught.value.message.endswith(
-        "goes on with its own settings, and others are asked for: "
+        "continues with its own settings; these differ: "
         "train.seed = 1, the run has 0; train.epochs = 9, the run has 2"
     )
     assert len(begun.metrics()) == 1

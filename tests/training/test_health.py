@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,15 +14,17 @@ from planted import tiny_config
 from typer.testing import CliRunner
 
 from crossfeed.cli import app
-from crossfeed.config import Config, load_config
+from crossfeed.config import Config, TrainConfig, load_config
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.validation import Validation
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.domain_rows import DomainRows
 from crossfeed.training.step.proposals import Proposals
 from crossfeed.training.step.steps import Move, Scores, TargetLoss
-from crossfeed.training.watch.alarms import Alarm, find_alarms
+from crossfeed.training.watch.alarms import ADVICE, Alarm, find_alarms
 from crossfeed.training.watch.health import Health, HealthSums
 
 HEALTHY = Health(
@@ -78,7 +81,7 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
         clicks=torch.tensor([1.0, 1.0]),
         pool=None,
     )
-    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5 / 2.0)))
+    losses = TargetLoss(zero, zero, zero, gap=torch.tensor(0.1 * math.exp(-0.5)))
     return (
         replace(first, groups=(group,)),
         proposals,
@@ -88,7 +91,7 @@ def hand_made(last_out: Dataset) -> tuple[Batch, Proposals, Move]:
 
 def test_health_by_hand(last_out: Dataset) -> None:
     batch, proposals, move = hand_made(last_out)
-    config = tiny_config(gap_weight=0.1, gap_scale=2.0).train
+    config = tiny_config(gap_weight=0.1).train
     sums = HealthSums({}, {})
     sums.add_discriminator(batch, proposals, move)
     sums.add_generator(batch, proposals, move, config=config)
@@ -106,14 +109,26 @@ def test_health_by_hand(last_out: Dataset) -> None:
 
 
 def test_a_healthy_epoch_gives_no_alarm() -> None:
-    assert find_alarms(HEALTHY, metric="micro ndcg@10", value=0.2, floor=0.1) == ()
+    figures = {"value": 0.2, "best": 0.3, "floor": 0.1}
+    assert find_alarms(HEALTHY, metric="micro ndcg@10", **figures) == ()
     nothing = Health(None, None, {}, None, None, None, {})
-    assert find_alarms(nothing, metric="micro ndcg@10", value=None, floor=None) == ()
+    assert find_alarms(nothing, metric="micro ndcg@10", **figures) == ()
+
+
+def test_an_epoch_that_improves_on_all_before_gives_no_alarm() -> None:
+    """The first epochs may be worse than popularity, and good candidates hard to tell apart."""
+    weak = replace(HEALTHY, separation=0.505, entropy={"books": 0.01})
+    assert find_alarms(weak, metric="micro ndcg@10", value=0.08, best=0.07, floor=0.1) == ()
+    names = [
+        alarm.name
+        for alarm in find_alarms(weak, metric="micro ndcg@10", value=0.07, best=0.07, floor=0.1)
+    ]
+    assert names == ["entropy", "separation", "validation"]
 
 
 def test_each_sign_of_collapse_has_its_name_and_its_cause() -> None:
     def alarm(health: Health, value: float = 0.2) -> Alarm:
-        (found,) = find_alarms(health, metric="micro ndcg@10", value=value, floor=0.1)
+        (found,) = find_alarms(health, metric="micro ndcg@10", value=value, best=0.3, floor=0.1)
         return found
 
     entropy = alarm(replace(HEALTHY, entropy={"books": 0.6, "films": 0.01}))
@@ -124,6 +139,8 @@ def test_each_sign_of_collapse_has_its_name_and_its_cause() -> None:
     validation = alarm(HEALTHY, value=0.05)
     assert validation.name == "validation"
     assert "validation micro ndcg@10 0.0500, popularity 0.1000" in validation.cause
+    for found in (entropy, separation, validation):
+        assert re.search(r"train\.[a-z_]+", found.advice)
 
 
 def test_the_published_form_collapses_and_the_default_does_not(
@@ -215,6 +232,34 @@ def test_after_a_roll_back_the_weights_are_the_healthy_ones(
     assert [same(one) for one in saved] == [False, True, True, False]  # the last epoch is left
 
 
+def test_a_refit_repeats_the_epochs_and_rates_behind_the_best_weights(
+    last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Epoch 3 is rolled back, so that the weights of epoch 4 come from three epochs."""
+    collapsed = iter([False, True, False])  # in epochs 2 to 4; 1 is the warm-up
+
+    def alarms(*_: object, **__: object) -> tuple[Alarm, ...]:
+        return (Alarm("entropy", "planted"),) if next(collapsed) else ()
+
+    monkeypatch.setattr(fitting, "find_alarms", alarms)
+    rates: list[float] = []
+    step = FitState.set_learning_rate
+
+    def told(state: FitState, rate: float) -> None:
+        rates.append(rate)
+        step(state, rate)
+
+    monkeypatch.setattr(FitState, "set_learning_rate", told)
+    values = iter([0.1, 0.2, 0.15, 0.3, 0.4])  # popularity is measured after epoch 2
+    monkeypatch.setattr(Validation, "selected", lambda *_: next(values))
+    config = tiny_config(epochs=4, on_collapse="roll-back")
+    run = train(last_out, out=tmp_path / "run", config=config, refit=True)
+    assert [len(line["alarms"]) for line in run.health()] == [0, 0, 1, 0]
+    refit = run.read_checkpoint("refit-last")["progress"]
+    assert refit["epoch"] == 3
+    assert rates == [0.005, 0.01, 0.01, 0.005]  # the roll-back, then the refit's epochs
+
+
 def test_a_warning_changes_nothing(
     last_out: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,3 +284,10 @@ def test_alarms_are_shown_live(last_out: Dataset, tmp_path: Path) -> None:
     assert (
         "alarm (separation): the discriminator cannot tell clicks from candidates" in shown.stderr
     )
+    assert "hint: leave train.correction at 1" in shown.stderr
+
+
+def test_advice_names_settings_that_there_are() -> None:
+    for advice in ADVICE.values():
+        for name in re.findall(r"train\.([a-z_]+)", advice):
+            assert name in TrainConfig.model_fields

@@ -19,8 +19,8 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
-from crossfeed.training import pools
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.step import pools
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.pools import PoolSampler, alias_table
 from crossfeed.training.step.proposals import Proposals, StaticProposals, propose

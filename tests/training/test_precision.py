@@ -1,4 +1,4 @@
-"""What the players' forward passes are made in: bfloat16, compiled encoders.
+"""What the players' forward passes are made in: bfloat16.
 
 On the processor; tests/test_gpu.py has the GPU's.
 """
@@ -17,7 +17,7 @@ from crossfeed.config import Config, ModelConfig, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.proposals import Proposals
 
@@ -89,36 +89,3 @@ def test_a_gpu_without_it_is_refused_before_the_run_is_made(
     with pytest.raises(ConfigError, match=r"the GPU 'Old 9000' has no instructions for it\nhint: "):
         train(data, out=tmp_path / "run", config=config("bfloat16"))
     assert not (tmp_path / "run").exists()
-
-
-# torch's own tracer looks at the gradients of what it traces.
-@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf:UserWarning")
-def test_compiled_encoders_learn_the_same(
-    data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    compiled: list[torch.fx.GraphModule] = []
-
-    def keep(graph: torch.fx.GraphModule, inputs: object) -> torch.fx.GraphModule:
-        """Take a graph of the tracer, and run it as it is: a compiler takes minutes."""
-        compiled.append(graph)
-        return graph
-
-    own = torch.nn.Module.compile
-    monkeypatch.setattr(
-        torch.nn.Module, "compile", lambda module, **how: own(module, backend=keep, **how)
-    )
-    settings = config("float32", generator="attention")
-    train_settings = settings.train.model_copy(update={"compile": True})
-    plain = train(data, out=tmp_path / "plain", config=settings)
-    assert not compiled
-    quick = train(
-        data,
-        out=tmp_path / "compiled",
-        config=settings.model_copy(update={"train": train_settings}),
-    )
-    assert compiled
-    assert losses(quick) == pytest.approx(losses(plain), rel=1e-4)
-    assert (
-        quick.read_checkpoint("best")["players"].keys()
-        == plain.read_checkpoint("best")["players"].keys()
-    )

@@ -9,17 +9,17 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 import pytest
-import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from planted import planted_log, small_dataset, tiny_config
+from run_states import assert_equal, state_of
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.training import fit as fitting
+from crossfeed.training.loop import fit as fitting
 from crossfeed.training.loop.fit import Fit
-from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.saving import CheckpointTimer
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.watch.alarms import Alarm
 
@@ -31,7 +31,7 @@ MODELS: dict[str, dict[str, object]] = {
 }
 TRAININGS: dict[str, dict[str, object]] = {
     "average": {},
-    "no average, two to one": {"average": 0.0, "discriminator_steps": 2},
+    "no average": {"average": 0.0},
     "no warm-up, whole pool": {"warmup_epochs": 0, "objective": "full-softmax", "gap": "kl"},
     "roll-back": {"on_collapse": "roll-back", "epochs": 5, "patience": 5},
     "early stop": {"patience": 1, "epochs": 6, "learning_rate": 0.3, "gap": "euclidean"},
@@ -66,7 +66,7 @@ class Moments:
             (Run, "write_health"),
         ):
             patch.setattr(owner, name, self._counted(getattr(owner, name)))
-        patch.setattr(Saving, "due", lambda saving: self.passed in self.save_at)
+        patch.setattr(CheckpointTimer, "due", lambda timer: self.passed in self.save_at)
 
     def _counted(self, original: Callable[..., object]) -> Callable[..., object]:
         def counted(*arguments: object) -> object:
@@ -102,39 +102,6 @@ def config_of(case: str) -> Config:
     return Config.model_validate(
         {"model": {**base.model.model_dump(), **model}, "train": base.train.model_dump()}
     )
-
-
-def state_of(run: Run) -> dict[str, object]:
-    """Return all that a run holds, but for times."""
-    checkpoints = {
-        name: run.read_checkpoint(name)  # type: ignore[arg-type]
-        for name in ("last", "best", "healthy", "refit-last", "refit")
-        if run.has_checkpoint(name)  # type: ignore[arg-type]
-    }
-    kept = {"checkpoints": checkpoints, "metrics": run.metrics(), "health": run.health()}
-    return without_times(kept)  # type: ignore[return-value]
-
-
-def without_times(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: without_times(one) for key, one in value.items() if key != "seconds"}
-    return [without_times(one) for one in value] if isinstance(value, list) else value
-
-
-def assert_equal(one: object, other: object, where: str = "") -> None:
-    assert type(one) is type(other), where
-    if isinstance(one, torch.Tensor):
-        assert torch.equal(one, other), where  # type: ignore[arg-type]
-    elif isinstance(one, dict):
-        assert one.keys() == other.keys(), where  # type: ignore[attr-defined]
-        for key, value in one.items():
-            assert_equal(value, other[key], f"{where}/{key}")  # type: ignore[index]
-    elif isinstance(one, list):
-        assert len(one) == len(other), where  # type: ignore[arg-type]
-        for place, (first, second) in enumerate(zip(one, other, strict=True)):  # type: ignore[call-overload]
-            assert_equal(first, second, f"{where}/{place}")
-    else:
-        assert one == other, where
 
 
 UNINTERRUPTED: dict[str, tuple[dict[str, object], int]] = {}

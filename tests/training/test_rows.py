@@ -13,6 +13,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.players import Players
 from crossfeed.training.loop.state import FitState
+from crossfeed.training.step import steps as stepping
 from crossfeed.training.step.average import RunningAverage
 from crossfeed.training.step.batches import batches
 from crossfeed.training.step.proposals import StaticProposals, propose
@@ -120,9 +121,12 @@ def test_a_state_restored_goes_on_with_the_same_bits(last_out: Dataset) -> None:
         assert torch.equal(one, two)
 
 
-def test_gradients_of_rows_are_clipped_as_those_of_the_table(last_out: Dataset) -> None:
-    weak = moved(last_out, tiny_config(gradient_clip=1e-3))
-    rows = moved(last_out, tiny_config(gradient_clip=1e-3, dense_items=0))
+def test_gradients_of_rows_are_clipped_as_those_of_the_table(
+    last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stepping, "MOST_GRADIENT", 1e-3)
+    weak = moved(last_out, tiny_config())
+    rows = moved(last_out, tiny_config(dense_items=0))
     for one, other in zip(weak.players.parameters(), rows.players.parameters(), strict=True):
         assert isinstance(one, nn.Parameter)
         torch.testing.assert_close(one, other)

@@ -7,7 +7,6 @@ import shlex
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,13 @@ from crossfeed.cli import app
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.results import Results
+from crossfeed.model.players import Players
 from crossfeed.run import Run
-from crossfeed.training import saving
+from crossfeed.training.loop import saving
 from crossfeed.training.loop.fit import Fit
-from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.saving import CheckpointTimer
 from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.validation import Validation
 from crossfeed.training.step.batches import Batch
 
 CONFIG = tiny_config(epochs=3, batch_size=64)
@@ -54,7 +55,7 @@ def options(config: Config) -> list[str]:
 
 
 SCRIPT = """
-import sys, time
+import sys
 from crossfeed.cli import main
 from crossfeed.training.loop.fit import Fit
 
@@ -62,7 +63,7 @@ step = Fit._step
 def told_step(self, batch):
     step(self, batch)
     print("step", flush=True)
-    time.sleep(0.05)
+    sys.stdin.readline()  # goes on when it is told to
 Fit._step = told_step
 main()
 """
@@ -75,16 +76,21 @@ def signalled(
     words = ["train", str(data.path), "--out", str(out), *options(config)]
     with subprocess.Popen(
         [sys.executable, "-c", SCRIPT, *words],
+        stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     ) as process:
-        assert process.stdout is not None and process.stderr is not None
-        for _ in range(steps):
+        assert process.stdin and process.stdout and process.stderr
+        for step in range(steps):
+            if step:
+                process.stdin.write("go on\n")
+                process.stdin.flush()
             line = process.stdout.readline()
             assert line == "step\n", process.stderr.read()
         process.send_signal(number)
+        process.stdin.close()
         error = process.stderr.read()
     return process.returncode, error
 
@@ -103,7 +109,7 @@ def test_a_killed_process_goes_on_within_its_epoch(
 
 def assert_stopped(out: Path, data: Dataset, error: str) -> None:
     assert "Traceback" not in error
-    assert f"stopped and saved; go on with: crossfeed train {data.path} --out {out}" in error
+    assert f"stopped and saved; continue with: crossfeed train {data.path} --out {out}" in error
     progress = Run.open(out).read_checkpoint("last")["progress"]
     assert progress["epoch"] == 1 and progress["step"] > 0
 
@@ -140,14 +146,14 @@ def test_ctrl_c_saves_the_step_and_says_how_to_go_on(
 def test_a_signal_during_validation_stops_behind_it(
     data: Dataset, uninterrupted: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    validate = Fit._validate
+    validate = Validation.evaluate
 
-    def asked(fit: Fit) -> Results:
+    def asked(validation: Validation, served: Players) -> Results:
         signal.raise_signal(signal.SIGTERM)
-        return validate(fit)
+        return validate(validation, served)
 
     with monkeypatch.context() as patch, pytest.raises(SystemExit, match="143"):
-        patch.setattr(Fit, "_validate", asked)
+        patch.setattr(Validation, "evaluate", asked)
         train(data, out=tmp_path / "run", config=CONFIG, refit=True)
     progress = Run.open(tmp_path / "run").read_checkpoint("last")["progress"]
     assert (progress["epoch"], progress["step"]) == (1, 0)
@@ -170,7 +176,7 @@ def test_the_command_to_go_on_with_finishes_what_was_asked_for(
         patch.setattr(Fit, "_step", asked)
         stopped = CliRunner().invoke(app, words)
     assert stopped.exit_code == 143
-    shown = stopped.stderr.partition("go on with: ")[2].splitlines()[0]
+    shown = stopped.stderr.partition("continue with: ")[2].splitlines()[0]
     assert shown == f"crossfeed train {data.path} --out '{out}' --resume --refit --profile"
     assert not Run.open(out).refitted
     resumed = CliRunner().invoke(app, shlex.split(shown)[1:])
@@ -212,20 +218,21 @@ def test_it_is_time_to_save_after_minutes_and_never_too_often(
     monkeypatch.setattr(saving, "time", clock)
 
     def write() -> None:
-        clock.now += took
+        with timer.writing():
+            clock.now += took
 
-    timer = Saving(minutes=2, write=write)
+    timer = CheckpointTimer(minutes=2)
     clock.now = 119
     assert not timer.due()
     clock.now = 120
     assert timer.due()
-    timer.save()
+    write()
     clock.now += 119
     assert not timer.due()
     clock.now += 1
     assert timer.due()
     took = 60.0  # a slow disk: then 20 times as much work comes between two checkpoints
-    timer.save()
+    write()
     clock.now += 20 * took - 1
     assert not timer.due()
     clock.now += 1
@@ -233,9 +240,12 @@ def test_it_is_time_to_save_after_minutes_and_never_too_often(
 
 
 def test_without_minutes_only_epochs_save(data: Dataset, tmp_path: Path) -> None:
-    timer = Saving(minutes=0, write=lambda: None)
-    time.sleep(0.01)
-    assert not timer.due()
+    clock = Clock()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saving, "time", clock)
+        timer = CheckpointTimer(minutes=0)
+        clock.now = 1e9
+        assert not timer.due()
     written: list[str] = []
     config = tiny_config(epochs=2, batch_size=64, checkpoint_minutes=0)
     with pytest.MonkeyPatch.context() as patch:

@@ -30,7 +30,7 @@ from crossfeed.training.watch.health import HealthSums
 
 CONFIGS = {
     "default": tiny_config(),
-    "all terms": tiny_config(gap="mmd", gap_weight=0.1, reward_weight=0.5, anchor_weight=0.5),
+    "all terms": tiny_config(gap="mmd", gap_weight=0.1, reward_weight=0.5),
     "kl": tiny_config(gap="kl", gap_weight=0.1),
     "euclidean": tiny_config(gap="euclidean", gap_weight=0.1),
     "published": tiny_config(objective="binary", correction=0.0),

@@ -157,22 +157,15 @@ def test_expand_domains_must_be_domains(last_out: Dataset, tmp_path: Path) -> No
         {"proposal_share": 0.0, "reward_weight": 0.0, "gap": "none"},
         {"objective": "binary", "correction": 0.0},
         {"expand_domains": ("videos",), "static_proposal": "batch"},
-        {"discriminator_steps": 3, "warmup_epochs": 0},
+        {"average": 0.0, "warmup_epochs": 0},
     ],
-    ids=["no adversary", "published", "one expanded", "three to one"],
+    ids=["no adversary", "published", "one expanded", "no warm-up, no average"],
 )
 def test_every_mode_trains(
     train_settings: dict[str, object], last_out: Dataset, tmp_path: Path
 ) -> None:
     run = train(last_out, out=tmp_path / "run", config=tiny_config(**train_settings))
     assert np.isfinite(run.scorer().item_vectors).all()
-
-
-def test_discriminator_steps_are_counted_over_epochs(last_out: Dataset, tmp_path: Path) -> None:
-    config = tiny_config(batch_size=10_000, discriminator_steps=2, warmup_epochs=0, epochs=4)
-    run = train(last_out, out=tmp_path / "run", config=config)
-    moved = ["anchor" in line["losses"] for line in run.metrics()]  # one step an epoch
-    assert moved == [False, True, False, True]
 
 
 def test_other_domains_lift_a_new_user_above_popularity(

@@ -1,4 +1,4 @@
-"""The bundle: one folder that serves on a laptop and on a server; `format` says what is in it."""
+"""The bundle: one folder that serves on a laptop and on a server; see `format`."""
 
 from crossfeed.bundle.reading import Bundle
 from crossfeed.bundle.writing import BundleContents, write_bundle

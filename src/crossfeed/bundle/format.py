@@ -5,15 +5,15 @@
     item_biases.npy            (I,) float32
     weights.safetensors        all other tensors of the players
     user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
-    encoder_check.npy          (P, E) what that graph must give for made-up histories
+    encoder_check.npy          (P, E) the graph's expected output for made-up histories
     index-D.faiss              an approximate index of the large domain with index D
     items.arrow                item_id, domain, clicks, recent_clicks, by_id (the domain's items in
                                the order of their ids); the row is the item's index
     domains.parquet            domain, items, known; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
 
-Nothing in it is pickled, and every file is checked against its hash before it is used. What grows
-with the catalogue is mapped into memory, not read: all processes of a machine share one copy.
+Nothing is pickled, and every file is checked against its hash before it is used. Files that grow
+with the catalogue are mapped into memory, so all processes of a machine share one copy.
 
 Dims: I items, D domains, E width of the score's vectors, P probes.
 """
@@ -60,13 +60,13 @@ CONFIDENCE_BIASES = "confidence_biases"
 
 
 def version_of(about: Mapping[str, object]) -> str:
-    """Return a short hash of what bundle.json says, the files' hashes included."""
+    """Return a short hash of the content of bundle.json, which includes the files' hashes."""
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 
 
 def table_names(config: ModelConfig, catalogue: Catalogue) -> tuple[str, ...]:
-    """Return the players' tables that are the item vectors, side by side."""
+    """Return the names of the players' tables that form the item vectors, side by side."""
     if config.hashes(catalogue.items):
-        return ()  # they are what the vectors are made of
+        return ()  # the vectors are computed from them
     return _PLAYERS_TABLES[:1] if config.fuse == "none" else _PLAYERS_TABLES

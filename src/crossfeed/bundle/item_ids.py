@@ -1,7 +1,7 @@
-"""Which item an id is, and back, without a table of Python objects.
+"""Look-ups from ids to items and back, without a table of Python objects.
 
-A dictionary of a million ids takes a hundred megabytes in every process. Ids that lie sorted in a
-file that all processes map are found by bisection, and those that are asked for often are kept.
+A dictionary of a million ids takes a hundred megabytes in every process. Instead, the ids are
+sorted in a file that all processes map, bisection finds them, and frequent ones are cached.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from crossfeed.scorer import Catalogue, Ints
 __all__ = ["ItemIds", "sorted_places"]
 
 _KEPT = 1 << 17
-"""Ids of a domain that are remembered; they are dropped together when there are more."""
+"""Largest number of cached ids of a domain; beyond it the cache is cleared."""
 
 
 class ItemIds:
     """Look-ups between ids and item indices."""
 
     def __init__(self, ids: pa.Array, by_id: Ints, catalogue: Catalogue) -> None:
-        """Make ready to look up; the arrays are only read, and only where something is looked up.
+        """Prepare look-ups; the arrays are only read, and only during a look-up.
 
         Args:
             ids: (I,) the log's item ids, strings or int64; unique within a domain.
-            by_id: (I,) what `sorted_places` returns of them.
+            by_id: (I,) the result of `sorted_places` for them.
             catalogue: which items each domain has.
         """
         self._key = _integers(ids) if ids.type == pa.int64() else _texts(ids)
@@ -45,21 +45,21 @@ class ItemIds:
         self._kept: dict[str, dict[str | int, int]] = {name: {} for name in catalogue.domains}
 
     def index(self, item_id: str | int, domain: str) -> int:
-        """Return the index of an item; -1 where there is no such domain or item in it."""
+        """Return the index of an item; -1 if the domain or the item does not exist."""
         kept = self._kept.get(domain)
         if kept is None:
             return -1
         found = kept.get(item_id)
         if found is None:
             found = self._find(item_id, self._ranges[domain])
-            if found >= 0:  # what does not exist is not remembered: there is no end to it
+            if found >= 0:  # unknown ids are not cached: there could be any number
                 if len(kept) >= _KEPT:
                     kept.clear()
                 kept[item_id] = found
         return found
 
     def indices(self, events: Iterable[tuple[str | int, str, object]]) -> list[int]:
-        """Return the index of each event's item, as `index` does: (item id, domain, anything)."""
+        """Return the item index of each event: (item id, domain, anything)."""
         found = []
         for item_id, domain, _ in events:
             kept = self._kept.get(domain)
@@ -84,7 +84,7 @@ class ItemIds:
 
 
 def sorted_places(ids: pa.Array, catalogue: Catalogue) -> Ints:
-    """Return (I,) item indices: those of each domain in the order of its ids."""
+    """Return (I,) item indices, each domain's sorted by id."""
     bounds = catalogue.offsets.tolist()
     parts = [
         first + np.asarray(pc.sort_indices(ids.slice(first, last - first))).astype(np.int64)
@@ -101,7 +101,7 @@ def _integers(ids: pa.Array) -> Key:
 
 
 def _texts(ids: pa.Array) -> Key:
-    """Return what reads the UTF-8 of an id straight from the array's memory."""
+    """Return a function that reads an id's UTF-8 from the array's memory."""
     _, bounds, content = ids.buffers()
     ends = np.frombuffer(bounds, np.int32)[ids.offset :]
     text = memoryview(content if content is not None else b"")

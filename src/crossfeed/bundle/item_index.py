@@ -1,9 +1,8 @@
-"""An approximate index over the items of a large domain, trusted only after it was measured.
+"""An approximate index over the items of a large domain, used only if its recall is high enough.
 
-Inverted lists (faiss IVF): a search looks into the lists nearest to the user alone. How many that
-must be depends on how the vectors lie, and where they have no structure no number is enough. So
-recall is measured with real users when a bundle is exported, and a domain without enough of it is
-searched exactly.
+The index has inverted lists (faiss IVF), and a search visits only the lists nearest to the user.
+How many lists are enough depends on the vectors; without structure, no number is. So export
+measures recall with real users. A domain without enough recall is searched exactly.
 
 Dims: B users, N items of a pool, E width of the score's vectors.
 """
@@ -23,28 +22,28 @@ __all__ = ["LEAST_RECALL", "RECALL_AT", "BuiltIndex", "ItemIndex", "build_index"
 
 LEAST_RECALL = 0.99
 RECALL_AT = 100
-"""How many of the truly best items are looked for when recall is measured."""
+"""How many of the truly best items a measurement of recall looks for."""
 
 _PROBES = (4, 8, 16, 32, 64, 128, 256)
 _LARGEST_SHARE = 0.25
-"""Of all lists: an index that must look into more saves too little."""
+"""Largest share of lists to visit; beyond it an index saves too little."""
 
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """An index and what was measured of it."""
+    """An index and its measured recall."""
 
     lists: int
     probes: int
-    """Lists that a search looks into."""
+    """Lists that a search visits."""
     recall: float
     """Share of the best `RECALL_AT` items that it finds, mean over the users it was measured on."""
     data: bytes | None
-    """The index as faiss writes it; None where its recall is too low to be used."""
+    """The index as faiss writes it; None if its recall is too low."""
 
 
 def build_index(vectors: Floats, biases: Floats, users: Floats) -> BuiltIndex:
-    """Build an index, with as few probes as give enough recall.
+    """Build an index with the fewest probes that give enough recall.
 
     Args:
         vectors: (N, E) the items' vectors.
@@ -79,7 +78,7 @@ class ItemIndex:
         """Map an index that `build_index` made, so that all processes share it."""
         import faiss
 
-        faiss.omp_set_num_threads(1)  # one search is short, and several are at work at once
+        faiss.omp_set_num_threads(1)  # one search is short, and several run at once
         self._faiss = faiss
         self._index = faiss.read_index(str(file), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
         self._probes = probes
@@ -89,7 +88,7 @@ class ItemIndex:
 
         Args:
             user: (E,) the user's vector.
-            allowed: (N,) the items that take part: others are passed over in the search itself.
+            allowed: (N,) the items to search; the search itself skips others.
             k: how many.
         """
         faiss = self._faiss

@@ -1,4 +1,4 @@
-"""A bundle is read: every file is checked against its hash before it is used.
+"""Reading a bundle: every file is checked against its hash before it is used.
 
 Dims: I items, D domains, E width of the score's vectors.
 """
@@ -53,23 +53,23 @@ class Bundle:
 
     path: Path
     about: dict[str, Any]  # Any: JSON
-    """What bundle.json says."""
+    """The content of bundle.json."""
     catalogue: Catalogue
     item_ids: pa.Array
     """(I,) the log's item ids; unique within a domain."""
     clicks: Ints
     """(I,) clicks of each item."""
     recent_clicks: Ints
-    """(I,) those among the newest tenth of its domain's clicks."""
+    """(I,) its clicks among the newest tenth of its domain's."""
     by_id: Ints
-    """(I,) item indices, those of each domain in the order of its ids."""
+    """(I,) item indices, each domain's sorted by id."""
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
         """Open a bundle after checking every file against its hash.
 
         Raises:
-            BundleError: it is no bundle, incomplete, changed since it was written, or of another
+            BundleError: it is not a bundle, incomplete, changed since it was written, or of another
                 format version.
         """
         path = Path(path)
@@ -95,21 +95,21 @@ class Bundle:
 
     @property
     def version(self) -> str:
-        """Return what tells this model from others: a hash of all it consists of."""
+        """Return a hash of the model's whole content, which identifies it."""
         return str(self.about["version"])
 
     @property
     def card(self) -> dict[str, Any]:  # Any: JSON
-        """Return what is known of the model: figures, data, settings of training."""
+        """Return facts about the model: figures, data, settings of training."""
         return dict(self.about["card"])
 
     @property
     def held_back(self) -> tuple[str, ...]:
-        """Return the domains that are served by popularity instead of the model."""
+        """Return the domains that popularity serves instead of the model."""
         return tuple(self.about["held_back"])
 
     def open_files(self) -> None:
-        """Open what is else opened where it is first needed: its folder may be replaced by then."""
+        """Open all files now, not at first use: the folder may be replaced by then."""
         _ = self.item_vectors, self.item_biases, self.indexes, self.encoder
         if self.fused:
             _ = self._confidence_biases
@@ -173,7 +173,7 @@ class Bundle:
 
         weights, width = load_file(self.path / WEIGHTS), self.config.width
         del weights[CONFIDENCE_BIASES]
-        # A private map: torch wants memory that may be written, and nothing is.
+        # A private map: torch wants writable memory, although nothing writes to it.
         vectors = torch.from_numpy(np.load(self.path / VECTORS, mmap_mode="c"))
         for place, name in enumerate(table_names(self.config, self.catalogue)):
             weights[name] = vectors[:, place * width : (place + 1) * width]
@@ -181,7 +181,7 @@ class Bundle:
 
     @cached_property
     def encoder(self) -> OnnxEncoder | NetworkScorer:
-        """Return what encodes users: the exported graph if it does what it should, else torch."""
+        """Return the exported graph if it gives the right vectors, else torch's encoder."""
         from crossfeed.model.onnx.runtime import open_encoder
 
         if not (self.path / ENCODER).exists():
@@ -197,7 +197,7 @@ class Bundle:
 
     @cached_property
     def indexes(self) -> dict[str, ItemIndex]:
-        """Return by domain the index that was found good enough; none where faiss is missing."""
+        """Return domain -> its index, if its recall is high enough; empty without faiss."""
         if importlib.util.find_spec("faiss") is None:
             return {}
         return {
@@ -208,18 +208,18 @@ class Bundle:
 
     @cached_property
     def ids(self) -> ItemIds:
-        """Return what finds items by their ids, one by one, and their ids."""
+        """Return the look-ups between items and their ids."""
         return ItemIds(self.item_ids, self.by_id, self.catalogue)
 
     def item_indices(self, ids: pa.Array, domain: int) -> Ints:
-        """Return the item index of each id in a domain; -1 where the domain has no such item."""
+        """Return the item index of each id in a domain; -1 if the domain has no such item."""
         first, last = self.catalogue.offsets[domain : domain + 2]
         found = pc.index_in(ids, value_set=self.item_ids.slice(first, last - first))
         return np.asarray(pc.add(found.cast(pa.int64()), int(first)).fill_null(-1))
 
     @property
     def has_histories(self) -> bool:
-        """Return whether the bundle holds what users did."""
+        """Return whether the bundle holds the users' histories."""
         return HISTORIES in self.about["files"]
 
     def histories(self) -> Iterator[pa.RecordBatch]:
@@ -282,7 +282,7 @@ def _mapped(file: Path) -> Floats:
 
 
 def _column(table: pa.Table, name: str) -> pa.Array:
-    """Return a column that lies in the map in one piece; a table without rows has no piece."""
+    """Return a column as one piece of the map; a table without rows has no piece."""
     chunks = table[name].chunks
     return chunks[0] if len(chunks) == 1 else table[name].combine_chunks()
 

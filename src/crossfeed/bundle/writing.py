@@ -1,4 +1,4 @@
-"""A bundle is written: it appears when it is complete."""
+"""Writing a bundle; it appears when it is complete."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ from crossfeed.bundle.item_ids import sorted_places
 from crossfeed.bundle.item_index import RECALL_AT, BuiltIndex
 from crossfeed.files import atomic_folder, file_hash, write_json
 from crossfeed.model.onnx.probes import probes
+from crossfeed.outputs import BUNDLE
 from crossfeed.scorer import Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
@@ -40,7 +41,7 @@ __all__ = ["BundleContents", "write_bundle"]
 
 @dataclass(frozen=True)
 class BundleContents:
-    """What a bundle is made from."""
+    """The contents of a bundle."""
 
     scorer: NetworkScorer
     item_ids: pa.ChunkedArray
@@ -50,17 +51,17 @@ class BundleContents:
     clicks: Ints
     """(I,) clicks of each item, for the fallback by popularity."""
     recent_clicks: Ints
-    """(I,) those among the newest tenth of its domain's clicks."""
+    """(I,) its clicks among the newest tenth of its domain's."""
     histories: Iterable[pa.RecordBatch] | None
-    """user_id, item_id, domain, timestamp (ms) of all that users did; None leaves it out."""
+    """user_id, item_id, domain, timestamp (ms) of all clicks; None leaves them out."""
     card: Mapping[str, object]
-    """What is known of the model: figures, data, settings of training; plain JSON values."""
+    """Facts about the model: figures, data, settings of training; plain JSON values."""
     encoder: bytes | None = None
     """The user side of the score as an ONNX graph; None leaves it out."""
     indexes: Mapping[str, BuiltIndex] = field(default_factory=dict)
-    """Domain -> its approximate index, also one that measured too low to be used."""
+    """Domain -> its approximate index, even one with too low recall."""
     held_back: Sequence[str] = ()
-    """Domains that are served by popularity, because the model is not good enough there."""
+    """Domains served by popularity, because the model is not good enough there."""
 
 
 def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False) -> Path:
@@ -70,7 +71,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
     scorer = contents.scorer
-    with atomic_folder(out, overwrite=overwrite) as folder:
+    with atomic_folder(out, BUNDLE, overwrite=overwrite) as folder:
         _write_scorer(folder, scorer)
         _write_tables(folder, contents)
         if contents.encoder is not None:
@@ -99,7 +100,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
 
 
 def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str, Any]]:
-    """Write the indexes that are good enough; return what was measured of each."""  # Any: JSON
+    """Write the good indexes; return the measurements of all."""  # Any: JSON
     measured = {}
     for name, index in contents.indexes.items():
         file = f"index-{contents.scorer.catalogue.domain_index(name)}.faiss"
@@ -115,15 +116,16 @@ def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str
 
 
 def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
-    """Write the item side as it is served, and what is not in it as it was trained."""
-    from safetensors.torch import save_file
+    """Write the item side as served, and all other weights as trained."""
+    from safetensors.torch import save
 
     np.save(folder / VECTORS, np.ascontiguousarray(scorer.item_vectors))
     np.save(folder / BIASES, scorer.item_biases)
     written = table_names(scorer.config, scorer.catalogue)
     rest = {name: value for name, value in scorer.state().items() if name not in written}
     rest[CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
-    save_file({name: value.contiguous() for name, value in rest.items()}, folder / WEIGHTS)
+    weights = save({name: value.contiguous() for name, value in rest.items()})
+    (folder / WEIGHTS).write_bytes(weights)  # an error of Python's says what is wrong
 
 
 def _write_tables(folder: Path, contents: BundleContents) -> None:

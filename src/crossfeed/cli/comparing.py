@@ -74,7 +74,7 @@ def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str,
     metric = transfer.metric
     console.print(output.title(f"{metric}: trained on all domains against on each alone"))
     console.print(_table("all domains", "alone", transfer.against_alone))
-    console.print(output.title(f"{metric} by what the network was shown"))
+    console.print(output.title(f"{metric} by history shown"))
     table = output.make_table("shown", *transfer.domains)
     table.add_row("nothing (popularity)", *map(_figure, transfer.popularity))
     for name, row in zip(transfer.domains, transfer.matrix, strict=True):
@@ -122,7 +122,7 @@ def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
 def _with_interval(
     figure: str, low: float | None, high: float | None, *, sign: Literal["+", "-"] = "-"
 ) -> str:
-    """Return a figure with its interval, if it has one; `sign` is that of number formats."""
+    """Return a figure with its interval, if it has one; `sign` is as in number formats."""
     if low is None or high is None:
         return f"{figure} (one user)"
     return f"{figure} ({low:{sign}.4f} .. {high:{sign}.4f})"

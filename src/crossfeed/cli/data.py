@@ -19,7 +19,9 @@ __all__ = ["prepare", "simulate", "sources", "validate"]
 
 
 def simulate(
-    out: Annotated[Path, typer.Argument(metavar="OUT.parquet", help="The log to write.")],
+    out: Annotated[
+        Path, typer.Argument(metavar="OUT", help="The log to write: .parquet, .csv, .jsonl.")
+    ],
     *,
     users: Annotated[int, typer.Option(help="Users.")] = 4_000,
     items: Annotated[int, typer.Option(help="Items of all domains together.")] = 3_000,

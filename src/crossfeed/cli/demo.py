@@ -8,6 +8,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.text import Text
 
+from crossfeed import __version__
 from crossfeed.cli import output, tables
 from crossfeed.cli.demo_users import print_users
 from crossfeed.config import Config, DataConfig, TrainConfig
@@ -17,6 +18,8 @@ from crossfeed.data.simulate.clicks import simulate
 from crossfeed.data.simulate.truth import Truth
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.export import export
+from crossfeed.files import write_json
+from crossfeed.outputs import DEMO, require_folder
 from crossfeed.run import Run
 from crossfeed.serving.process.server import serve as serve_bundle
 from crossfeed.serving.recommend.recommender import Recommender
@@ -51,10 +54,16 @@ def run_demo(folder: Path, *, serve: bool, port: int) -> None:
     """Simulate a log, run the whole line on it and show recommendations.
 
     Args:
-        folder: where the outputs go; those of a former demonstration are replaced.
+        folder: of the outputs; a new or empty one, or one of an earlier demonstration, whose
+            outputs are replaced.
         serve: then serve the bundle on the loopback interface until Ctrl-C.
         port: port of the service.
+
+    Raises:
+        OutputError: `folder` holds anything else.
     """
+    require_folder(folder, DEMO, overwrite=True)
+    write_json(folder / "demo.json", {"format_version": 1, "crossfeed": __version__, "demo": True})
     demo = _Demo(folder, output.stdout())
     simulation = _simulate(demo)
     dataset = _prepare(demo)

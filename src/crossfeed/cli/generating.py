@@ -22,7 +22,9 @@ def generate(
     run: RunFolder,
     *,
     domain: Annotated[str, typer.Option(help="The domain to be expanded.")],
-    out: Annotated[Path, typer.Option(metavar="FILE.parquet", help="The file to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The file to write: .parquet, .csv, .jsonl.")
+    ],
     per_user: Annotated[int, typer.Option(min=1, help="Samples of each user.")] = 10,
     users: Annotated[
         Literal["all", "new"],
@@ -46,12 +48,9 @@ def generate(
     crossfeed generate RUN --domain books --out books.parquet
     crossfeed generate RUN --domain books --users new --out books.parquet
     """
-    from crossfeed.data.simulate.truth import Truth
-    from crossfeed.files import require_free
     from crossfeed.run import Run
     from crossfeed.studies.expansion import generate
 
-    require_free(out, overwrite=overwrite)
     expansion = generate(
         Run.open(run),
         domain=domain,
@@ -59,7 +58,8 @@ def generate(
         per_user=per_user,
         users=users,
         seed=seed,
-        truth=None if truth is None else Truth.load(truth),
+        truth=truth,
+        overwrite=overwrite,
     )
     if as_json:
         output.print_json(expansion.to_json())

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from crossfeed.cli import output
-from crossfeed.cli.options import RunFolder
+from crossfeed.cli.options import Overwrite, RunFolder
 
 __all__ = ["report"]
 
@@ -23,12 +23,13 @@ def report(
     examples: Annotated[
         int, typer.Option(min=0, metavar="N", help="Users shown, by their ids; 0 for none.")
     ] = 6,
+    overwrite: Overwrite = False,
 ) -> None:
     """Write what is known of a run as one HTML page that needs no network.
 
     Learning curves, quality by domain with intervals beside the baselines of the last evaluation,
     transfer if it was measured, examples with the history that drove them, and the commands to
-    get it all again. Nothing is measured anew.
+    get it all again. Nothing is measured again.
 
     \b
     crossfeed evaluate RUN --baselines all && crossfeed report RUN
@@ -36,6 +37,5 @@ def report(
     from crossfeed.run import Run
     from crossfeed.studies.reporting import write_report
 
-    file = out or run / "report.html"
-    write_report(Run.open(run), out=file, examples=examples)
+    file = write_report(Run.open(run), out=out, examples=examples, overwrite=overwrite)
     output.say(f"the report is in {file}; open it in a browser")

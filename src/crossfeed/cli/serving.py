@@ -42,7 +42,9 @@ def recommend(
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     all_users: Annotated[bool, typer.Option("--all", help="For every user, to a file.")] = False,
-    out: Annotated[Path | None, typer.Option(metavar="FILE", help="With --all: Parquet.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="With --all: .parquet, .csv, .jsonl.")
+    ] = None,
     overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
@@ -123,7 +125,7 @@ def serve(
         typer.Option(metavar="FILE", help="TOML: what users without history get, by domain."),
     ] = None,
 ) -> None:
-    """Serve a bundle over HTTP, with a store of what users do.
+    """Serve a bundle over HTTP, with a store of the users' histories.
 
     Beyond this machine it asks for an API key: set CROSSFEED_API_KEYS. SIGHUP puts the bundle that
     lies in the folder by then into service.
@@ -175,16 +177,21 @@ def load_histories(
 def export_histories(
     bundle: BundleFolder,
     *,
-    out: Annotated[Path, typer.Option(metavar="FILE", help="The Parquet file to write.")],
+    out: Annotated[
+        Path, typer.Option(metavar="FILE", help="The file to write: .parquet, .csv, .jsonl.")
+    ],
     history_store: StoreUrl = None,
     overwrite: Overwrite = False,
 ) -> None:
-    """Write all events of a history store as Parquet: a log to train on again.
+    """Write all events of a history store to a file: a log to train on again.
 
     \b
     crossfeed histories export BUNDLE --out events.parquet
     """
+    from crossfeed.outputs import require_apart
+
     with _open_store(bundle, history_store) as (_, store):
+        require_apart(out, [bundle])
         written = store.export(out, overwrite=overwrite)
     output.say(f"wrote {written:,} events to {out}")
 
@@ -197,7 +204,7 @@ def forget_user(
 ) -> None:
     """Erase all events of a user from a history store.
 
-    The bundle itself keeps what it was exported with; export it anew, or --without-histories.
+    The bundle itself keeps its exported histories; export it again, or with --without-histories.
 
     \b
     crossfeed histories forget BUNDLE ann

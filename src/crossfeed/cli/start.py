@@ -13,7 +13,8 @@ __all__ = ["demo"]
 def demo(
     *,
     out: Annotated[
-        Path, typer.Option(metavar="FOLDER", help="Where it works; its former outputs go.")
+        Path,
+        typer.Option(metavar="FOLDER", help="Where it works; a former demonstration there goes."),
     ] = Path("demo"),
     serve: Annotated[bool, typer.Option("--serve", help="Then serve the bundle.")] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port of the service.")] = 8000,

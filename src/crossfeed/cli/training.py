@@ -39,7 +39,7 @@ def train(
         typer.Option(metavar="NAME", help="Also tell tensorboard or mlflow. Repeatable."),
     ] = None,
     profile: Annotated[
-        bool, typer.Option("--profile", help="Also measure where the time goes: profile.json.")
+        bool, typer.Option("--profile", help="Also profile some steps: a table and a trace.")
     ] = False,
     overwrite: Overwrite = False,
 ) -> None:
@@ -76,20 +76,17 @@ def train(
     if not workers.leads:
         return
     if profile:
-        _show_profile(out)
+        _say_profile(out)
     output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
 
 
-def _show_profile(out: Path) -> None:
-    from crossfeed.cli.profiling import print_profile
-    from crossfeed.training.watch.profile import read_profile
+def _say_profile(out: Path) -> None:
+    from crossfeed.training.watch.profile import OPERATORS, TRACE
 
-    report = read_profile(out)
-    if report is None:
-        output.say("nothing was measured: the run was finished already")
+    if (out / TRACE).exists():
+        output.say(f"the profile is in {out}: {OPERATORS}, {TRACE}")
     else:
-        print_profile(output.stdout(), report)
-        output.say(f"kept in {out}: profile.json, profile-operators.txt, profile-trace.json")
+        output.say("no profile: the training made too few steps behind its warm-up epochs")
 
 
 def evaluate(
@@ -164,12 +161,12 @@ def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
 
 
 def _note_unfinished(run: Run) -> None:
-    """Say of a training that was broken off that better weights may follow."""
+    """Say that an interrupted training may still find better weights."""
     if not run.finished:
         words = ["train", run.facts["dataset"], "--out", str(run.path), "--resume"]
         output.say(
             f"the training of {run.path} is not finished: these are its best weights after epoch "
-            f"{len(run.metrics())} of {run.config.train.epochs}; it goes on with: "
+            f"{len(run.metrics())} of {run.config.train.epochs}; continue it with: "
             f"crossfeed {shlex.join(words)}"
         )
 

@@ -24,7 +24,7 @@ _SHOWN = 10
 def tune(
     dataset: Annotated[Path, typer.Argument(metavar="DATASET", help="A folder of prepare.")],
     *,
-    out: Annotated[Path, typer.Option(metavar="STUDY", help="The folder to write or go on with.")],
+    out: Annotated[Path, typer.Option(metavar="STUDY", help="The folder to write or continue.")],
     trials: Annotated[int, typer.Option(min=1, help="Trainings in all.")] = 20,
     space: Annotated[
         Path | None,

@@ -11,7 +11,7 @@ from crossfeed.config.sections import Config
 __all__ = ["RUNNING", "Difference", "differences", "flat"]
 
 RUNNING = ("train.device", "train.checkpoint_minutes", "train.track")
-"""Settings that say where and how a training runs, and nothing of what comes out of it."""
+"""Settings of where and how a training runs, which do not change its result."""
 
 
 @dataclass(frozen=True)

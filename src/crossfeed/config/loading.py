@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from crossfeed.config.removed import without_removed
 from crossfeed.config.sections import PRESETS, Config
 from crossfeed.errors import ConfigError
 
@@ -46,18 +47,23 @@ def load_config(
 def parse_config(tree: Mapping[str, object], *, source: str | None = None) -> Config:
     """Validate settings given as nested mappings.
 
+    Settings that version 0.1 had are allowed with the value that is now fixed (`REMOVED`).
+
     Raises:
         ConfigError: naming every unknown key and every bad value at once.
     """
+    kept, problems = without_removed(tree)
     try:
-        return Config.model_validate(tree)
+        config = Config.model_validate(kept)
     except ValidationError as error:
-        problems = [_problem(detail) for detail in error.errors()]
-        where = f" in '{source}'" if source else ""
-        count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
-        raise ConfigError(
-            f"{count} not valid{where}:\n" + "\n".join(f"  {problem}" for problem in problems)
-        ) from None
+        problems += [_problem(detail) for detail in error.errors()]
+    if not problems:
+        return config
+    where = f" in '{source}'" if source else ""
+    count = "a setting is" if len(problems) == 1 else f"{len(problems)} settings are"
+    raise ConfigError(
+        f"{count} not valid{where}:\n" + "\n".join(f"  {problem}" for problem in problems)
+    )
 
 
 def _merge(tree: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:

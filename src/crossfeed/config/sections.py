@@ -26,7 +26,16 @@ class DataConfig(_Section):
     """How a log becomes a dataset."""
 
     columns: dict[Literal["user_id", "item_id", "domain", "timestamp", "label"], str] = {}
-    """Names of the log's columns where they differ from crossfeed's: ours = "theirs"."""
+    """Names of the log's columns where they differ from crossfeed's: ours = "theirs". The domain
+    may also be part of each file's path, `"{domain}.csv"` or `"{domain}/*"`, or one text for the
+    whole log, `"{constant:books}"`."""
+    header: tuple[str, ...] | None = None
+    """Names of the columns of CSV files that have no header line, in their order."""
+    missing_values: tuple[str, ...] = (
+        *("NA", "N/A", "n/a", "#N/A", "<NA>", "NULL", "null", r"\N"),
+        *("NaN", "nan", "None", "NaT"),
+    )
+    """Words for a missing value in a CSV, besides an empty cell."""
     positive: str | None = None
     """Which rows are clicks: an SQL expression over the log's columns, such as `rating >= 4`.
     By default every row if the log has no `label` column, `label > 0` if it has one."""
@@ -42,8 +51,10 @@ class DataConfig(_Section):
     """How validation and test parts are cut off (docs/evaluation.md)."""
     split_seed: int = 0
     """Seed of the new-in-domain split's draw of (user, domain) pairs."""
-    time_unit: Literal["auto", "s", "ms", "iso"] = "auto"
+    time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
     """Unit of numeric timestamps, or ISO 8601 text; `auto` detects and states it."""
+    time_format: str | None = None
+    """Format of times that are neither, as for strptime: `%d.%m.%Y %H:%M`."""
     time_range: tuple[str, str] | None = None
     """Earliest and latest possible time (ISO 8601); by default 1990 to a day from now."""
     max_quarantine_share: float = Field(default=0.05, ge=0, le=1)
@@ -63,8 +74,8 @@ class ModelConfig(_Section):
     """How the generator's output joins the score: not at all, in training and serving
     (residual), or in serving alone (sum)."""
     periods: int = Field(default=120, ge=0)
-    """Equal parts of the time that training spans, in each of which a domain's demand is learned
-    apart (docs/method.md); 0 for a demand that does not change."""
+    """Number of equal periods of the training span; a domain's demand is learned for each
+    (docs/method.md). 0 for constant demand."""
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
     table_rows: int = Field(default=0, ge=0)
@@ -115,10 +126,8 @@ class TrainConfig(_Section):
     weight_decay: float = Field(default=0.1, ge=0)
     """Decoupled weight decay of both players' optimisers."""
     average: float = Field(default=0.998, ge=0, lt=1)
-    """What a step leaves of the running average of the weights, which is validated, kept and
+    """Decay of the moving average of the weights in each step. The average is validated, kept and
     served; 0 keeps the weights themselves."""
-    gradient_clip: float = Field(default=5.0, gt=0)
-    """Largest norm of a player's gradient."""
     candidates: int = Field(default=100, ge=2)
     """K: candidates drawn per click."""
     expand_domains: tuple[str, ...] | None = None
@@ -132,8 +141,8 @@ class TrainConfig(_Section):
     proposal_share: float = Field(default=0.8, ge=0, lt=1)
     """The generator's share of the proposal; the rest is static."""
     pool_items: int = Field(default=4096, ge=2)
-    """Largest pool that a step looks at as a whole. Of larger ones it draws as many items anew in
-    each step, divided among the domains, with their probabilities in the correction."""
+    """Largest pool that a step uses whole. From larger pools each step draws this many items,
+    divided among the domains, and corrects for their probabilities."""
     dense_items: int = Field(default=50_000, ge=0)
     """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
     that it looked at, so that its cost does not grow with the catalogue."""
@@ -144,35 +153,24 @@ class TrainConfig(_Section):
     """The distance between clicks and candidates in the gap loss."""
     gap_weight: float = Field(default=0.1, ge=0)
     """Weight of the gap loss L3."""
-    gap_scale: float = Field(default=1.0, gt=0)
-    """tau in the gap loss exp(-gap / tau)."""
     reward_weight: float = Field(default=0.1, ge=0)
     """Weight of the generator's adversarial loss L1."""
-    anchor_weight: float = Field(default=1.0, ge=0)
-    """Weight of the likelihood anchor, which ties the generator to real clicks."""
-    discriminator_steps: int = Field(default=1, ge=1)
-    """Discriminator steps for each generator step, counted over all epochs."""
     select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
     """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"
-    """What follows an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
-    half the learning rate, three times at most."""
+    """Reaction to an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
+    half the learning rate, at most three times."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
     """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
     ends with one. 0 writes those alone."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """What the players' matrix products are made in; weights, softmax, losses and all that is
-    served stay float32. bfloat16 is for GPUs, and for processors with instructions for it."""
-    compile: bool = False
-    """Whether both players' encoders are compiled (torch.compile), which takes minutes before the
-    first step."""
+    """Precision of the players' matrix products; weights, softmax, losses and everything served
+    stay float32. bfloat16 is for GPUs and for processors with instructions for it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where the networks are trained."""
     table_sharding: Literal["none", "row"] = "none"
     """Whether each of several processes holds all item vectors, or its part of the rows
     (docs/distributed.md; extra `distributed`)."""
-    table_learning_rate: float = Field(default=0.1, gt=0)
-    """Step size of the row-wise Adagrad that moves divided rows."""
     track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
     """Who is told each epoch's figures besides the run (docs/training.md)."""
 

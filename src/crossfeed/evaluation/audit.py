@@ -1,8 +1,7 @@
-"""Leakage audit: nothing later than the cut took part in what a scorer learns from.
+"""Leakage audit: check that a scorer learned nothing from after the cut.
 
-Every check derives what must hold from the event arrays themselves, never by the code that it
-judges. What a split allows by its protocol is said in the rule: last-out and new-in-domain fit
-their filters on all events.
+Every check derives its rule from the event arrays and never uses the code that it judges. The rule
+states what a split's protocol allows: last-out and new-in-domain fit their filters on all events.
 
 Dims: N events, B events of a chunk, I items.
 """
@@ -24,32 +23,32 @@ __all__ = ["AuditReport", "Finding", "audit", "audit_scorer"]
 _CLICKS_AT_ONCE = 1_000_000
 """Clicks of histories held in memory at a time; with temporaries about 100 MB."""
 _OF_TRAINING = slice(0, 5_000, 100)
-"""The training clicks that scorers are asked about."""
+"""The training clicks that scorers score."""
 _HELD_OUT_LATER = {
     Part.TRAIN: (Part.VALIDATION, Part.TEST, Part.VALIDATION_REST, Part.TEST_REST),
     Part.VALIDATION: (Part.TEST, Part.TEST_REST),
     Part.TEST: (),
 }
-"""What the history of an event of each part must never hold."""
+"""Part of an event -> the parts that its history must never hold."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One rule, and whether it holds."""
+    """A rule and whether it holds."""
 
     artefact: str
-    """What could leak: split, filters, index tables, popularity, histories, ..."""
+    """The artefact that could leak: split, filters, index tables, popularity, histories, ..."""
     rule: str
     passed: bool
     checked: int
-    """Events, items or rows that were looked at."""
+    """How many events, items or rows were checked."""
     detail: str = ""
-    """The first violation, in numbers that can be looked up; empty where there is none."""
+    """The first violation by its index; empty if there is none."""
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What was checked, and what was found."""
+    """The findings of an audit."""
 
     findings: tuple[Finding, ...]
 
@@ -84,7 +83,7 @@ def audit(dataset: Dataset, *, baselines: Sequence[str] = ("popularity",)) -> Au
 
 
 def audit_scorer(fit: Callable[[Dataset], Scorer], dataset: Dataset) -> Finding:
-    """Fit a scorer as it is and with other clicks in the held-out parts: its scores must agree."""
+    """Fit a scorer on the dataset and with other held-out clicks: both must score alike."""
     scorer, other = fit(dataset), fit(_altered(dataset))
     events = dataset.events(Part.TRAIN)[_OF_TRAINING]
     histories = dataset.histories(events, Part.TRAIN)
@@ -95,7 +94,7 @@ def audit_scorer(fit: Callable[[Dataset], Scorer], dataset: Dataset) -> Finding:
     ]
     return Finding(
         artefact=f"scorer {scorer.name}",
-        rule="its scores stay the same when held-out clicks are others",
+        rule="other held-out clicks do not change its scores",
         passed=not differing,
         checked=len(events) * len(dataset.catalogue.domains),
         detail=f"the scores of domain '{differing[0]}' changed" if differing else "",
@@ -107,12 +106,12 @@ def _order(dataset: Dataset) -> Finding:
     falls = np.flatnonzero(np.diff(dataset.event_time) < 0)
     inside = falls[dataset.users_of(falls) == dataset.users_of(falls + 1)]
     return _finding(
-        "order", "a user's events are in the order of time", inside + 1, len(dataset.event_time)
+        "order", "a user's events are in time order", inside + 1, len(dataset.event_time)
     )
 
 
 def _temporal(dataset: Dataset) -> Finding:
-    """One cut for all domains and users: every part begins after the one before has ended."""
+    """All domains and users share the cuts, and each part begins after the one before."""
     times, parts = dataset.event_time, dataset.event_part
     ends = [times[parts == part].max(initial=np.iinfo(np.int64).min) for part in (0, 1)]
     late = ((parts == Part.VALIDATION) & (times <= ends[0])) | (
@@ -127,7 +126,7 @@ def _temporal(dataset: Dataset) -> Finding:
 
 
 def _last_out(dataset: Dataset) -> Finding:
-    """In a (user, domain) nothing follows the test click, and only it follows validation."""
+    """In a (user, domain) the test click comes last, and validation right before it."""
     parts, pairs = dataset.event_part, _pairs(dataset)
     order = np.lexsort((np.arange(len(pairs)), pairs))
     rises = parts[order][1:].astype(int) - parts[order][:-1]
@@ -143,13 +142,13 @@ def _last_out(dataset: Dataset) -> Finding:
 
 
 def _new_in_domain(dataset: Dataset) -> Finding:
-    """A (user, domain) that is held out has no training click."""
+    """A held-out (user, domain) has no training click."""
     pairs, parts = _pairs(dataset), dataset.event_part
     held_out = np.unique(pairs[parts != Part.TRAIN])
     leaked = (parts == Part.TRAIN) & np.isin(pairs, held_out)
     return _finding(
         "split",
-        "a (user, domain) that is held out has no training click",
+        "a held-out (user, domain) has no training click",
         np.flatnonzero(leaked),
         len(parts),
     )
@@ -163,7 +162,7 @@ _SPLITS: dict[str, Callable[[Dataset], Finding]] = {
 
 
 def _filters(dataset: Dataset) -> Finding:
-    """The k-core and the smallest domain hold on exactly the events that they may be fitted on."""
+    """The k-core and the smallest domain hold on exactly the events that may fit them."""
     config, temporal = dataset.config, dataset.config.split == "temporal"
     chosen = dataset.event_item >= 0
     if temporal:
@@ -186,13 +185,13 @@ def _filters(dataset: Dataset) -> Finding:
 
 
 def _index_tables(dataset: Dataset) -> Finding:
-    """What can be scored and proposed is what training clicked."""
+    """Pools hold exactly the items that training clicked."""
     clicks, known = _training_clicks(dataset), np.zeros(dataset.catalogue.items, np.bool_)
     for domain in range(len(dataset.catalogue.domains)):
         known[dataset.catalogue.pool(domain)] = True
     return _finding(
         "index tables",
-        "the items of the pools, which candidates are drawn from, are those of training clicks",
+        "the pools, from which candidates are drawn, hold exactly the items of training clicks",
         np.flatnonzero(known != (clicks > 0)),
         len(known),
         noun="item",
@@ -200,10 +199,10 @@ def _index_tables(dataset: Dataset) -> Finding:
 
 
 def _popularity(dataset: Dataset) -> Finding:
-    """Item statistics, which popularity and static proposals come from, count training alone."""
+    """The item counts behind popularity and static proposals count only training clicks."""
     return _finding(
         "popularity",
-        "the clicks of each item, which proposals and baselines use, are its training clicks",
+        "the clicks per item, which proposals and baselines use, are training clicks",
         np.flatnonzero(dataset.item_clicks != _training_clicks(dataset)),
         dataset.catalogue.items,
         noun="item",
@@ -211,7 +210,7 @@ def _popularity(dataset: Dataset) -> Finding:
 
 
 def _known_clicks(dataset: Dataset) -> Finding:
-    """What training learns from is marked as training."""
+    """Every target of training is marked as training."""
     events = dataset.events(Part.TRAIN)
     return _finding(
         "known clicks",
@@ -229,18 +228,18 @@ def _histories(dataset: Dataset, part: Part) -> Finding:
         histories = dataset.histories(chunk, part)
         allowed = _allowed_keys(dataset, chunk, part)
         keys = histories.rows() * dataset.catalogue.items + histories.items
-        if not np.array_equal(keys, allowed):  # which saves sorting them
+        if not np.array_equal(keys, allowed):  # no need to sort them
             leaking.append(chunk[np.unique(histories.rows()[~np.isin(keys, allowed)])])
     return _finding(
         f"histories of {part.name.lower()}",
-        "a history holds the user's earlier clicks alone, none that is held out for later",
+        "a history holds only the user's earlier clicks, and none that is held out for later",
         np.concatenate([*leaking, np.zeros(0, np.int64)]),
         len(events),
     )
 
 
 def _allowed_keys(dataset: Dataset, events: Ints, part: Part) -> Ints:
-    """Return row * I + item of everything that the rows' histories may hold, in its order."""
+    """Return row * I + item of each click that the rows' histories may hold, in time order."""
     starts = dataset.user_offsets[dataset.users_of(events)]
     rows = np.repeat(np.arange(len(events)), events - starts)
     before = np.arange(len(rows)) - np.repeat(np.cumsum(events - starts) - events, events - starts)
@@ -263,7 +262,7 @@ def _training_clicks(dataset: Dataset) -> Ints:
 
 
 def _pairs(dataset: Dataset) -> Ints:
-    """Return (N,) a number for the (user, domain) of each event."""
+    """Return (N,) a number for each event's (user, domain)."""
     users = dataset.users_of(np.arange(len(dataset.event_item)))
     return users * len(dataset.catalogue.domains) + dataset.event_domain
 

@@ -1,7 +1,7 @@
 """Full ranking of held-out clicks: per domain, micro, macro, worst domain and slices.
 
-Every scorer is judged the same way: the target domain's pool minus what the user had in it before
-the event, ranked whole (no sampled negatives), the history being all clicks before the event.
+Every scorer is judged the same way. It ranks the target domain's whole pool without the user's
+earlier clicks in it; there are no sampled negatives. The history is all clicks before the event.
 
 Dims: B evaluated events.
 """
@@ -44,7 +44,7 @@ class _Workers(Protocol):
     @property
     def count(self) -> int: ...
     def gather(self, value: T) -> list[T]:
-        """Return what every process passes, by rank."""
+        """Return the values of all processes, by rank."""
 
 
 class _Alone:
@@ -69,15 +69,15 @@ def evaluate(
     """Rank every held-out click of a part.
 
     Args:
-        scorer: what is judged, or a run whose best scorer is; it sees histories, never the
+        scorer: the scorer, or a run whose best scorer is judged; it sees histories, never the
             held-out click.
         dataset: prepared data; its `part` decides what a history may hold (`Dataset.histories`).
-        part: `Part.VALIDATION` for any kind of selection, `Part.TEST` once, for what is reported.
+        part: `Part.VALIDATION` for any kind of selection; `Part.TEST` once, for the report.
         baselines: names in `BASELINES`, fitted on the dataset's training part.
-        k: length of the lists that are judged, at least 1; `metrics_at` says by which metrics.
-        workers: processes that make this very call together. Each ranks its share of the clicks;
-            what came of each click is gathered before any figure is computed, so that all
-            processes return what one alone would.
+        k: length of the judged lists, at least 1; `metrics_at` lists the metrics.
+        workers: processes that make this call together. Each ranks its share of the clicks, and all
+            outcomes are gathered before any figure is computed. All return the same results as one
+            process would.
 
     Raises:
         ConfigError: a baseline is unknown or cannot be fitted to so many items, or `k` is below 1.

@@ -1,6 +1,6 @@
 """Means of outcomes: over events, over domains, and the worst domain.
 
-A metric that no event says anything about is left out, so that every figure is a number.
+A metric without a value for any event is left out, so every figure is a number.
 
 Dims: B evaluated events.
 """
@@ -24,7 +24,7 @@ Figures = dict[str, float]
 
 @dataclass(frozen=True)
 class WorstDomain:
-    """The domain where a metric is worst; the first of those that are equally bad."""
+    """The domain with a metric's worst value; the first one of a tie."""
 
     domain: str
     value: float
@@ -34,8 +34,8 @@ def mean_figures(values: Mapping[str, NDArray[np.float64]], pairs: Ints) -> Figu
     """Return metric -> mean over the events that have it, and gauc.
 
     Args:
-        values: metric -> (B,) its value, NaN where the event says nothing about it.
-        pairs: (B,) a number of the event's pair of user and domain.
+        values: metric -> (B,) its value; NaN if the event has none.
+        pairs: (B,) a number for the event's pair of user and domain.
     """
     said = {name: each[~np.isnan(each)] for name, each in values.items()}
     figures = {name: float(each.mean()) for name, each in said.items() if len(each)}
@@ -45,7 +45,7 @@ def mean_figures(values: Mapping[str, NDArray[np.float64]], pairs: Ints) -> Figu
 
 
 def macro_figures(domains: Mapping[str, Figures]) -> Figures:
-    """Return metric -> mean over the domains that have it, each counting the same."""
+    """Return metric -> mean over the domains that have it, with equal weight."""
     return {
         name: float(np.mean([figures[name] for figures in domains.values() if name in figures]))
         for name in _metrics(domains)
@@ -53,7 +53,7 @@ def macro_figures(domains: Mapping[str, Figures]) -> Figures:
 
 
 def worst_domains(domains: Mapping[str, Figures]) -> dict[str, WorstDomain]:
-    """Return metric -> the domain where it is worst."""
+    """Return metric -> the domain with its worst value."""
     worst = {}
     for name in _metrics(domains):
         having = {domain: own[name] for domain, own in domains.items() if name in own}

@@ -1,4 +1,4 @@
-"""What a scorer does on events, domain by domain: scores are dropped as soon as they are ranked.
+"""The outcomes of a scorer's events, domain by domain; scores are dropped once ranked.
 
 Dims: B events, N items of the domain's pool.
 """
@@ -31,19 +31,19 @@ _CELLS_AT_ONCE = 4_000_000
 """Scores held in memory at a time; with temporaries about 80 MB."""
 
 _CELLS_OF_A_CLICK = 4
-"""What a click of a history costs in memory, in scores."""
+"""Memory of one click of a history, in scores."""
 
 
 @dataclass(frozen=True)
 class Judgement:
-    """What a scorer did on the events of one domain or of several."""
+    """The outcomes of a scorer on the events of one or more domains."""
 
     users: Ints
     """(B,) index of the event's user."""
     values: dict[str, NDArray[np.float64]]
-    """Metric -> (B,) its value; NaN where the event says nothing about it."""
+    """Metric -> (B,) its value; NaN if the event has none."""
     unknown: NDArray[np.bool_]
-    """(B,) whether training never saw the item."""
+    """(B,) whether the item is unknown to training."""
     warm: NDArray[np.bool_]
     """(B,) whether the history holds a click in the domain."""
     head: NDArray[np.bool_]
@@ -55,7 +55,7 @@ class Judgement:
 
     @classmethod
     def of_domain(cls, parts: Sequence[Judgement]) -> Judgement:
-        """Return what was done on parts of one domain's events as one: their items are the same."""
+        """Join the outcomes of several parts of one domain's events, over the same items."""
         if len(parts) == 1:
             return parts[0]
         lists = ListCounts.added([part.lists for part in parts])
@@ -63,7 +63,7 @@ class Judgement:
 
     @classmethod
     def joined(cls, parts: Sequence[Judgement]) -> Judgement:
-        """Return what was done in several domains as one: events and items one after the other."""
+        """Join the outcomes of several domains: events and items one after the other."""
         return cls(
             users=np.concatenate([part.users for part in parts]),
             values={
@@ -78,7 +78,7 @@ class Judgement:
         )
 
     def reordered(self, events: Ints) -> Judgement:
-        """Return the same with its events in another order, given by their positions here."""
+        """Return the judgement with its events in the order of the given positions."""
         return replace(
             self,
             users=self.users[events],
@@ -92,10 +92,9 @@ class Judgement:
 def judge_domain(
     scorer: Scorer, dataset: Dataset, events: Ints, domain: int, *, part: Part, k: int
 ) -> Judgement:
-    """Rank the events of one domain, at least one, among its whole pool.
+    """Rank the events of one domain, at least one, in its whole pool.
 
-    Memory is bounded whatever the number of events: of each event a few numbers are kept, and of
-    each item two counters.
+    Memory is bounded: a few numbers per event and two counters per item are kept.
     """
     pool = dataset.catalogue.pool(domain)
     clicks = dataset.item_clicks[pool]
@@ -127,6 +126,6 @@ def judge_domain(
 
 
 def _targets(dataset: Dataset, events: Ints, pool: slice) -> Ints:
-    """Return (B,) the column of each event's item in the pool, -1 where it is not in it."""
+    """Return (B,) the column of each event's item in the pool, -1 if it is not there."""
     items = dataset.event_item[events].astype(np.int64)
     return np.where((items >= pool.start) & (items < pool.stop), items - pool.start, -1)

@@ -1,7 +1,7 @@
-"""Metrics where it is known what was shown and not clicked: 0/1 labels of impressions.
+"""Metrics of labelled impressions: 1 for a click, 0 for an impression without one.
 
-A dataset holds clicks, so `evaluate` has no use for these; they are for who logs impressions and
-has a probability or a score for each of them.
+A dataset holds only clicks, so `evaluate` does not use these metrics. Use them if you log
+impressions and have a probability or a score for each.
 
 Dims: B impressions, U users, M bins.
 """
@@ -21,12 +21,12 @@ Values = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Calibration:
-    """How far probabilities are from the shares of clicks that they promise."""
+    """How far predicted probabilities are from the actual shares of clicks."""
 
     error: float
-    """Expected calibration error: mean over impressions of |promised - found| of their bin."""
+    """Expected calibration error: mean over impressions of |predicted - actual| of their bin."""
     ratio: float
-    """Clicks promised by clicks found: above 1 promises too many; infinite if none were found."""
+    """Predicted clicks divided by actual clicks; infinite if there are no clicks."""
     promised: Values
     """(M,) mean probability of each bin that has impressions, ascending."""
     found: Values
@@ -38,10 +38,10 @@ class Calibration:
 def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
     """Return -mean(y log p + (1 - y) log(1 - p)), in nats.
 
-    Infinite where a probability of 0 or 1 was wrong: nothing is clipped.
+    Infinite if a probability of 0 or 1 was wrong, because nothing is clipped.
 
     Args:
-        labels: (B,) 1 for a click, 0 for what was shown and not clicked.
+        labels: (B,) 1 for a click, 0 for an impression without one.
         probabilities: (B,) of a click, 0 to 1.
 
     Raises:
@@ -53,10 +53,10 @@ def logloss(labels: ArrayLike, probabilities: ArrayLike) -> float:
 
 
 def calibration(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 10) -> Calibration:
-    """Return how well probabilities are met, in bins of equal width.
+    """Return how well probabilities match the clicks, in bins of equal width.
 
     Args:
-        labels: (B,) 1 for a click, 0 for what was shown and not clicked.
+        labels: (B,) 1 for a click, 0 for an impression without one.
         probabilities: (B,) of a click, 0 to 1.
         bins: how many; a probability on a border belongs to the bin above it, 1 to the last one.
 
@@ -84,7 +84,7 @@ def calibration(labels: ArrayLike, probabilities: ArrayLike, *, bins: int = 10) 
 
 
 def auc(labels: ArrayLike, scores: ArrayLike) -> float:
-    """Return the chance that a click scores above what was not clicked, ties counting half.
+    """Return the probability that a click scores above a non-click, ties counting half.
 
     NaN if there is only one class.
 
@@ -99,10 +99,10 @@ def auc(labels: ArrayLike, scores: ArrayLike) -> float:
 def gauc(labels: ArrayLike, scores: ArrayLike, users: ArrayLike) -> float:
     """Return the mean of the users' `auc`, weighted by their impressions.
 
-    A user of one class, who clicked all or nothing, says nothing and is left out; NaN if all are.
+    Users who clicked all or nothing are left out; NaN if no user is left.
 
     Args:
-        labels: (B,) 1 for a click, 0 for what was shown and not clicked.
+        labels: (B,) 1 for a click, 0 for an impression without one.
         scores: (B,) any finite or infinite values.
         users: (B,) whose impression it was.
 

@@ -1,4 +1,4 @@
-"""What the lists of a whole evaluation have in common: coverage, concentration, novelty.
+"""Figures over all recommended lists: coverage, concentration, novelty.
 
 Dims: N items, of one pool or of several; L entries of lists.
 """
@@ -26,11 +26,11 @@ class ListCounts:
     expected: Values
     """(N,) expected number of lists that hold the item."""
     log_absence: Values
-    """(N,) log of the probability that no list holds it; -inf where one surely does."""
+    """(N,) log of the probability that no list holds it; -inf if one certainly does."""
 
     @classmethod
     def none(cls, items: int) -> ListCounts:
-        """Return the counts of no list at all."""
+        """Return the counts before any list."""
         return cls(np.zeros(items), np.zeros(items))
 
     @classmethod
@@ -52,7 +52,7 @@ class ListCounts:
     def add(self, lists: TopLists) -> None:
         """Count the entries of some lists."""
         np.add.at(self.expected, lists.columns, lists.shares)
-        with np.errstate(divide="ignore"):  # log 0: surely there
+        with np.errstate(divide="ignore"):  # log 0: certainly in the list
             np.add.at(self.log_absence, lists.columns, np.log1p(-lists.shares))
 
 
@@ -62,7 +62,7 @@ def information(clicks: Ints) -> Values:
 
 
 def list_figures(counts: ListCounts, bits: Values, k: int) -> dict[str, float]:
-    """Return coverage, Gini and novelty of lists of `k`; a figure of no recommendation is left out.
+    """Return coverage, Gini and novelty of lists of `k`; empty lists have no figures.
 
     Args:
         counts: of the items of one domain, or of several as one catalogue.
@@ -84,9 +84,10 @@ def coverage(counts: ListCounts) -> float:
 
 
 def gini(counts: ListCounts) -> float:
-    """Return the Gini index of the recommendations per item, in [0, 1): 0 is all alike.
+    """Return the Gini index of the recommendations per item, in [0, 1): 0 if all are alike.
 
-    sum_i (2 i - N - 1) c_i / (N sum_i c_i), c_1 <= ... <= c_N, items never recommended included.
+    sum_i (2 i - N - 1) c_i / (N sum_i c_i), c_1 <= ... <= c_N, with items that were never
+    recommended.
 
     Source: Adomavicius & Kwon 2012.
     """

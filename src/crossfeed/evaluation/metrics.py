@@ -1,8 +1,8 @@
 """Ranking metrics of one relevant item among n, from its rank and its ties.
 
-An item that shares its score with t - 1 others gets the mean of the metric over the t places that
-they fill, so that constant scores earn exactly what chance earns. A missed item, one that is not
-among those that were ranked, earns 0 in every metric.
+An item that shares its score with t - 1 others gets the mean of the metric over their t places. So
+constant scores earn exactly what chance earns. A missed item, which was not ranked, earns 0 in
+every metric.
 
 Dims: B evaluated events.
 """
@@ -32,17 +32,17 @@ __all__ = [
 Values = NDArray[np.float64]
 
 DEFAULT_K = 10
-"""Length of the lists that are judged."""
+"""Length of the judged lists."""
 
 LOWER_IS_BETTER = frozenset({"nll"})
-"""Metrics of which the largest value is the worst."""
+"""Metrics whose largest value is the worst."""
 
 
 def metrics_at(k: int) -> Mapping[str, Callable[[Ranks], Values]]:
-    """Return name -> metric: what is computed of the rank of every event.
+    """Return name -> metric, a function of the rank of every event.
 
-    An event has one relevant item, so a hit is all there is to recall, and the average precision
-    is the reciprocal rank; each is given under both names.
+    An event has one relevant item, so recall equals hit, and average precision equals the
+    reciprocal rank. Each is given under both names.
     """
     recall_at_k = partial(recall, k=k)
     reciprocal_rank_at_k = partial(reciprocal_rank, k=k)
@@ -71,7 +71,7 @@ def recall(found: Ranks, k: int) -> Values:
 
 
 def reciprocal_rank(found: Ranks, k: int | None = None) -> Values:
-    """Return (B,) 1 / rank where rank <= k, else 0; without `k` whatever the rank.
+    """Return (B,) 1 / rank where rank <= k, else 0; without `k` for every rank.
 
     Source: Voorhees 1999. With one relevant item also the average precision.
     """
@@ -82,7 +82,7 @@ def reciprocal_rank(found: Ranks, k: int | None = None) -> Values:
 def auc(found: Ranks) -> Values:
     """Return (B,) 1 - (rank - 1) / (n - 1): the share of other items ranked below.
 
-    A pool of one item has no other to compare with and counts 0.5, which is chance.
+    A pool of one item counts 0.5, which is chance.
     """
     place = found.above + (found.tied - 1) / 2
     others = found.pool - 1
@@ -95,10 +95,10 @@ def gauc(values: Values, pairs: Ints) -> float:
 
     Args:
         values: (B,) auc of each event, at least one.
-        pairs: (B,) a number of the event's pair.
+        pairs: (B,) a number for the event's pair.
 
-    Source: Zhu et al. 2017 (optimized cost per click), who weight a user by impressions; here each
-    pair counts once, so that the most active users do not decide the figure.
+    Source: Zhu et al. 2017 (optimized cost per click), who weight users by impressions. Here each
+    pair counts once, so the most active users do not dominate.
     """
     _, index, counts = np.unique(pairs, return_inverse=True, return_counts=True)
     return float((np.bincount(index, weights=values) / counts).mean())

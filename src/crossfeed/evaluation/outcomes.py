@@ -1,4 +1,4 @@
-"""What a scorer did on every evaluated event: what means, intervals and tests are made of.
+"""The metrics of every evaluated event, from which means, intervals and tests are made.
 
 Dims: B evaluated events.
 """
@@ -32,13 +32,13 @@ class Outcomes:
 
     scorer: str
     events: Ints
-    """(B,) index of the event in its dataset: what pairs two scorers' outcomes."""
+    """(B,) index of the event in its dataset; it pairs two scorers' outcomes."""
     users: Ints
     """(B,) index of the event's user."""
     domains: NDArray[np.object_]
     """(B,) name of the target domain."""
     values: Mapping[str, NDArray[np.float64]]
-    """Metric -> (B,) its value; NaN where the event says nothing about it."""
+    """Metric -> (B,) its value; NaN if the event has none."""
 
 
 def write_outcomes(path: Path, outcomes: Sequence[Outcomes]) -> None:
@@ -61,7 +61,7 @@ def write_outcomes(path: Path, outcomes: Sequence[Outcomes]) -> None:
 
 
 def read_outcomes(path: Path) -> list[Outcomes]:
-    """Read what `write_outcomes` wrote, in its order.
+    """Read the outcomes that `write_outcomes` wrote, in its order.
 
     Raises:
         RunError: the file is missing, no such file, or of another format version.

@@ -1,8 +1,8 @@
-"""Where held-out clicks stand among a pool, and which items head the lists.
+"""The ranks of held-out clicks in a pool, and the items at the head of the lists.
 
-Ties are broken at random in expectation, so that no order of the catalogue leaks into a number.
+Ties are resolved in expectation, so the order of the catalogue cannot leak into a figure.
 
-Dims: B events, N items of a pool, S pairs of an event and an item that was seen before it,
+Dims: B events, N items of a pool, S pairs of an event and an item seen before it,
 L entries of lists.
 """
 
@@ -21,15 +21,15 @@ __all__ = ["Block", "Ranks", "Seen", "TopLists", "negative_log_likelihood", "ran
 Values = NDArray[np.float64]
 
 _GROUP = 8
-"""Items of which only the best is looked at first when the head of a list is sought."""
+"""Items per group; the search for the head of a list first compares the best of each group."""
 
 _GROUPS_PER_PLACE = 4
-"""Groups for each place of a list below which looking at groups first costs more than it saves."""
+"""Fewest groups per place of a list for which comparing groups first saves time."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """The items of a pool that the histories of B events hold: each pair once, by row."""
+    """The items of a pool in the histories of B events: each pair once, by row."""
 
     rows: Ints
     """(S,) the event."""
@@ -38,7 +38,7 @@ class Seen:
 
     @classmethod
     def of(cls, histories: Histories, pool: slice) -> Seen:
-        """Return what of the items of `pool` is in each history."""
+        """Return the items of `pool` that each history holds."""
         items = pool.stop - pool.start
         rows = histories.rows()
         inside = np.flatnonzero((histories.items >= pool.start) & (histories.items < pool.stop))
@@ -49,32 +49,32 @@ class Seen:
 
 @dataclass(frozen=True)
 class Block:
-    """The scores of B events over one pool, from which all that is seen has been taken out."""
+    """The scores of B events over one pool, without the seen items."""
 
     scores: Floats
-    """(B, N) higher is better; -inf where the item was seen, or its score is not a number."""
+    """(B, N) higher is better; -inf if the item was seen or its score is not a number."""
     own: Floats
-    """(B,) score of the held-out click; -inf where it has none."""
+    """(B,) score of the held-out click; -inf if it has none."""
     missing: NDArray[np.bool_]
     """(B,) whether the held-out item is outside the pool."""
     again: NDArray[np.bool_]
-    """(B,) whether the held-out item was seen before; it is ranked all the same."""
+    """(B,) whether the held-out item was seen before; it is still ranked."""
     seen: Ints
     """(B,) items of the pool that were seen, the held-out one included."""
 
     @classmethod
     def of(cls, scores: Floats, targets: Ints, seen: Seen) -> Block:
-        """Take out what was seen.
+        """Take out the seen items.
 
         Args:
-            scores: (B, N) higher is better; left as they are.
-            targets: (B,) column of the held-out item, -1 where it is not in the pool.
-            seen: pairs that are not ranked, apart from the targets.
+            scores: (B, N) higher is better; not changed.
+            targets: (B,) column of the held-out item, -1 if it is not in the pool.
+            seen: pairs that are not ranked, except the targets.
         """
         rows = len(targets)
         missing = targets < 0
         present = np.flatnonzero(~missing)
-        kept = np.fmax(scores, -np.inf)  # a copy in which what is not a number is -inf
+        kept = np.fmax(scores, -np.inf)  # a copy with -inf for NaN
         own = np.full(rows, -np.inf, kept.dtype)
         own[present] = kept[present, targets[present]]
         kept[seen.rows, seen.columns] = -np.inf
@@ -85,7 +85,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Ranks:
-    """Where the held-out item of each event stands in its pool."""
+    """The rank of each event's held-out item in its pool."""
 
     above: Ints
     """(B,) ranked items with a higher score; all of them for an item that is not in the pool."""
@@ -96,7 +96,7 @@ class Ranks:
 
     @property
     def missed(self) -> NDArray[np.bool_]:
-        """Return (B,) whether the item is not among those that were ranked."""
+        """Return (B,) whether the item was not ranked."""
         return np.asarray(self.above == self.pool)
 
     @classmethod
@@ -110,13 +110,13 @@ class Ranks:
 
 
 def rank(block: Block) -> Ranks:
-    """Rank each held-out item among those that were not seen.
+    """Rank each held-out item among the unseen items.
 
     A score that is not a number ranks below all others. An item outside the pool is missed.
     """
     own = block.own[:, None]
     above = _count(block.scores > own)
-    # What was seen stands at -inf, so it ties with a target that has no score, and with no other.
+    # Seen items are at -inf, so they tie only with a target that has no score.
     unseen_ties = _count(block.scores == own) - block.seen * np.isneginf(block.own)
     pool = block.scores.shape[1] - block.seen + block.again
     return Ranks(
@@ -129,7 +129,7 @@ def rank(block: Block) -> Ranks:
 def negative_log_likelihood(block: Block) -> Values:
     """Return (B,) -log softmax(scores)[target] over the ranked items, in nats.
 
-    NaN where the item is outside the pool; infinite where the scores leave it no probability.
+    NaN if the item is outside the pool; infinite if the scores leave it no probability.
     """
     best = np.maximum(block.scores.max(axis=1, initial=-np.inf), block.own)
     with np.errstate(invalid="ignore", divide="ignore"):  # infinite scores
@@ -143,20 +143,20 @@ def negative_log_likelihood(block: Block) -> Values:
 
 @dataclass(frozen=True)
 class TopLists:
-    """The first k items of each event's list, as entries that are ordered by event."""
+    """The first k items of each event's list, as entries ordered by event."""
 
     rows: Ints
     """(L,) the event."""
     columns: Ints
     """(L,) the item's column in the pool."""
     shares: Values
-    """(L,) probability that the item is in the list: below 1 where items tie for its end."""
+    """(L,) probability that the item is in the list; below 1 if items tie for its end."""
 
 
 def top_lists(block: Block, k: int) -> TopLists:
-    """Return what would be recommended: the k best items that were not seen, fewer if there are.
+    """Return the recommended items: the k best unseen ones, or fewer if there are fewer.
 
-    Items that tie for the places left share them: t items on s places are in s / t of a list each.
+    Items that tie for the last places share them: t items on s places are in s / t of a list each.
     """
     end = _kth_best(block.scores, k)
     rows, columns = _where(block.scores >= end[:, None])
@@ -170,8 +170,8 @@ def top_lists(block: Block, k: int) -> TopLists:
 def _kth_best(scores: Floats, k: int) -> Floats:
     """Return (B,) the k-th highest score of each row, the least finite one if there are fewer.
 
-    k groups have an item at least as good as the k-th best group, so the end of the list is that
-    item or one of the few better ones: only those are sorted.
+    k groups have an item at least as good as the k-th best group. So the end of the list is that
+    item or one of the few better ones, and only those are sorted.
     """
     rows, items = scores.shape
     least = np.finfo(scores.dtype).min
@@ -199,12 +199,12 @@ def _best_of_groups(scores: Floats, k: int) -> Floats:
 
 
 def _where(mask: NDArray[np.bool_]) -> tuple[Ints, Ints]:
-    """Return row and column of what is true; np.nonzero in a tenth of its time."""
+    """Return row and column of the true cells, in a tenth of np.nonzero's time."""
     rows, columns = np.divmod(np.flatnonzero(mask), max(mask.shape[1], 1))
     return rows, columns
 
 
 def _count(mask: NDArray[np.bool_]) -> Ints:
-    """Return (B,) how many of each row are true; mask.sum(axis=1) in half of its time."""
+    """Return (B,) the number of true cells per row, in half of mask.sum(axis=1)'s time."""
     counts = mask.view(np.int8).sum(axis=1, dtype=np.int32)
     return np.asarray(counts, np.int64)

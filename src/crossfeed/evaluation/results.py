@@ -27,7 +27,7 @@ class ListResults:
 class Results:
     """One scorer's figures on one part of a dataset, with those of the baselines.
 
-    A metric that no event says anything about is left out wherever that is so.
+    A mean over no events is left out.
     """
 
     scorer: str
@@ -38,28 +38,28 @@ class Results:
     """Metric -> mean over the domains that have events."""
     domains: dict[str, Figures]
     """Domain -> metric -> mean over its events; `events` is their number and `unknown_share` the
-    share of events whose item training never saw (each a miss)."""
+    share of events with an unknown item (each a miss)."""
     outcomes: Outcomes = field(repr=False)
-    """The metrics of every event, which the means above are taken of."""
+    """The metrics of every event, from which the means above are taken."""
     baselines: dict[str, Results] = field(default_factory=dict)
     """Name -> the baseline's own figures on the same events."""
     worst: dict[str, WorstDomain] = field(default_factory=dict)
-    """Metric -> the domain where it is worst."""
+    """Metric -> the domain with its worst value."""
     slices: dict[str, Figures] = field(default_factory=dict)
     """Slice -> metric -> mean over its events of all domains; `events` is their number. `cold` and
     `warm`: whether the user has a click in the target domain before the event; `head` and `tail`:
-    whether the item is among those with the first 80% of the domain's training clicks."""
+    whether the item is among the most clicked ones with 80% of the domain's training clicks."""
     lists: ListResults = field(default_factory=ListResults)
-    """What the recommended lists have in common."""
+    """Figures over all recommended lists."""
     events: int = 0
     """Held-out clicks that were ranked."""
     unknown_share: float = 0.0
-    """Share of them whose item training never saw."""
+    """Share of them with an unknown item."""
 
     def to_json(self) -> dict[str, object]:
         """Return the figures, without the outcomes of single events, as plain JSON values.
 
-        A figure that is infinite, which JSON cannot hold, is null.
+        An infinite figure, which JSON cannot hold, is null.
         """
         return {
             "scorer": self.scorer,

@@ -1,4 +1,4 @@
-"""Parts of the evaluated events that are looked at by themselves.
+"""Subsets of the evaluated events with figures of their own.
 
 Dims: B evaluated events, N items of a pool.
 """
@@ -15,14 +15,14 @@ from crossfeed.scorer import Ints
 __all__ = ["HEAD_SHARE", "head_items", "slices"]
 
 HEAD_SHARE = 0.8
-"""Share of a domain's training clicks that its head items got."""
+"""Share of a domain's training clicks that its head items have."""
 
 
 def head_items(clicks: Ints, *, share: float = HEAD_SHARE) -> NDArray[np.bool_]:
-    """Return (N,) which items of one domain got the first `share` of its training clicks.
+    """Return (N,) which items of one domain are the most clicked ones with `share` of its clicks.
 
-    An item is head where the items with more clicks have less than that share: items with equally
-    many clicks are all head or all tail.
+    An item is head if the items with more clicks have less than that share together. Items with
+    equally many clicks are all head or all tail.
     """
     ordered = np.sort(clicks)[::-1]
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(ordered)])
@@ -35,6 +35,6 @@ def slices(*, warm: NDArray[np.bool_], head: NDArray[np.bool_]) -> Mapping[str, 
 
     Args:
         warm: (B,) whether the event's history holds a click in the target domain.
-        head: (B,) whether the held-out item is a head item; one that training never saw is not.
+        head: (B,) whether the held-out item is a head item; an unknown one is not.
     """
     return {"cold": ~warm, "warm": warm, "head": head, "tail": ~head}

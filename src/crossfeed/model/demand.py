@@ -58,7 +58,9 @@ class Demand(nn.Module):
         period = position.floor().clamp_max(self._periods - 1)
         share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
         begin = line + period.long()
-        within = torch.lerp(self.vectors[begin], self.vectors[begin + 1], share)
+        # Not vectors[begin]: threads would add to its gradient in no fixed order.
+        sides = (self.vectors.index_select(0, boundary) for boundary in (begin, begin + 1))
+        within = torch.lerp(*sides, share)
         if self.training:
             return within
         return torch.where((times > last).unsqueeze(1), self._afterwards(domains), within)
@@ -68,4 +70,5 @@ class Demand(nn.Module):
         boundaries = self.vectors.view(-1, self._periods + 1, self._width)  # (D, P + 1, E)
         newest = max(1, round(_NEWEST * (self._periods + 1)))
         known = self.span[0] < self.span[1]
-        return torch.where(known, boundaries[:, -newest:].mean(dim=1), boundaries[:, -1])[domains]
+        after = torch.where(known, boundaries[:, -newest:].mean(dim=1), boundaries[:, -1])  # (D, E)
+        return after.index_select(0, domains)

@@ -157,14 +157,13 @@ def anchor_loss(click_log_confidence: Tensor) -> Tensor:
     return -click_log_confidence.mean()
 
 
-def gap_loss(gap: Tensor, *, scale: float) -> Tensor:
-    """Return L3 = exp(-gap / tau): in (0, 1], the smaller the larger the gap (claim 4).
+def gap_loss(gap: Tensor) -> Tensor:
+    """Return L3 = exp(-gap): in (0, 1], the smaller the larger the gap (claim 4).
 
     Args:
         gap: a distance >= 0 between the distributions of clicks and candidates.
-        scale: tau > 0.
     """
-    return torch.exp(-gap / scale)
+    return torch.exp(-gap)
 
 
 @dataclass(frozen=True)

@@ -1,5 +1,12 @@
-"""What a training leaves on disk."""
+"""The folder of a training."""
 
-from crossfeed.run.folder import CheckpointName, Run, may_begin, seen
+from crossfeed.run.folder import (
+    CheckpointName,
+    Run,
+    may_begin,
+    only_training,
+    require_place,
+    seen,
+)
 
-__all__ = ["CheckpointName", "Run", "may_begin", "seen"]
+__all__ = ["CheckpointName", "Run", "may_begin", "only_training", "require_place", "seen"]

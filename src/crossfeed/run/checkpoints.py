@@ -30,7 +30,7 @@ _DAMAGES = (
     *(RuntimeError, ValueError, LookupError, TypeError, AttributeError, EOFError, OSError),
     *(UnpicklingError, BadZipFile, zlib.error),
 )
-"""What a damaged file may raise, by where the damage is."""
+"""Errors that a damaged file may raise."""
 
 
 def write_checkpoint(file: Path, checkpoint: Mapping[str, Any], config: Config) -> None:

@@ -13,9 +13,8 @@ transfer.json           what the domains give each other, if that was measured
 transfer/               the runs that it was measured with
 gate.json               domains that should not be served by this model, and why
 report.html             the page of `crossfeed report`
-profile.json            where the time went, if that was asked for
-profile-operators.txt   all of torch's operators in some of its steps
-profile-trace.json      those steps, for a viewer of traces
+profile-operators.txt   torch's table of the parts and operators of some steps, if asked for
+profile-trace.json      the same steps, for a viewer of traces
 tensorboard/            event files, where `train.track` asks for them
 mlflow.json             under which id MLflow knows the run, and where
 mlflow.sqlite           what MLflow keeps, where no server is named
@@ -27,6 +26,7 @@ import json
 import platform
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -42,22 +42,31 @@ from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.evaluation.results import Results
 from crossfeed.files import (
     atomic_path,
+    only_process,
     remove_leftovers,
-    require_free_folder,
     require_writable,
     write_json,
 )
 from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.outputs import RUN, require_apart, require_folder
 from crossfeed.run.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
-__all__ = ["FORMAT_VERSION", "CheckpointName", "Run", "may_begin", "seen"]
+__all__ = [
+    "FORMAT_VERSION",
+    "CheckpointName",
+    "Run",
+    "may_begin",
+    "only_training",
+    "require_place",
+    "seen",
+]
 
 CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
 FORMAT_VERSION = 1
 
 _MEASURED = ("results.json", "outcomes.parquet", "transfer.json", "gate.json", "report.html")
-"""What is known of the best weights, and of no others."""
+"""Facts about the best weights only."""
 
 _FILES = (
     "metrics.jsonl",
@@ -65,13 +74,16 @@ _FILES = (
     *_MEASURED,
     "mlflow.json",
     "mlflow.sqlite",
-    "profile.json",
+    "profile.json",  # of version 0.1
     "profile-operators.txt",
     "profile-trace.json",
     "config.json",  # the last to go: by it a folder is known for a run
 )
 
 _FOLDERS = ("transfer", "tensorboard")
+
+_LOCK = ".lock"
+"""Is there while a process trains in the folder."""
 
 
 @dataclass(frozen=True)
@@ -81,17 +93,16 @@ class Run:
     path: Path
     config: Config
     facts: dict[str, Any]  # Any: JSON
-    """What else config.json says: dataset, dataset_hash, narrowed and versions."""
+    """Other entries of config.json: dataset, dataset_hash, narrowed and versions."""
 
     @classmethod
     def create(cls, path: Path, *, dataset: Dataset, config: Config, overwrite: bool) -> Run:
         """Begin a run in a fresh folder.
 
         Raises:
-            OutputError: the folder exists and may not be replaced, or cannot be written.
+            OutputError: `require_place` refuses the folder, or it cannot be written.
         """
-        if not (overwrite and may_begin(path)):
-            require_free_folder(path, overwrite=overwrite)
+        require_place(path, dataset=dataset, overwrite=overwrite)
         config = config.model_copy(update={"data": dataset.config})
         facts = {
             "format_version": FORMAT_VERSION,
@@ -154,7 +165,7 @@ class Run:
         ]
         if differing:
             raise RunError(
-                f"the run '{self.path}' goes on with its own settings, and others are asked for: "
+                f"the run '{self.path}' continues with its own settings; these differ: "
                 f"{'; '.join(differing)}",
                 hint="leave these settings out, or train a run of its own with them",
             )
@@ -166,15 +177,15 @@ class Run:
         """Open the dataset that the run was trained on.
 
         Raises:
-            DatasetError: it is not where it was.
-            RunError: it is not what it was.
+            DatasetError: it has moved or is missing.
+            RunError: it has changed.
         """
         path = Path(self.facts["dataset"])
         if not path.exists():
             raise DatasetError(
                 f"the dataset that the run '{self.path}' was trained on is no longer at '{path}'",
                 hint=f"say where it is now: crossfeed train DATASET --out {self.path} --resume "
-                "(a finished run is left as it is)",
+                "(a finished run stays unchanged)",
             )
         dataset = Dataset.load(path)
         self._require_content(dataset)
@@ -194,10 +205,10 @@ class Run:
         return run
 
     def require_dataset(self, dataset: Dataset) -> None:
-        """Refuse a dataset that the run cannot go on with: another one, or narrowed otherwise.
+        """Refuse a dataset with which the run cannot continue.
 
         Raises:
-            RunError: its content differs, or the domains that are seen of it.
+            RunError: its content differs, or it is narrowed to other domains.
         """
         self._require_content(dataset)
         asked = dataset.narrowing
@@ -205,7 +216,7 @@ class Run:
         if own != asked:
             raise RunError(
                 f"the run '{self.path}' is trained on {seen(own)}; asked for is {seen(asked)}",
-                hint="a run within RUN/transfer goes on with: crossfeed evaluate RUN --transfer; "
+                hint="continue a run within RUN/transfer with: crossfeed evaluate RUN --transfer; "
                 "train another one in a folder of its own",
             )
 
@@ -317,15 +328,17 @@ class Run:
     ) -> None:
         """Write a checkpoint; the one before stays until the new one is complete.
 
-        With new best weights goes what was measured of those before.
+        New best weights are written first, then the figures of the former ones are removed: a full
+        disk costs neither. A process that dies in between has no newer "last" checkpoint, so that
+        it repeats both when it is resumed.
 
         Raises:
             OutputError: the disk is full or the folder cannot be written.
         """
+        write_checkpoint(self._checkpoint(name), checkpoint, self.config)
         if name == "best":
             for measured in _MEASURED:
                 (self.path / measured).unlink(missing_ok=True)
-        write_checkpoint(self._checkpoint(name), checkpoint, self.config)
 
     def read_checkpoint(self, name: CheckpointName) -> Checkpoint:
         """Read a checkpoint.
@@ -337,7 +350,7 @@ class Run:
         if not file.exists():
             raise RunError(
                 f"the run '{self.path}' has no {name} checkpoint yet",
-                hint="go on with: crossfeed train DATASET --out RUN --resume",
+                hint="continue with: crossfeed train DATASET --out RUN --resume",
             )
         return read_checkpoint(file, self.config)
 
@@ -362,8 +375,29 @@ class Run:
 def may_begin(path: Path) -> bool:
     """Return whether a folder holds nothing, or only what a run leaves that failed to begin."""
     return not path.is_file() and all(
-        one == path / "checkpoints" or one.match(".config.json.*.tmp") for one in path.rglob("*")
+        one in (path / "checkpoints", path / _LOCK) or one.match(".config.json.*.tmp")
+        for one in path.rglob("*")
     )
+
+
+def require_place(path: Path, *, dataset: Dataset, overwrite: bool) -> None:
+    """Refuse a folder in which no run on the dataset may begin.
+
+    Raises:
+        OutputError: it holds something, and is no run that may be replaced, or it is the dataset.
+    """
+    require_apart(path, [dataset.path])
+    if not may_begin(path):
+        require_folder(path, RUN, overwrite=overwrite)
+
+
+def only_training(path: Path) -> AbstractContextManager[None]:
+    """Return a context in which no other process trains in a run's folder.
+
+    Raises:
+        OutputError: another process does, or the folder cannot be written.
+    """
+    return only_process(path / _LOCK)
 
 
 def seen(narrowing: Mapping[str, Sequence[str]]) -> str:

@@ -1,4 +1,4 @@
-"""The leakage audit of a run: its dataset, and the candidates that it is trained with."""
+"""The leakage audit of a run: its dataset and its training candidates."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ def audit_run(run: Run) -> AuditReport:
     """Check the run's dataset, and candidates drawn by its generator for training batches.
 
     Raises:
-        DatasetError: the dataset is not where it was.
-        RunError: the dataset is not what it was, or nothing has been trained.
+        DatasetError: the dataset has moved or is missing.
+        RunError: the dataset has changed, or nothing has been trained.
     """
     dataset = run.dataset()
     generator = run.scorer().players.generator if run.config.has_generator else None
@@ -42,7 +42,7 @@ def audit_run(run: Run) -> AuditReport:
 
 
 def proposals_finding(dataset: Dataset, drawn: list[tuple[Batch, Proposals]]) -> Finding:
-    """Check that candidates and the clicks they are compared with come from training alone."""
+    """Check that candidates and the clicks beside them come only from training."""
     training = dataset.event_item[dataset.events(Part.TRAIN)]
     clicked = np.bincount(training, minlength=dataset.catalogue.items) > 0
     checked, bad = 0, []
@@ -56,7 +56,7 @@ def proposals_finding(dataset: Dataset, drawn: list[tuple[Batch, Proposals]]) ->
             bad += items[~clicked[items]].tolist()
     return Finding(
         artefact="candidates",
-        rule="every candidate, and every click beside it, is an item of training clicks",
+        rule="every candidate, and every click beside it, is an item with training clicks",
         passed=not bad,
         checked=checked,
         detail=f"{len(bad):,} violations, the first is item {bad[0]}" if bad else "",

@@ -1,4 +1,4 @@
-"""Runs against each other and against baselines, on the events that all were judged on."""
+"""Comparison of runs and baselines on the events that all of them ranked."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["Contest", "Entrant", "contests", "entrants", "evaluated_part"]
 
 @dataclass(frozen=True)
 class Entrant:
-    """A scorer, and the runs that its outcomes are the mean of."""
+    """A scorer, and the runs whose mean outcomes it has."""
 
     outcomes: Outcomes
     runs: tuple[str, ...] = ()
-    """Folders of the trainings that differ in their seed alone; none for a baseline."""
+    """Folders of the trainings that differ only in their seed; none for a baseline."""
     seeds: tuple[int, ...] = ()
     """The seed of each."""
 
@@ -40,7 +40,7 @@ class Entrant:
 
 @dataclass(frozen=True)
 class Contest:
-    """The first entrant against another one."""
+    """The first entrant compared with another one."""
 
     first: Entrant
     second: Entrant
@@ -49,15 +49,15 @@ class Contest:
 
 
 def entrants(runs: Sequence[Run], *, baselines: Sequence[str] | None = None) -> list[Entrant]:
-    """Read what runs kept of their evaluation; trainings that differ in the seed are one entrant.
+    """Read the outcomes of runs; trainings that differ only in the seed are one entrant.
 
     Args:
         runs: runs on one dataset, evaluated on one part of it.
-        baselines: baselines that were evaluated with the first run; None takes all of them where
-            the runs are a single entrant, else none.
+        baselines: baselines that were evaluated with the first run; None takes all of them if the
+            runs are a single entrant, else none.
 
     Raises:
-        RunError: a run has not been evaluated, or on something else than the first; or two
+        RunError: a run has not been evaluated, or not on the same part as the first; or two
             trainings of one entrant have the same seed.
     """
     _require_same_ground(runs)
@@ -81,8 +81,7 @@ def contests(entrants: Sequence[Entrant], *, metric: str) -> list[Contest]:
     """Compare the first entrant with each other one; Holm over all comparisons together.
 
     Raises:
-        RunError: there are fewer than two, they were not judged on the same events, or lack the
-            metric.
+        RunError: there are fewer than two, they ranked different events, or they lack the metric.
     """
     if len(entrants) < 2:
         raise RunError(
@@ -107,7 +106,7 @@ def contests(entrants: Sequence[Entrant], *, metric: str) -> list[Contest]:
 
 
 def evaluated_part(run: Run) -> str:
-    """Return the part that the run's outcomes are of: test or validation.
+    """Return the part of the run's outcomes: test or validation.
 
     Raises:
         RunError: the run has not been evaluated, or its results cannot be read.
@@ -139,7 +138,7 @@ def _require_same_ground(runs: Sequence[Run]) -> None:
 
 
 def _by_settings(runs: Sequence[Run]) -> list[list[Run]]:
-    """Return the runs in groups that differ in their seed alone.
+    """Return the runs in groups that differ only in their seed.
 
     Raises:
         RunError: two runs of a group have the same seed.
@@ -158,14 +157,14 @@ def _by_settings(runs: Sequence[Run]) -> list[list[Run]]:
 
 
 def _settings(run: Run) -> str:
-    """Return what makes two trainings the same scorer: all but their seed and how they ran."""
+    """Return the settings that identify a scorer: all except the seed and how it ran."""
     aside = {"seed", *(name.removeprefix("train.") for name in RUNNING)}
     train = run.config.train.model_dump_json(exclude=aside)
     return json.dumps([run.facts.get("crossfeed"), run.config.model.model_dump_json(), train])
 
 
 def _names(groups: Sequence[Sequence[Run]]) -> list[str]:
-    """Return the first folder of each group, as short as it can be told from the others."""
+    """Return the first folder of each group, shortened as far as it stays unique."""
     folders = [group[0].path.resolve().name for group in groups]
     if len(set(folders)) < len(folders):
         folders = [str(group[0].path) for group in groups]
@@ -180,7 +179,7 @@ def _outcomes_file(run: Run) -> Path:
 
 
 def _own(outcomes: Sequence[Outcomes], run: Run) -> Outcomes:
-    """Return the outcomes of the run's own scorer, which come first, named after its folder."""
+    """Return the outcomes of the run's own scorer, the first ones, named after its folder."""
     return replace(outcomes[0], scorer=str(run.path))
 
 

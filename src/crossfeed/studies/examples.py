@@ -1,4 +1,4 @@
-"""Examples of recommendations, with what each part of the history does to them.
+"""Examples of recommendations, with the effect of each part of the history.
 
 Dims: N items of a pool.
 """
@@ -19,7 +19,7 @@ __all__ = ["draw_examples"]
 _LIST = 10
 _NEWEST = 5
 _LOOKED_AT = 5_000
-"""Held-out events among which examples are sought."""
+"""Held-out events among which examples are drawn."""
 _CLICKS_AT_ONCE = 1_000_000
 """Clicks of their histories held in memory at a time; with temporaries about 100 MB."""
 
@@ -27,13 +27,13 @@ _CLICKS_AT_ONCE = 1_000_000
 def draw_examples(
     scorer: Scorer, dataset: Dataset, *, part: Part, count: int, seed: int = 0
 ) -> tuple[Example, ...]:
-    """Draw held-out events of users who know several domains, and what is recommended just before.
+    """Draw held-out events of users who know several domains, and recommend just before them.
 
     Args:
-        scorer: what is shown at work.
+        scorer: makes the recommendations.
         dataset: prepared data.
         part: the part that was evaluated.
-        count: most examples; each of another user, and of another domain as long as there are.
+        count: most examples; each of another user, and of another domain while there are any.
         seed: of the draw.
     """
     events = np.random.default_rng(seed).permutation(dataset.events(part))[:_LOOKED_AT]
@@ -53,7 +53,7 @@ def _domains_known(histories: Histories, dataset: Dataset) -> Ints:
 
 
 def _spread(events: Ints, dataset: Dataset, count: int) -> Ints:
-    """Return the first events such that no user comes twice and domains come in turn."""
+    """Return the first events without repeating a user, taking domains in turn."""
     _, firsts = np.unique(dataset.users_of(events), return_index=True)
     events = events[np.sort(firsts)]
     domains = dataset.event_domain[events]
@@ -104,7 +104,7 @@ def _best(block: Block) -> list[int]:
 def _influences(
     scorer: Scorer, dataset: Dataset, histories: Histories, domain: int, listed: list[int]
 ) -> Iterator[Influence]:
-    """Yield what each domain's history does to the list, the most influential first."""
+    """Yield the effect of each domain's history on the list, the most influential first."""
     catalogue, pool = dataset.catalogue, dataset.catalogue.pool(domain)
     items = histories.items
     domains = catalogue.domain_of(items)

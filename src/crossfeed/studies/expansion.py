@@ -11,7 +11,6 @@ from typing import Literal
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
@@ -19,19 +18,19 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.simulate.truth import Truth
 from crossfeed.errors import ConfigError, RunError
 from crossfeed.evaluation.ranking import Seen
-from crossfeed.files import atomic_path
 from crossfeed.model.generator import log_confidence
 from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.users.timelines import build_timelines
 from crossfeed.run import Run
 from crossfeed.scorer import Histories, Ints
 from crossfeed.studies.plausibility import Expansion, Samples, Tally, TrueTaste
+from crossfeed.table_files import require_table, table_writer
 
 __all__ = ["generate"]
 
 _USERS_AT_ONCE = 1024
 
-_SCHEMA = ("user_id", "item_id", "domain", "confidence", "score")
+_COLUMNS = ("user_id", "item_id", "domain", "confidence", "score")
 
 
 def generate(
@@ -42,9 +41,10 @@ def generate(
     per_user: int = 10,
     users: Literal["all", "new"] = "all",
     seed: int = 0,
-    truth: Truth | None = None,
+    truth: Truth | Path | None = None,
+    overwrite: bool = False,
 ) -> Expansion:
-    """Write pseudo-samples of a domain as Parquet, and tell what they are worth.
+    """Write pseudo-samples of a domain to a file, and measure their quality.
 
     Each user gets different items of the domain's pool that the user has not clicked in the
     training part, drawn without replacement by the generator's confidence (Gumbel top-k, Kool et
@@ -53,18 +53,22 @@ def generate(
     Args:
         run: a finished run with a generator.
         domain: the domain to be expanded.
-        out: the file: user_id, item_id, domain, confidence in (0, 1], score; by user, the most
-            confident first.
+        out: the file, Parquet, CSV or JSONL by its suffix: user_id, item_id, domain, confidence in
+            (0, 1], score; by user, the most confident first.
         per_user: K, samples of each user; fewer where the pool is smaller.
-        users: all who have a click of training, or only those with none in this domain.
+        users: all with a training click, or only those without one in this domain.
         seed: of the draws.
-        truth: of a simulated log, to judge by.
+        truth: of a simulated log, to judge by, or its file.
+        overwrite: replace an existing file of samples.
 
     Raises:
-        UnknownDomainError: naming the domains that there are.
+        UnknownDomainError: naming the existing domains.
         RunError: the run has no generator, or nothing has been trained.
         ConfigError: `per_user` is below 1, or the truth is not of this log.
+        OutputError: `out` may not be replaced, or cannot be written.
     """
+    inputs = [run.path, run.facts["dataset"], *([truth] if isinstance(truth, Path) else [])]
+    require_table(out, _COLUMNS, name="file of samples", inputs=inputs, overwrite=overwrite)
     dataset, scorer = run.dataset(), run.scorer()
     number = dataset.catalogue.domain_index(domain)
     if not run.config.has_generator:
@@ -74,10 +78,12 @@ def generate(
         )
     if per_user < 1:
         raise ConfigError(f"{per_user} samples per user; it must be at least 1")
+    if isinstance(truth, Path):
+        truth = Truth.load(truth)
     truths = None if truth is None else TrueTaste(truth, dataset, number)
     tally = Tally(dataset, number)
     draws = torch.Generator().manual_seed(seed)
-    with atomic_path(out) as temporary, _writer(temporary, dataset) as writer:
+    with table_writer(out, _schema(dataset)) as writer:
         for chosen in _batches(dataset, number, users):
             histories = dataset.timelines(chosen, Part.TRAIN)
             confidences = _confidences(scorer, histories, number)
@@ -131,7 +137,7 @@ def _draw(log_weights: Tensor, count: int, draws: torch.Generator) -> Samples:
     )
 
 
-def _writer(path: Path, dataset: Dataset) -> pq.ParquetWriter:
+def _schema(dataset: Dataset) -> pa.Schema:
     types = (
         dataset.user_ids.type,
         dataset.item_ids.type,
@@ -139,8 +145,7 @@ def _writer(path: Path, dataset: Dataset) -> pq.ParquetWriter:
         pa.float32(),
         pa.float32(),
     )
-    schema = pa.schema(list(zip(_SCHEMA, types, strict=True)))
-    return pq.ParquetWriter(path, schema, compression="zstd")
+    return pa.schema(list(zip(_COLUMNS, types, strict=True)))
 
 
 def _table(
@@ -160,4 +165,4 @@ def _table(
         pa.array(samples.confidence, pa.float32()),
         pa.array(scores[samples.rows, samples.columns], pa.float32()),
     )
-    return pa.table(dict(zip(_SCHEMA, columns, strict=True)))
+    return pa.table(dict(zip(_COLUMNS, columns, strict=True)))

@@ -1,7 +1,7 @@
-"""Networks that know some domains only: what joint training is compared with.
+"""Networks that know only some domains, to compare with joint training.
 
-Each is trained by the trainer itself on a narrowed view of the same dataset (same split, same item
-tables), so that a difference is what the other domains brought.
+The same trainer trains each on a narrowed view of the same dataset (same split, same item tables).
+So any difference comes from the other domains.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _SMALLEST_BATCH = 32
 
 
 class Narrowed:
-    """A scorer that is shown the history in some domains only."""
+    """A scorer that sees the history in only some domains."""
 
     def __init__(self, scorer: Scorer, catalogue: Catalogue, domains: Sequence[int]) -> None:
         self._scorer, self._catalogue = scorer, catalogue
@@ -33,17 +33,17 @@ class Narrowed:
 
     @property
     def name(self) -> str:
-        """Return the name of the scorer itself."""
+        """Return the wrapped scorer's name."""
         return self._scorer.name
 
     def score(self, histories: Histories, domain: int) -> Floats:
-        """Return (B, N) the scorer's scores of the pool for what it may see of each history."""
+        """Return (B, N) the scorer's scores of the pool for the visible part of each history."""
         kept = np.isin(self._catalogue.domain_of(histories.items), self._domains)
         return self._scorer.score(histories.where(kept), domain)
 
 
 class Alone:
-    """Each domain scored by a network that was trained on that domain alone."""
+    """Scores each domain by a network trained on that domain alone."""
 
     name = "alone"
 
@@ -56,7 +56,7 @@ class Alone:
 
 
 def is_trainable(dataset: Dataset, targets: Sequence[int]) -> bool:
-    """Return whether some domains have a click to learn from, and one to choose an epoch by."""
+    """Return whether these domains have a training click and a validation click."""
     view = dataset.narrowed(targets=targets)
     return bool(len(view.events(Part.TRAIN)) and len(view.events(Part.VALIDATION)))
 
@@ -69,9 +69,9 @@ def train_narrowed(
     targets: Sequence[int],
     history: Sequence[int],
 ) -> Narrowed:
-    """Train on the clicks of some domains, explained by the history in some domains.
+    """Train on the clicks of some domains, with the history in some domains.
 
-    An interrupted training goes on where it stopped, a finished one is not repeated.
+    An interrupted training continues, and a finished one is not repeated.
 
     Args:
         dataset: all domains.
@@ -94,7 +94,7 @@ def train_narrowed(
 def train_alone(dataset: Dataset, *, out: Path, config: Config) -> Alone:
     """Train one network per domain, on that domain alone.
 
-    A domain without a validation click, by which an epoch could be chosen, is scored by popularity.
+    Popularity scores a domain without a validation click, because no epoch could be chosen.
 
     Args:
         dataset: all domains.

@@ -1,4 +1,4 @@
-"""What pseudo-samples are worth: clicks that were held out, and the planted truth.
+"""Quality of pseudo-samples: held-out clicks and the planted truth.
 
 Dims: B users, N items of the domain's pool, S samples of a batch.
 """
@@ -22,7 +22,7 @@ from crossfeed.scorer import Floats, Histories, Ints
 __all__ = ["Expansion", "Plausibility", "Samples", "Tally", "TrueTaste"]
 
 _TRUE_SHARE = 0.1
-"""What the truth puts first is to a user's taste: this share of the pool."""
+"""Share of the pool that counts as truly good for a user, the best first."""
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class Samples:
 
 @dataclass(frozen=True)
 class Plausibility:
-    """How good samples are, beside as many that are drawn by popularity for the same users."""
+    """Quality of samples, beside equally many drawn by popularity for the same users."""
 
     precision: float
     """Share of the samples that are good."""
     popularity: float
-    """The same share of those drawn by popularity."""
+    """The same share among those drawn by popularity."""
 
     @property
     def lift(self) -> float | None:
-        """Return how many times better; None where popularity found nothing."""
+        """Return the ratio of both shares; None if popularity found nothing."""
         return self.precision / self.popularity if self.popularity else None
 
 
 @dataclass(frozen=True)
 class Expansion:
-    """What was generated for a domain."""
+    """The samples generated for a domain."""
 
     domain: str
     users: int
@@ -63,9 +63,9 @@ class Expansion:
     coverage: float
     """Share of the pool's items that are in some sample."""
     duplicates: int
-    """Samples whose (user, item) was sampled before, or is a click of training; must be 0."""
+    """Samples that repeat a (user, item) or a training click; must be 0."""
     held_out: Plausibility | None
-    """Good: the user clicked it in a held-out part. None where the users have no such click."""
+    """Good: the user clicked it in a held-out part. None if the users have no such click."""
     truth: Plausibility | None
     """Good: among the tenth of the pool that the planted truth puts first for the user. None
     without a truth."""
@@ -80,7 +80,7 @@ class Expansion:
 
 
 class TrueTaste:
-    """What the planted truth says of a domain's pool, at the end of training."""
+    """The planted truth of a domain's pool at the end of training."""
 
     def __init__(self, truth: Truth, dataset: Dataset, domain: int) -> None:
         self._truth, self._dataset = truth, dataset
@@ -95,7 +95,7 @@ class TrueTaste:
         self._time = int(dataset.event_time[dataset.events(Part.TRAIN)].max()) // 1000
 
     def good(self, users: Ints, seen: Seen) -> NDArray[np.bool_]:
-        """Return (B, N) whether an item is among the unseen that the truth puts first."""
+        """Return (B, N) whether an item is among the unseen items that the truth ranks first."""
         names = self._dataset.user_ids.take(pa.array(users)).to_pylist()
         times = np.full(len(users), self._time)
         chances = self._truth.probabilities(names, self._domain, timestamps=times)
@@ -107,7 +107,7 @@ class TrueTaste:
 
 
 class Tally:
-    """Counts over all batches, in memory that does not grow with the users."""
+    """Counts over all batches, in memory independent of the number of users."""
 
     def __init__(self, dataset: Dataset, domain: int) -> None:
         self._dataset, self._domain = dataset, domain
@@ -170,7 +170,7 @@ class Tally:
         return int(np.isin(pairs, self._held_out).sum())
 
     def _held_out_pairs(self) -> Ints:
-        """Return each (user, item) that is clicked in a held-out part, as one number."""
+        """Return each (user, item) clicked in a held-out part, as one number."""
         dataset = self._dataset
         events = np.flatnonzero(
             (dataset.event_part != Part.TRAIN) & (dataset.event_domain == self._domain)

@@ -1,4 +1,4 @@
-"""What to type to get a run again, and which of its settings are not the defaults."""
+"""The commands that repeat a run, and its settings that are not defaults."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import Any
 
 from crossfeed.config import Config
 from crossfeed.config.differences import differences
-from crossfeed.data.logs.files import find_files
+from crossfeed.data.logs.finding import find_files
 from crossfeed.errors import LogError
 from crossfeed.evaluation.report.contents import Setting
 from crossfeed.run import Run
@@ -36,7 +36,7 @@ def commands(run: Run, *, manifest: Json, results: Json | None, transfer: bool) 
     Args:
         run: the run.
         manifest: of its dataset; `inputs` and `source` name the log.
-        results: of its last evaluation, if it had one.
+        results: of its last evaluation, if any.
         transfer: whether transfer was measured.
     """
     dataset = str(run.facts["dataset"])
@@ -57,7 +57,7 @@ def commands(run: Run, *, manifest: Json, results: Json | None, transfer: bool) 
 
 
 def _settings(config: Config, *sections: str) -> list[str]:
-    """Return the options that set what differs from the defaults in some sections."""
+    """Return the options that set the non-default settings of some sections."""
     return [
         word
         for one in differences(config, Config())
@@ -76,17 +76,17 @@ def _assignments(name: str, value: object) -> Iterator[str]:
 
 
 def _toml(value: object) -> str:
-    """Return a value as `--set` reads it; of what settings are, JSON is TOML."""
+    """Return a value as `--set` reads it; for settings, JSON is valid TOML."""
     return "none" if value is None else json.dumps(value, ensure_ascii=False)
 
 
 def _log(manifest: Json) -> list[str]:
-    """Return what was read; instead of several files the folder, if it holds no others."""
+    """Return the inputs; their folder instead of several files, if it holds no others."""
     names = [str(one["name"]) for one in manifest["inputs"]]
     if len(names) > 1:
         with suppress(ValueError, LogError):  # relative and absolute paths; files that are gone
             folder = Path(os.path.commonpath(names))
-            if [file.name for file in find_files([folder])] == names:
+            if [file.name for file in find_files([folder]).files] == names:
                 return [str(folder)]
     return names
 

@@ -1,4 +1,4 @@
-"""From a run's folder to its report: what was measured is read, nothing is measured again."""
+"""From a run's folder to its report: measurements are read, not repeated."""
 
 from __future__ import annotations
 
@@ -23,9 +23,11 @@ from crossfeed.evaluation.report.contents import (
 )
 from crossfeed.evaluation.statistics.comparisons import Comparison, estimates
 from crossfeed.files import atomic_path
+from crossfeed.outputs import REPORT, require_file
 from crossfeed.run import Run
 from crossfeed.studies.examples import draw_examples
 from crossfeed.studies.repeating import changed_settings, commands
+from crossfeed.training.watch.alarms import ADVICE
 
 __all__ = ["make_report", "write_report"]
 
@@ -35,35 +37,44 @@ _PLAYERS = ("discriminator", "generator")
 Json = Mapping[str, Any]  # Any: JSON
 
 
-def write_report(run: Run, *, out: Path, examples: int) -> None:
-    """Write the report of a run as one HTML file.
+def write_report(
+    run: Run, *, out: Path | None = None, examples: int, overwrite: bool = False
+) -> Path:
+    """Write the report of a run as one HTML file, and return it.
 
     Args:
         run: a run with at least one epoch.
-        out: the file; it is replaced.
-        examples: how many users are shown with what they are recommended; they are named.
+        out: the file; None is the run's own report.html, which is replaced.
+        examples: how many users are shown, by name, with their recommendations.
+        overwrite: replace another report.
 
     Raises:
         RunError: nothing has been trained, or a file of the run cannot be read.
-        DatasetError: its dataset is not where it was.
-        OutputError: the file cannot be written.
+        DatasetError: its dataset has moved or is missing.
+        OutputError: the file may not be replaced, or cannot be written.
         MissingExtraError: the extra `report` is not installed.
     """
     try:
         from crossfeed.evaluation.report.page import render
     except ModuleNotFoundError as error:
         raise MissingExtraError(package=str(error.name), extra="report") from None
+    own = run.path / "report.html"
+    file = out or own
+    if file.resolve() != own.resolve():
+        inputs = [run.path, run.facts["dataset"]]
+        require_file(file, REPORT, inputs=inputs, overwrite=overwrite)
     page = render(make_report(run, examples=examples))
-    with atomic_path(out) as temporary:
+    with atomic_path(file) as temporary:
         temporary.write_text(page, "utf-8")
+    return file
 
 
 def make_report(run: Run, *, examples: int) -> Report:
-    """Gather what the run's files say.
+    """Gather the content of the run's files.
 
     Raises:
         RunError: nothing has been trained, or a file of the run cannot be read.
-        DatasetError: its dataset is not where it was.
+        DatasetError: its dataset has moved or is missing.
     """
     dataset = run.dataset()
     epochs = _epochs(run)
@@ -234,14 +245,14 @@ def _lists(results: Json) -> Table:
 
 
 def _figure(tree: Any, *path: str) -> float | None:  # Any: JSON
-    """Return the figure at the end of a path; None where there is none."""
+    """Return the figure at the end of a path; None if there is none."""
     for key in path:
         tree = tree.get(key) if tree else None
     return None if tree is None else float(tree)
 
 
 def _health(run: Run) -> Table | None:
-    """Return what each epoch said of both players; None of an older run, which kept none."""
+    """Return both players' losses by epoch; None for an older run, which did not keep them."""
     rows = tuple((str(line["epoch"]), tuple(_vitals(line).values())) for line in run.health())
     return Table(columns=tuple(_vitals(run.health()[0])), rows=rows) if rows else None
 
@@ -263,7 +274,10 @@ def _vitals(line: Json) -> dict[str, float | None]:
 
 def _alarms(run: Run) -> tuple[Fact, ...]:
     return tuple(
-        Fact(f"epoch {line['epoch']}, {alarm['name']}", alarm["cause"])
+        Fact(
+            f"epoch {line['epoch']}, {alarm['name']}",
+            f"{alarm['cause']}; to do: {ADVICE[alarm['name']]}",
+        )
         for line in run.health()
         for alarm in line["alarms"]
     )

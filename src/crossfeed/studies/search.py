@@ -1,4 +1,4 @@
-"""The search for settings: trainings chosen one after the other by what the former ones reached.
+"""The search for settings: each trial is chosen by the results of the earlier ones.
 
 STUDY/study.sqlite   every trial, for Optuna's own tools too
 STUDY/runs/          one run per trial, named by its settings
@@ -22,6 +22,7 @@ from crossfeed.config.differences import differences
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, MissingExtraError, NonFiniteLossError, RunError
 from crossfeed.files import atomic_path, require_writable
+from crossfeed.outputs import STUDY, require_folder
 from crossfeed.run import Run
 from crossfeed.studies.space import SPACE, Choices, Range, Space, require_allowed, with_settings
 from crossfeed.training.loop.fit import SAME_COMMAND
@@ -56,14 +57,14 @@ class SearchTrial:
 
 @dataclass(frozen=True)
 class Search:
-    """What a search found."""
+    """The result of a search."""
 
     metric: str
     trials: tuple[SearchTrial, ...]
     """In the order in which they were made."""
     importances: Mapping[str, float]
-    """Setting -> its share in what the figures differ by (Watanabe et al. 2023), the largest
-    first; empty before there are two complete trials."""
+    """Setting -> its share of the figures' variation (Watanabe et al. 2023), the largest first;
+    empty before two trials are complete."""
 
     @property
     def best(self) -> SearchTrial | None:
@@ -82,16 +83,16 @@ def search(
     seed: int = 0,
     tell: Callable[[SearchTrial], None] = lambda trial: None,
 ) -> Search:
-    """Train with different settings and keep what validates best; the test part is never read.
+    """Train with different settings and keep the best on validation; the test part is never read.
 
     Trials are drawn by the tree-structured Parzen estimator (Bergstra et al. 2011) and pruned
-    after an epoch in which they are below the median of the others. A search that was stopped,
-    also in the middle of a trial, goes on where it stopped, and comes to the same trials.
+    after an epoch in which they are below the median of the others. A stopped search continues,
+    even in the middle of a trial, and draws the same trials.
 
     Args:
         dataset: prepared data.
-        out: folder of the study, made or gone on with.
-        config: settings that are not searched; `train.select_on` names the figure.
+        out: folder of the study, new or continued.
+        config: settings shared by all trials; `train.select_on` names the figure.
         space: what is tried.
         trials: how many trials there are at the end, those of earlier calls included.
         seed: of the draws of settings; the trainings have `train.seed`.
@@ -105,6 +106,7 @@ def search(
         MissingExtraError: the extra `tune` is not installed.
     """
     require_allowed(space, config)
+    require_folder(out, STUDY, inputs=[dataset.path], overwrite=True)  # an existing study continues
     with _opened(out, dataset, config, space) as study:
         for trial in _trials_to_run(study, trials):
             settings = _draw(study, trial, space, seed=seed)
@@ -117,7 +119,7 @@ def search(
 
 
 def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
-    """Yield trials that were broken off, because the process was killed, and then new ones."""
+    """Yield trials that a killed process left, and then new ones."""
     import optuna
 
     for broken in study.get_trials(states=[optuna.trial.TrialState.RUNNING]):
@@ -128,7 +130,7 @@ def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
 
 
 def _draw(study: optuna.Study, trial: optuna.Trial, space: Space, *, seed: int) -> dict[str, Value]:
-    """Return a trial's settings; those that it drew before it was broken off stay as they are."""
+    """Return a trial's settings; an interrupted trial keeps those that it drew."""
     settings = {}
     for name, values in space.items():
         study.sampler = _sampler(seed, trial.number, name)
@@ -157,14 +159,14 @@ def _run_trial(
     told = set(study.trials[trial.number].intermediate_values)
 
     def watch(epoch: int, value: float) -> None:
-        if epoch not in told:  # a broken off training may come to an epoch a second time
+        if epoch not in told:  # an interrupted training may come to an epoch a second time
             trial.report(value, epoch)
             told.add(epoch)
         if trial.should_prune():
             raise optuna.TrialPruned
 
     try:
-        if (folder / "metrics.jsonl").exists():  # broken off, or tried before
+        if (folder / "metrics.jsonl").exists():  # interrupted, or tried before
             for epoch, value in enumerate(Run.open(folder).validation_values()):
                 watch(epoch, value)
         run = train(
@@ -185,7 +187,7 @@ def _run_trial(
 
 @contextmanager
 def _opened(out: Path, dataset: Dataset, config: Config, space: Space) -> Iterator[optuna.Study]:
-    """Open the study of a folder, which must be about the same question."""
+    """Open the study of a folder, which must be the same search."""
     try:
         import optuna
         from sqlalchemy.exc import SQLAlchemyError
@@ -235,7 +237,7 @@ def _require_same_question(study: optuna.Study, question: Mapping[str, str], out
 
 
 def _sampler(seed: int, number: int, name: str) -> optuna.samplers.BaseSampler:
-    """Return the sampler of one trial's setting: what it draws depends on the trials before."""
+    """Return the sampler of one trial's setting; its draw depends on the earlier trials."""
     import optuna
 
     return optuna.samplers.TPESampler(
@@ -263,7 +265,7 @@ def _digest(value: object) -> bytes:
 
 
 def _write_best(out: Path, study: optuna.Study, config: Config) -> None:
-    """Write what the best trial was trained with: its own settings and those that all share."""
+    """Write the settings of the best trial: its own and those that all trials share."""
     best = max(
         (t for t in map(_trial, study.trials) if t.value is not None),
         key=lambda trial: trial.value or 0.0,
@@ -300,5 +302,5 @@ def _importances(study: optuna.Study) -> dict[str, float]:
     values = {trial.value for trial in study.trials if trial.value is not None}
     if len(values) < 2:
         return {}
-    with warnings.catch_warnings(action="ignore"):  # of few trials it says that they are few
+    with warnings.catch_warnings(action="ignore"):  # it warns if there are few trials
         return optuna.importance.get_param_importances(study)

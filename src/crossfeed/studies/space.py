@@ -18,17 +18,17 @@ Value = bool | int | float | str
 
 
 class Range(BaseModel):
-    """Numbers from `low` to `high`; whole ones where both are."""
+    """Numbers from `low` to `high`; integers if both are integers."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
     low: int | float
     high: int | float
     log: bool = False
-    """Whether to draw from the logarithm, as for what is multiplied rather than added to."""
+    """Whether to draw on a logarithmic scale."""
 
     def edges(self) -> tuple[Value, ...]:
-        """Return the values that stand for all."""
+        """Return the values to check on behalf of all."""
         return self.low, self.high
 
 
@@ -40,12 +40,12 @@ class Choices(BaseModel):
     choices: Annotated[tuple[Value, ...], Field(min_length=1, strict=False)]
 
     def edges(self) -> tuple[Value, ...]:
-        """Return the values that stand for all."""
+        """Return the values to check on behalf of all."""
         return self.choices
 
 
 Space = Mapping[str, Range | Choices]
-"""`section.key` -> what is tried of it."""
+"""`section.key` -> the values to try."""
 
 SPACE: Space = {
     "train.learning_rate": Range(low=1e-3, high=1e-2, log=True),
@@ -57,14 +57,14 @@ SPACE: Space = {
     "model.mask_share": Range(low=0.0, high=0.5),
     "model.discriminator": Choices(choices=("translation", "mmoe", "pepnet", "star")),
 }
-"""What is tried where nothing else is asked for."""
+"""The default search space."""
 
 
 def read_space(file: Path) -> Space:
     """Read a space from TOML: in [model] and [train], `key = {low, high, log}` or `{choices}`.
 
     Raises:
-        ConfigError: it cannot be read, is empty, or holds what is neither.
+        ConfigError: it cannot be read, is empty, or has an entry of neither form.
     """
     try:
         tree = tomllib.loads(file.read_text("utf-8"))
@@ -84,7 +84,7 @@ def read_space(file: Path) -> Space:
                 space[f"{section}.{key}"] = adapter.validate_python(entry)
             except ValidationError:
                 raise ConfigError(
-                    f"{section}.{key} = {entry!r} in the space '{file}' is no range",
+                    f"{section}.{key} = {entry!r} in the space '{file}' is not a range",
                     hint="write {low = 0.001, high = 0.01, log = true} or {choices = [32, 64]}",
                 ) from None
     if not space:
@@ -93,7 +93,7 @@ def read_space(file: Path) -> Space:
 
 
 def require_allowed(space: Space, config: Config) -> None:
-    """Check the ends of every range and every choice before anything is trained.
+    """Check the ends of every range and every choice before any training.
 
     Raises:
         ConfigError: a setting is unknown, a value not allowed, or a range upside down.
@@ -113,7 +113,7 @@ def with_settings(config: Config, settings: Mapping[str, Value]) -> Config:
     """Return a configuration with some of its settings replaced.
 
     Raises:
-        ConfigError: naming what is not allowed.
+        ConfigError: naming the settings that are not allowed.
     """
     tree = config.model_dump(mode="json")
     for name, value in settings.items():

@@ -1,9 +1,9 @@
-"""What the domains of a run give each other, and which of them should not be served by it.
+"""How much the domains of a run gain from each other, and which ones it should not serve.
 
-Three questions, each answered by training the run's own network, with its own settings, on a part
-of the data: is a domain better off with the others than alone (negative transfer)? What does the
-history in one domain tell about each other one (matrix)? What do the others lose without a domain
-(leave-one-domain-out)? All trainings lie in the run's folder, and one that is finished is not
+Training the run's own network with its own settings on parts of the data answers three questions.
+Is a domain better with the others than alone (negative transfer)? How well does the history in one
+domain predict each other one (matrix)? How much do the others lose without a domain
+(leave-one-domain-out)? All trainings are kept in the run's folder, and finished ones are not
 repeated.
 
 Dims: N the largest domains, by training clicks.
@@ -11,7 +11,7 @@ Dims: N the largest domains, by training clicks.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -21,24 +21,25 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import Results, evaluate
-from crossfeed.evaluation.statistics.comparisons import Comparison, compare, holm
+from crossfeed.evaluation.outcomes import Outcomes
+from crossfeed.evaluation.statistics.comparisons import Comparison, compare, flips_for, holm
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
 from crossfeed.studies.narrow import is_trainable, train_alone, train_narrowed
 
-__all__ = ["Transfer", "held_back", "measure_transfer", "require_domains"]
+__all__ = ["Transfer", "find_worse", "held_back", "measure_transfer", "require_domains"]
 
 FORMAT_VERSION = 1
 LARGEST = 8
 """Domains in the matrix and in leave-one-domain-out, which train one network each."""
 
 Row = list[float | None]
-"""One figure per domain; None where there is none."""
+"""One figure per domain; None if there is none."""
 
 
 @dataclass(frozen=True)
 class Transfer:
-    """What was measured; `metric` throughout."""
+    """The measurements, all by `metric`."""
 
     metric: str
     part: str
@@ -47,14 +48,15 @@ class Transfer:
     domains: tuple[str, ...]
     """(N,) names of the rows and columns below."""
     popularity: Row
-    """(N,) popularity in each domain: what no history gives."""
+    """(N,) popularity in each domain, which uses no history."""
     joint: Row
     """(N,) the run in each domain."""
     matrix: list[Row]
-    """(N, N) the column's domain, by a network that saw the history in the row's domain alone."""
+    """(N, N) quality in the column's domain of a network that sees only the history in the row's
+    domain."""
     without: list[Row]
-    """(N, N) the column's domain, by a network that never saw the row's domain; None in it, and
-    where the other domains have nothing to learn from or to choose an epoch by."""
+    """(N, N) quality in the column's domain of a network that never saw the row's domain. None on
+    the diagonal, and if the other domains have no training or no validation click."""
 
     def to_json(self) -> dict[str, object]:
         """Return the content of transfer.json."""
@@ -62,7 +64,7 @@ class Transfer:
 
 
 def require_domains(dataset: Dataset) -> None:
-    """Refuse a dataset of one domain, which no other one can give anything.
+    """Refuse a dataset of one domain, which has no other to gain from.
 
     Raises:
         RunError: naming the domain.
@@ -79,13 +81,13 @@ def require_domains(dataset: Dataset) -> None:
 def measure_transfer(
     run: Run, *, part: Part = Part.TEST, metric: str = "ndcg@10", largest: int = LARGEST
 ) -> Transfer:
-    """Train what the three questions need, and answer them on one part.
+    """Train the networks for the three questions, and answer these on one part.
 
     Args:
         run: a finished run; the trainings go to its folder `transfer`.
-        part: what is ranked.
+        part: the ranked part.
         metric: a metric of the evaluation.
-        largest: N, how many domains the matrix and leave-one-domain-out have.
+        largest: N, the number of domains in the matrix and in leave-one-domain-out.
 
     Raises:
         RunError: the dataset has one domain.
@@ -104,7 +106,7 @@ def measure_transfer(
     every = range(len(dataset.catalogue.domains))
     matrix, without = [], []
     for domain in chosen:
-        name = f"from-{domain:04}-of-{len(chosen):04}"  # it learns the chosen domains' clicks
+        name = f"from-{domain:04}-of-{len(chosen):04}"  # it learns clicks of the chosen domains
         source = _train(run, dataset, folder / name, chosen, [domain])
         matrix.append(figures(source))
         others = [other for other in every if other != domain]
@@ -128,17 +130,38 @@ def measure_transfer(
 def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
     """Return the domains that this run should not serve, and why.
 
-    A domain is held back where the run is surely worse, on validation clicks, than popularity or
-    than a network trained on the domain alone: paired by user, adjusted (Holm) over all domains
-    and both rivals. The test part takes no part in it.
+    A domain is held back if the run is significantly worse there, on validation clicks, than
+    popularity or than a network trained on that domain alone. The test is paired by user and
+    adjusted (Holm) over all domains and both rivals. The test part is not used.
     """
     dataset = run.dataset()
     rivals = {"popularity": Popularity(dataset), "training on it alone": _alone(run, dataset)}
-    joint = evaluate(run, dataset, part=Part.VALIDATION).outcomes
-    found = []
-    for name, rival in rivals.items():
-        outcomes = evaluate(rival, dataset, part=Part.VALIDATION).outcomes
-        found += [(name, one) for one in compare(joint, outcomes, metric)[2:]]  # domains alone
+    return find_worse(
+        evaluate(run, dataset, part=Part.VALIDATION).outcomes,
+        {
+            name: evaluate(rival, dataset, part=Part.VALIDATION).outcomes
+            for name, rival in rivals.items()
+        },
+        metric=metric,
+    )
+
+
+def find_worse(
+    joint: Outcomes, rivals: Mapping[str, Outcomes], *, metric: str = "ndcg@10"
+) -> dict[str, str]:
+    """Return the domains in which a scorer is surely worse than one of its rivals, and why.
+
+    Args:
+        joint: the scorer that is judged.
+        rivals: name -> another one on the same events, those of the validation part.
+        metric: on what they are compared.
+    """
+    flips = flips_for(len(rivals) * len(set(joint.domains)))
+    found = [
+        (name, one)
+        for name, rival in rivals.items()
+        for one in compare(joint, rival, metric, flips=flips)[2:]  # domains alone
+    ]
     adjusted = _adjusted([one for _, one in found])
     return {
         one.scope: f"{metric} {one.first:.4f}, {name} {one.second:.4f}, p {one.p_holm:.4f}, "
@@ -159,7 +182,7 @@ def _train(
 
 
 def _largest(dataset: Dataset, count: int) -> list[int]:
-    """Return the domains with most training clicks, in the order of the catalogue."""
+    """Return the domains with most training clicks, in catalogue order."""
     domains = dataset.event_domain[dataset.events(Part.TRAIN)]
     clicks = np.bincount(domains, minlength=len(dataset.catalogue.domains))
     return sorted(np.argsort(-clicks, kind="stable")[:count].tolist())

@@ -1,4 +1,4 @@
-"""The choice of a baseline's settings, on validation clicks alone."""
+"""The choice of a baseline's settings on validation clicks only."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Tuned:
 
     scorer: Scorer
     settings: str
-    """In words; empty where there is nothing to set."""
+    """In words; empty if the baseline has no settings."""
     trials: tuple[Trial, ...]
 
 
@@ -36,8 +36,8 @@ def tune_baseline(name: str, dataset: Dataset, *, metric: str = "ndcg@10") -> Tu
 
     Args:
         name: a baseline of `BASELINES`.
-        dataset: fitted on its training part, chosen on its validation part by the micro mean;
-            the test part is never touched.
+        dataset: fitted on its training part, chosen on its validation part by the micro mean; the
+            test part is never used.
         metric: a metric of the evaluation.
 
     Raises:

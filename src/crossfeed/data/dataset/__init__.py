@@ -1,4 +1,4 @@
-"""A prepared dataset, as everything after the preparation reads it."""
+"""A prepared dataset, as all later steps read it."""
 
 from crossfeed.data.dataset.folder import FORMAT_VERSION, ROW_ORDER, Dataset, Part
 

@@ -1,4 +1,4 @@
-"""What a dataset's event arrays hold by domain, counted in one pass over the mapped files.
+"""Counts of a dataset's events by domain, in one pass over the mapped files.
 
 Dims: D domains, I items, U users.
 """
@@ -28,7 +28,7 @@ class EventCounts:
     events: Ints
     """(D, parts) events"""
     unknown: Ints
-    """(D,) validation and test events on items that training does not know"""
+    """(D,) validation and test events on unknown items"""
     users: Ints
     """(D,) users with an event in the domain"""
 

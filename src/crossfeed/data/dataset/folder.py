@@ -7,7 +7,7 @@ Dims: U users, I items, D domains, N events.
     items.parquet       item_id, domain, clicks (training part), clicks_all; the row is the index
     domains.parquet     domain, items, known, clicks; the row is the domain's index
     events/*.npy        user_offsets (U + 1,), item, domain, time, part: (N,) each, sorted by
-                        (user, time, a hash of what was clicked)
+                        (user, time, a hash of the clicked item)
     quarantine.parquet  rows that could not be read: file, row, reason
 """
 
@@ -37,11 +37,11 @@ __all__ = ["FORMAT_VERSION", "ROW_ORDER", "Dataset", "Part"]
 FORMAT_VERSION = 1
 
 ROW_ORDER = "row order"
-"""The unit of time of a log without times: the rows themselves count."""
+"""The unit of time of a log without times: rows are counted instead."""
 
 
 class Part(IntEnum):
-    """What an event is used for; the values are those of `part.npy`."""
+    """The use of an event; the values are those of `part.npy`."""
 
     TRAIN = 0
     VALIDATION = 1
@@ -61,7 +61,7 @@ _VISIBLE: dict[Part, NDArray[np.bool_]] = {
         Part.TEST: list(Part),
     }.items()
 }
-"""Part that events are used in -> (P,) whether the events of each part may be seen there."""
+"""Part -> (P,) whether events of each part may be seen in it."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +127,7 @@ class Dataset:
         """Compare the files with the hashes that the manifest states.
 
         Raises:
-            DatasetError: naming every column and array that is not as it was written.
+            DatasetError: naming every changed column and array.
         """
         stated = self.manifest["hashes"]
         try:
@@ -138,9 +138,9 @@ class Dataset:
             name for name in stated.keys() | found.keys() if stated.get(name) != found.get(name)
         )
         if changed:
-            raise _damaged(self.path, f"not as its manifest says: {', '.join(changed)}")
+            raise _damaged(self.path, f"changed since it was written: {', '.join(changed)}")
         if combined_hash(found) != self.manifest["content_hash"]:
-            raise _damaged(self.path, "the manifest's content_hash is not that of its hashes")
+            raise _damaged(self.path, "the manifest's content_hash does not match its hashes")
 
     @property
     def users(self) -> int:
@@ -156,7 +156,7 @@ class Dataset:
     def training_span(self) -> tuple[int, int]:
         """Return the times (ms) of the first and the last training click.
 
-        Both are 0 where these are the same, or the log has an order of rows and no times.
+        Both are 0 if they are equal, or if the log has no times.
         """
         if self.manifest.get("log", {}).get("time_unit") == ROW_ORDER:
             return 0, 0
@@ -179,8 +179,8 @@ class Dataset:
     def events(self, part: Part) -> Ints:
         """Return the indices of the events of one part that can be a target.
 
-        In the training part these are the events whose item is in the tables; in the others all,
-        because an unknown item counts as a miss.
+        In the training part these are the events whose item is in the tables. In the other parts
+        these are all events, because an unknown item counts as a miss.
         """
         wanted = self.event_part == part
         if part is Part.TRAIN:
@@ -196,10 +196,10 @@ class Dataset:
     def user_shard(self, index: int, count: int) -> tuple[int, int]:
         """Return the users of one of `count` shards, as a half-open range of user indices.
 
-        Events lie user by user, so that a shard's events are one slice of each mapped array, from
+        Events are ordered by user, so a shard's events are one slice of each mapped array, from
         `user_offsets[first]` to `user_offsets[last]`. The shards follow one another and cover all
-        users. Users are not divided: a shard has at most as many events more or fewer than its
-        N / count as the largest user has. With more shards than users some are empty.
+        users. Users are not divided: a shard differs from N / count events by at most the events of
+        the largest user. With more shards than users, some are empty.
 
         Args:
             index: of the shard, from 0 to `count` - 1.
@@ -226,12 +226,13 @@ class Dataset:
         return before if nearer else after
 
     def histories(self, events: Ints, part: Part) -> Histories:
-        """Return what was known of the user just before each event, and when that was.
+        """Return the user's history just before each event, and the event's time.
 
         Args:
             events: (B,) event indices.
-            part: the part that the events are used in: it decides which earlier events may be
-                seen. Training sees training clicks, validation all but the test part, test all.
+            part: the part that uses the events; it decides which earlier events may be seen.
+                Training sees training clicks, validation everything but the test part, test
+                everything.
         """
         starts = self.user_offsets[self.users_of(events)]
         visible = self._visible(starts, events, part)
@@ -244,9 +245,9 @@ class Dataset:
 
         Args:
             events: (B,) event indices.
-            at_once: what a chunk may cost, its first event apart.
-            of_event: what an event costs.
-            of_click: what each earlier event of its user's costs.
+            at_once: largest cost of a chunk, not counting its first event.
+            of_event: cost of an event.
+            of_click: cost of each earlier event of its user.
         """
         costs = of_event + of_click * (events - self.user_offsets[self.users_of(events)])
         filled = np.cumsum(costs) // at_once
@@ -254,11 +255,11 @@ class Dataset:
         yield from itertools.pairwise(sorted(bounds))
 
     def timelines(self, users: Ints, part: Part) -> Histories:
-        """Return all that may be seen of users (B,) in a part, as if they came after the end."""
+        """Return the full visible histories of users (B,) in a part, as after its end."""
         return self._visible(self.user_offsets[users], self.user_offsets[users + 1], part)
 
     def _visible(self, starts: Ints, ends: Ints, part: Part) -> Histories:
-        """Return what may be seen in a part of the events from `starts` to before `ends`."""
+        """Return the events from `starts` to before `ends` that may be seen in a part."""
         lengths = ends - starts
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
@@ -271,7 +272,7 @@ class Dataset:
     def narrowed(
         self, *, targets: Iterable[int] | None = None, history: Iterable[int] | None = None
     ) -> Dataset:
-        """Return the dataset as it looks to who knows some domains only.
+        """Return a view of the dataset that knows only some domains.
 
         Args:
             targets: the domains whose events can be targets; all by default.

@@ -1,4 +1,4 @@
-"""Hashes of what a dataset means, whatever engine, row groups or compression wrote its files."""
+"""Hashes of a dataset's content, independent of engine, row groups and compression."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def content_hashes(folder: Path) -> dict[str, str]:
 
 
 def combined_hash(hashes: Mapping[str, str]) -> str:
-    """Return one hash for all."""
+    """Return one hash of all hashes."""
     text = json.dumps(dict(hashes), sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 

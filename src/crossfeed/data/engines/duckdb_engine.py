@@ -42,7 +42,7 @@ class DuckDBEngine(Engine):
             autoinstall_known_extensions=False,
             TimeZone="UTC",
         )
-        # Where order counts, expressions say so; the parsers ask for that of the rows.
+        # Expressions state an order if it counts; the parsers state the order of rows.
         self.connection.execute("SET preserve_insertion_order = false")
         # What is kept is read once or twice: to find out how to make it small takes longer.
         self.connection.execute("SET force_compression = 'uncompressed'")
@@ -122,7 +122,7 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
     """Yield an engine that works in `scratch`; who gave the folder removes it.
 
     Args:
-        scratch: a folder, made where there is none; tables that an engine left there are found.
+        scratch: a folder, made if missing; it may hold tables that an engine left there.
         memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk.
             None is 3 GiB, or half of a smaller machine's.
 
@@ -157,7 +157,7 @@ def _begun(scratch: Path, memory_limit: str | None) -> DuckDBEngine:
     except duckdb.IOException as error:
         raise OutputError(
             f"cannot work in '{scratch}': {str(error).splitlines()[0]}",
-            hint="try it again, which begins anew, or give another --out",
+            hint="try it again, which starts over, or give another --out",
         ) from error
 
 

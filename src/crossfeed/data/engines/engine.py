@@ -1,4 +1,4 @@
-"""What evaluates table expressions. The preparation behind the parsers knows no more of it.
+"""Engines evaluate table expressions. After the parsers, preparation knows only this interface.
 
 `engine_duckdb` is embedded and the default; `engine_spark` is for logs that outgrow one machine.
 """

@@ -1,4 +1,4 @@
-"""What is strange in a log's clicks: ties, gaps, twins among ids, users that are no people."""
+"""Oddities in a log's clicks: ties, gaps, twin ids, suspected bots."""
 
 from __future__ import annotations
 
@@ -19,27 +19,27 @@ _BOT_CLICKS = 200
 _BOT_TIMES = 50
 
 BOT_RULE = (
-    f"more than {_BOT_CLICKS} clicks in a day, and more than {_BOT_TIMES} times what half of "
-    "the users reach on their busiest day"
+    f"more than {_BOT_CLICKS} clicks in a day, and more than {_BOT_TIMES} times the median "
+    "user's busiest day"
 )
-"""Which users are suspected to be bots."""
+"""The rule for suspected bots."""
 
 
 @dataclass(frozen=True)
 class Twins:
-    """Ids of one kind that differ by case or by white space alone."""
+    """Ids of one kind that differ only by case or white space."""
 
     kind: str
     """user_id, item_id or domain"""
     groups: int
-    """How many ids there would be fewer, were they one."""
+    """How many ids would disappear if twins were merged."""
     examples: tuple[tuple[str, ...], ...]
     """The ids of the first groups."""
 
 
 @dataclass(frozen=True)
 class Bot:
-    """A user whose busiest day is beyond what people do."""
+    """A user with more clicks in a day than people make."""
 
     user_id: str
     clicks: int
@@ -48,29 +48,29 @@ class Bot:
 
 @dataclass(frozen=True)
 class Oddities:
-    """What is strange in a log, none of which stops its preparation."""
+    """Oddities of a log; none of them stops its preparation."""
 
     duplicates: int
-    """Clicks that repeat another one in all: user, item, domain and time."""
+    """Clicks with the same user, item, domain and time as another."""
     shared_items: int
-    """Item ids that are seen under more than one domain, where each is an item of its own."""
+    """Item ids in more than one domain; each pair of id and domain is an item of its own."""
     tied: int
-    """Clicks of a user at the time of another of their clicks: their order is not known."""
+    """Clicks at the same time as another click of the user, so that their order is unknown."""
     longest_gap_days: int
     """Days in a row without any click, between the first one and the last."""
     gap_after: str | None
     """The last day before that gap, ISO 8601."""
     twins: tuple[Twins, ...]
     bots: tuple[Bot, ...]
-    """The busiest first, ten at most; BOT_RULE says who they are."""
+    """The ten busiest, by BOT_RULE."""
     bot_count: int
 
 
 def find_oddities(engine: Engine, clicks: ir.Table, rows: LogRows) -> Oddities:
-    """Look for what is strange.
+    """Look for oddities.
 
     Args:
-        engine: where the clicks are kept.
+        engine: keeps the clicks.
         clicks: user_id, item_id, domain, time.
         rows: says how the log's ids and times are written.
     """

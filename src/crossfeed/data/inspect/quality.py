@@ -1,4 +1,4 @@
-"""Look at a log before it is prepared: what would be read, and what would not."""
+"""Inspect a log before preparing it: which rows are readable, and what they hold."""
 
 from __future__ import annotations
 
@@ -15,34 +15,43 @@ from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.duckdb_engine import open_duckdb
 from crossfeed.data.engines.engine import Engine
 from crossfeed.data.inspect.oddities import BOT_RULE, Oddities, find_oddities
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
+from crossfeed.data.logs import (
+    Log,
+    LogRows,
+    Logs,
+    encoding_notes,
+    open_log,
+    read_log,
+    reading,
+    require_readable,
+)
 from crossfeed.data.logs.times import iso_time
 
 __all__ = ["DomainReport", "LogReport", "validate_log"]
 
 _FEW_SHARED = 0.1
-"""Share of users in several domains below which transfer has little to work with."""
+"""Smallest share of users in several domains for useful transfer."""
 _MANY_TIED = 0.5
 _LONG_GAP_DAYS = 30
 _SHOWN = 20
-"""Domains between which shared users are counted."""
+"""Number of domains whose shared users are counted."""
 
 
 @dataclass(frozen=True)
 class DomainReport:
-    """What a log holds of one domain."""
+    """A log's counts of one domain."""
 
     domain: str
     clicks: int
     users: int
     items: int
     density: float
-    """Clicks by (user, item) pairs: 1 where everybody clicked everything once."""
+    """Clicks divided by (user, item) pairs: 1 if everybody clicked everything once."""
 
 
 @dataclass(frozen=True)
 class LogReport:
-    """What a log holds, before repeats and filters."""
+    """The contents of a log, before repeats and filters."""
 
     files: tuple[str, ...]
     columns: dict[str, str]
@@ -58,34 +67,34 @@ class LogReport:
     rows: int
     clicks: int
     not_clicked: int
-    """Rows that can be read and are no click."""
+    """Readable rows that are not clicks."""
     repeats: int
     """Clicks on an item that the user has clicked before."""
     users: int
     users_of_several_domains: int
-    """Users through whom the domains can learn from each other."""
+    """Users with clicks in several domains, who connect them."""
     items: int
     quarantined: dict[str, int]
-    """How many rows cannot be read, by reason."""
+    """Number of unreadable rows by reason."""
     examples: dict[str, str]
     """The first row of each of those reasons."""
     domains: tuple[DomainReport, ...]
     """From the most clicks to the fewest."""
     shared_users: dict[str, dict[str, int]]
-    """Users that two domains have in common, among the 20 largest domains."""
+    """Users shared by two domains, among the 20 largest domains."""
     oddities: Oddities
     warnings: tuple[str, ...]
-    """What is worth a look before the log is prepared."""
+    """Warnings before the log is prepared."""
 
     def to_json(self) -> dict[str, Any]:  # Any: JSON
-        """Return the report as JSON has it."""
+        """Return the report as plain JSON values."""
         return asdict(self)
 
 
 def validate_log(
     logs: Logs, *, config: DataConfig | None = None, source: str | None = None
 ) -> LogReport:
-    """Read a log as `prepare` would, and say what is in it.
+    """Read a log as `prepare` would, and report its contents.
 
     Args:
         logs: as for `prepare`.
@@ -93,7 +102,7 @@ def validate_log(
         source: a key of `crossfeed.data.sources.SOURCES`.
 
     Raises:
-        LogError: the log cannot be used.
+        LogError: the log is not usable.
         QuarantineError: too many of its rows cannot be read.
         ConfigError: a setting does not fit the log.
     """
@@ -135,7 +144,8 @@ def _report(engine: Engine, log: Log, rows: LogRows, config: DataConfig) -> LogR
         oddities=find_oddities(engine, clicks, rows),
         warnings=(),
     )
-    return replace(report, warnings=tuple(_warnings(report, config)))
+    notes = (*log.notes, *rows.notes, *encoding_notes(rows))
+    return replace(report, warnings=(*notes, *_warnings(report, config)))
 
 
 def _domains(engine: Engine, clicks: ir.Table) -> tuple[DomainReport, ...]:
@@ -154,7 +164,7 @@ def _domains(engine: Engine, clicks: ir.Table) -> tuple[DomainReport, ...]:
 def _shared_users(
     engine: Engine, clicks: ir.Table, domains: list[str]
 ) -> dict[str, dict[str, int]]:
-    """Return for each domain how many of its users each other one has too."""
+    """Return for each domain how many users it shares with each other domain."""
     if not domains:
         return {}
     pairs = clicks.filter(clicks["domain"].isin(domains)).select("user_id", "domain").distinct()
@@ -198,7 +208,7 @@ def _domain_warnings(report: LogReport, config: DataConfig) -> Iterator[str]:
             f"{', '.join(f'{one.domain} ({one.clicks})' for one in small[:10])}"
         )
     if len(domains) == 1:
-        yield "there is one domain only: no other can learn from it"
+        yield "the log has only one domain, so nothing can transfer"
     elif report.users_of_several_domains < report.users * _FEW_SHARED:
         yield (
             f"only {report.users_of_several_domains} of {report.users} users have clicks in more "
@@ -206,30 +216,30 @@ def _domain_warnings(report: LogReport, config: DataConfig) -> Iterator[str]:
         )
     alone = [domain for domain, shared in report.shared_users.items() if not shared]
     if len(domains) > 1 and alone:
-        yield f"domains without a user of any other: {', '.join(alone)}; nothing reaches them"
+        yield f"no transfer to domains that share no user: {', '.join(alone)}"
 
 
 def _oddity_warnings(report: LogReport) -> Iterator[str]:
     odd = report.oddities
     if odd.duplicates:
-        yield (f"{odd.duplicates} clicks repeat another one in all; data.repeats says which stay")
+        yield f"{odd.duplicates} clicks repeat another one entirely; data.repeats says which stay"
     if odd.shared_items:
         yield (
-            f"{odd.shared_items} item ids are seen under several domains: in each they are an item "
-            "of its own"
+            f"{odd.shared_items} item ids occur in several domains; each pair of id and domain is "
+            "an item of its own"
         )
     if odd.tied > report.clicks * _MANY_TIED:
         yield (
-            f"{odd.tied / report.clicks:.0%} of the clicks have the time of another of the same "
-            "user, so that their order is not known; log finer times if there are any"
+            f"{odd.tied / report.clicks:.0%} of the clicks have the same time as another click of "
+            "the user, so their order is unknown; log finer times if you can"
         )
     if odd.longest_gap_days > _LONG_GAP_DAYS:
         yield f"there is no click in the {odd.longest_gap_days} days after {odd.gap_after}"
     for twins in odd.twins:
         examples = "; ".join(" = ".join(map(repr, group)) for group in twins.examples)
         yield (
-            f"{twins.groups} values of {twins.kind} differ from another by case or white space "
-            f"alone: {examples}"
+            f"{twins.groups} values of {twins.kind} differ from another only by case or white "
+            f"space: {examples}"
         )
     if odd.bot_count:
         busiest = ", ".join(f"'{bot.user_id}' ({bot.clicks})" for bot in odd.bots[:5])

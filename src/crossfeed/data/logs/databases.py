@@ -9,29 +9,29 @@ A URL may hold a password. It is never shown: messages, manifest and quarantine 
 from __future__ import annotations
 
 import contextlib
-import re
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import SplitResult, parse_qs, unquote_plus, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qs, urlencode
 
 import ibis
 import pyarrow as pa
 from ibis.common.exceptions import TableNotFound
 
 from crossfeed.data.engines.sql import quoted_name
+from crossfeed.data.logs.urls import Secrets, secrets_of, url_parts
 from crossfeed.errors import LogError, MissingExtraError
 
 if TYPE_CHECKING:
     import ibis.expr.datatypes as dt
     import ibis.expr.types as ir
 
-__all__ = ["DatabaseTable", "database_table", "is_url", "url_parts"]
+__all__ = ["DatabaseTable", "database_table"]
 
 _BATCH_ROWS = 1 << 16
-_URL = re.compile(r"[a-z][a-z0-9+.-]*://", re.IGNORECASE)
 _FILES = ("duckdb", "sqlite")
 """Databases that are a file: duckdb:///absolute/path?table=clicks, sqlite://relative/path?..."""
 _WITHOUT_TABLES = ("polars", "datafusion")
@@ -47,7 +47,7 @@ class DatabaseTable:
     table: str
     schema: str | None
     _url: str = field(repr=False)
-    _secrets: tuple[str, ...] = field(repr=False)
+    _secrets: Secrets = field(repr=False)
 
     def columns(self) -> pa.Schema:
         """Return the columns that can be read.
@@ -64,7 +64,7 @@ class DatabaseTable:
         """Yield the rows of some columns, in the order in which the database gives them.
 
         Raises:
-            LogError: the database cannot be reached, or broke off.
+            LogError: the database cannot be reached, or the connection was lost.
         """
         del scratch  # no database needs it
         with self._open() as table:
@@ -94,51 +94,24 @@ class DatabaseTable:
             yield
         except but:
             raise
-        except ModuleNotFoundError as error:
-            scheme = self.shown.partition("://")[0]
-            extra = "postgres" if scheme.startswith("postgres") else ""
-            if extra:
-                raise MissingExtraError(package=str(error.name), extra=extra) from None
-            raise LogError(
-                f"'{self.shown}' needs the package '{error.name}', which is not installed",
-                hint=f"pip install 'ibis-framework[{scheme}]'",
-            ) from None
         except Exception as error:
             # "from None": the cause may hold the URL.
+            if package := _missing_package(error):
+                raise self._without_driver(package) from None
             raise LogError(
-                f"'{self.shown}' cannot be read: {self._reason(error)}",
+                f"'{self.shown}' cannot be read: {self._secrets.reason(error)}",
                 hint="is the server up, and the name of database, schema and table right? A "
                 "password may stand in the URL or where the driver looks for it, as PGPASSWORD",
             ) from None
 
-    def _reason(self, error: Exception) -> str:
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        for secret in self._secrets:
-            reason = reason.replace(secret, "***")
-        return reason
-
-
-def is_url(log: object) -> bool:
-    """Return whether a log is a table of a database."""
-    return isinstance(log, str) and _URL.match(log) is not None
-
-
-def url_parts(url: str) -> SplitResult:
-    """Take a URL apart, unless a part of a password would be taken for something that is shown.
-
-    Raises:
-        LogError: a character that parts a URL stands before the @.
-    """
-    scheme, _, rest = url.partition("://")
-    before = "" if scheme.lower() in _FILES else rest.rpartition("@")[0]
-    with contextlib.suppress(ValueError):  # which may show the password
-        if not set(before) & set("/?#[]"):
-            return urlsplit(url)
-    raise LogError(
-        f"a URL of {scheme}:// cannot be taken apart: it has / ? # [ or ] where none may stand, or "
-        "an @ behind the host",
-        hint="percent-encode the password, and an @ elsewhere: %2F %3F %23 %5B %5D %40",
-    )
+    def _without_driver(self, package: str) -> Exception:
+        scheme = self.shown.partition("://")[0].lower()
+        if scheme.startswith("postgres"):
+            return MissingExtraError(package=package, extra="postgres")
+        return LogError(
+            f"'{self.shown}' needs the package '{package}', which is not installed",
+            hint=f"pip install 'ibis-framework[{scheme}]'",
+        )
 
 
 def database_table(url: str) -> DatabaseTable:
@@ -147,20 +120,22 @@ def database_table(url: str) -> DatabaseTable:
     Raises:
         LogError: it names no table, or a database that cannot be read in batches.
     """
-    parts = url_parts(url)
+    scheme = url.partition("://")[0].lower()
+    parts = url_parts(url, has_server=scheme not in _FILES)
     options = parse_qs(parts.query)
     [table] = options.pop("table", [""])[-1:]
     shown = _without_secrets(parts, table)
-    if parts.scheme in _WITHOUT_TABLES:
+    _require_known(scheme, shown)
+    if scheme in _WITHOUT_TABLES:
         raise LogError(
-            f"'{shown}' names no stored table: {parts.scheme} works in memory",
+            f"'{shown}' names no stored table: {scheme} works in memory",
             hint="give the table itself in Python, or write it as Parquet",
         )
-    if parts.scheme in _FILES:
+    if scheme in _FILES:
         file = Path(parts.netloc + parts.path)
         if not file.is_file():  # to connect would make one
             raise LogError(f"'{shown}': there is no file '{file}'")
-        options |= {"read_only": ["True"]} if parts.scheme == "duckdb" else {}
+        options |= {"read_only": ["True"]} if scheme == "duckdb" else {}
     if not table:
         raise LogError(
             f"'{shown}' names no table",
@@ -168,9 +143,28 @@ def database_table(url: str) -> DatabaseTable:
         )
     schema, _, name = table.rpartition(".")
     rest = parts._replace(query=urlencode(options, doseq=True)).geturl()
-    values = [value for values in options.values() for value in values]
-    secrets = [parts.password or "", unquote_plus(parts.password or ""), *values]
-    return DatabaseTable(shown, name, schema or None, rest, tuple(filter(None, secrets)))
+    secrets = secrets_of(rest, parts, shown=shown)
+    return DatabaseTable(shown, name, schema or None, rest, secrets)
+
+
+def _require_known(scheme: str, shown: str) -> None:
+    known = {"postgresql", *(one.name for one in entry_points(group="ibis.backends"))}
+    if scheme not in known:
+        raise LogError(
+            f"'{shown}': {scheme}:// is neither a database nor a place of files",
+            hint="a log is a path, file://, https://, s3:// or gs://, or a table of a database: "
+            "postgres://user@host/database?table=clicks",
+        )
+
+
+def _missing_package(error: BaseException | None) -> str | None:
+    """Return the package whose lack is behind an error, if any is."""
+    lacking = None
+    while error is not None:
+        if isinstance(error, ImportError):
+            lacking = error.name or lacking or str(error).splitlines()[0]
+        error = error.__cause__ or error.__context__
+    return lacking
 
 
 def _without_secrets(parts: SplitResult, table: str) -> str:
@@ -192,7 +186,7 @@ def _fields(table: ir.Table) -> dict[str, pa.Field]:
 
 
 def _read_as(type_: dt.DataType, engine: str) -> pa.DataType:
-    """Return the type in which a column is read; for what a client makes of it on its own, text."""
+    """Return the type in which a column is read; text for types of the client's own."""
     is_number = type_.is_integer() or type_.is_floating()
     if type_.is_uuid() or (engine == "sqlite" and not is_number):  # it has no other types
         return pa.string()

@@ -1,10 +1,9 @@
-"""Which files a log consists of, and whether each is what its name says."""
+"""One file of a log: what its name promises, and whether its content keeps it."""
 
 from __future__ import annotations
 
-import glob
-import os
-from collections.abc import Sequence
+import codecs
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -14,13 +13,27 @@ import pyarrow.parquet as pq
 
 from crossfeed.errors import LogError
 
-__all__ = ["HEAD_BYTES", "Format", "LogFile", "check_content", "find_files", "read_head"]
+__all__ = [
+    "ALLOWED",
+    "HEAD_BYTES",
+    "Format",
+    "LogFile",
+    "check_content",
+    "encoding_problem",
+    "format_of",
+    "has_mark",
+    "raise_all",
+    "read_head",
+]
 
 Format = Literal["Parquet", "CSV", "JSONL"]
 Compression = Literal["gzip", "zstd"]
 
 HEAD_BYTES = 1 << 20
 """How much of a text file is looked at before it is read."""
+
+ALLOWED = ".parquet, .csv, .tsv or .jsonl; the text formats also with .gz or .zst"
+"""How the name of a log's file may end."""
 
 _FORMATS: dict[str, Format] = {
     ".parquet": "Parquet",
@@ -31,7 +44,6 @@ _FORMATS: dict[str, Format] = {
     ".ndjson": "JSONL",
 }
 _COMPRESSIONS: dict[str, Compression] = {".gz": "gzip", ".zst": "zstd"}
-_ALLOWED = ".parquet, .csv, .tsv or .jsonl; the text formats also with .gz or .zst"
 _MAGIC = {
     b"PAR1": "Parquet",
     b"\x1f\x8b": "gzip",
@@ -40,6 +52,7 @@ _MAGIC = {
     b"\xff\xfe": "text in UTF-16",
     b"\xfe\xff": "text in UTF-16",
 }
+_EMPTY = "is empty"
 
 
 @dataclass(frozen=True)
@@ -49,97 +62,20 @@ class LogFile:
     path: Path
     format: Format
     compression: Compression | None
+    url: str | None = None
+    """Where a file was fetched from, without secrets."""
+    fetched: object = None
+    """Keeps the fetched copy at `path`, while the file is in use."""
 
     @property
     def name(self) -> str:
         """Return the path as messages and the quarantine show it."""
-        return str(self.path)
+        return self.url or str(self.path)
 
 
-def find_files(logs: Sequence[str | Path]) -> list[LogFile]:
-    """Resolve files, folders and globs to the files of a log, in their order.
-
-    The files of a folder or glob come sorted by path; hidden files, names that begin with `_`
-    and, in a folder, files of other formats are left out.
-
-    Raises:
-        LogError: naming every path that does not exist, matches nothing or is no log.
-    """
-    files: list[LogFile] = []
-    problems: list[str] = []
-    for log in logs:
-        try:
-            files.extend(_resolve(log))
-        except LogError as error:
-            problems.append(error.message)
-    if not logs:
-        problems.append("no log was given")
-    formats = sorted({file.format for file in files})
-    if len(formats) > 1:
-        problems.append(f"the files of one log have one format; these are {', '.join(formats)}")
-    paths = [os.path.realpath(file.path) for file in files]
-    problems += [f"'{path}' is given twice" for path in sorted(set(paths)) if paths.count(path) > 1]
-    _raise(problems, hint=f"a log is one file, a folder or a glob of files that end in {_ALLOWED}")
-    return files
-
-
-def check_content(files: Sequence[LogFile]) -> None:
-    """Look into every file: is it complete, and is it what its name says?
-
-    Raises:
-        LogError: naming every file that is not.
-    """
-    problems = []
-    for file in files:
-        problem = _content_problem(file)
-        if problem:
-            problems.append(f"'{file.name}' {problem}")
-    _raise(problems, hint="rename the file by its format, or fetch it again if it was cut short")
-
-
-def read_head(file: LogFile) -> str:
-    """Return the beginning of a text file, decompressed; bytes that are not UTF-8 are replaced."""
-    return _head_bytes(file).decode("utf-8-sig", errors="replace")
-
-
-def _resolve(log: str | Path) -> list[LogFile]:
-    path = Path(log)
-    if path.is_dir():
-        return _folder_files(path)
-    if path.exists():
-        return [_log_file(path)]
-    if glob.has_magic(str(log)):
-        matches = [Path(match) for match in sorted(glob.glob(str(log), recursive=True))]
-        files = [match for match in matches if match.is_file() and not _hidden(match)]
-        if not files:
-            raise LogError(f"no file matches '{log}'")
-        return [_log_file(file) for file in files]
-    raise LogError(f"there is no file '{log}'")
-
-
-def _folder_files(folder: Path) -> list[LogFile]:
-    found = sorted(
-        path
-        for path in folder.rglob("*")
-        if path.is_file() and not any(map(_hidden, _below(folder, path)))
-    )
-    files = [_log_file(path) for path in found if _format_of(path)]
-    if not files:
-        others = ", ".join(path.name for path in found[:5]) or "nothing"
-        raise LogError(f"the folder '{folder}' holds no log; it holds: {others}")
-    return files
-
-
-def _below(folder: Path, path: Path) -> list[Path]:
-    return [Path(part) for part in path.relative_to(folder).parts]
-
-
-def _hidden(path: Path) -> bool:
-    return path.name.startswith((".", "_"))
-
-
-def _format_of(path: Path) -> tuple[Format, Compression | None] | None:
-    suffixes = [suffix.lower() for suffix in path.suffixes]
+def format_of(name: str) -> tuple[Format, Compression | None] | None:
+    """Return what the name of a file promises, None if it is no log by its name."""
+    suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     compression = _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     if compression:
         suffixes.pop()
@@ -149,14 +85,54 @@ def _format_of(path: Path) -> tuple[Format, Compression | None] | None:
     return format_, compression
 
 
-def _log_file(path: Path) -> LogFile:
-    shown = os.fsencode(path).decode(errors="replace")
-    if shown != str(path):
-        raise LogError(f"the name of '{shown}' is not UTF-8: rename the file")
-    known = _format_of(path)
-    if known is None:
-        raise LogError(f"'{path}' is not a log by its name, which must end in {_ALLOWED}")
-    return LogFile(path, known[0], known[1])
+def check_content(files: Sequence[LogFile]) -> tuple[LogFile, ...]:
+    """Look into every file: is it complete, and is it what its name says?
+
+    Returns the files that are not empty, unless all are.
+
+    Raises:
+        LogError: naming every file that is not.
+    """
+    found = {file: _content_problem(file) for file in files}
+    empty = [file for file, problem in found.items() if problem == _EMPTY]
+    if len(empty) < len(files):
+        found = {file: problem for file, problem in found.items() if problem != _EMPTY}
+    problems = [f"'{file.name}' {problem}" for file, problem in found.items() if problem]
+    raise_all(problems, hint="rename the file by its format, or fetch it again if it was cut short")
+    return tuple(found)
+
+
+def read_head(file: LogFile) -> str:
+    """Return the beginning of a text file, decompressed; bytes that are not UTF-8 are replaced."""
+    return _head_bytes(file).decode("utf-8-sig", errors="replace")
+
+
+def has_mark(file: LogFile) -> bool:
+    """Return whether a text file begins with the mark that some programs put before UTF-8."""
+    return _head_bytes(file).startswith(codecs.BOM_UTF8)
+
+
+def encoding_problem(file: LogFile) -> str | None:
+    """Return in which encoding a text file seems to be, None if it is UTF-8."""
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    for block in _blocks(file):
+        try:
+            decoder.decode(block)
+        except UnicodeDecodeError:
+            # Bytes from 80 to 9f are letters and quotes in Windows-1252 alone.
+            windows = any(0x80 <= byte <= 0x9F for byte in block)
+            return "WINDOWS-1252" if windows else "ISO-8859-1"
+    return None
+
+
+def raise_all(problems: Sequence[str], *, hint: str) -> None:
+    """Raise one error that names all problems, if there are any.
+
+    Raises:
+        LogError: there is a problem.
+    """
+    if problems:
+        raise LogError("\n".join(problems), hint=hint)
 
 
 def _content_problem(file: LogFile) -> str | None:
@@ -166,7 +142,7 @@ def _content_problem(file: LogFile) -> str | None:
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     if not start:
-        return "is empty"
+        return _EMPTY
     promised = file.compression or file.format
     found = next((kind for magic, kind in _MAGIC.items() if start.startswith(magic)), "text")
     if found != (promised if promised in _MAGIC.values() else "text"):
@@ -189,9 +165,8 @@ def _compression_problem(file: LogFile) -> str | None:
     if file.compression is None:
         return None
     try:
-        with pa.CompressedInputStream(pa.OSFile(str(file.path)), file.compression) as stream:
-            while stream.read(HEAD_BYTES):
-                pass
+        for _ in _blocks(file):
+            pass
     except OSError as error:
         return f"is not complete {file.compression}: {error}"
     return None
@@ -203,7 +178,7 @@ def _text_problem(file: LogFile) -> str | None:
         return f"is named as {file.format}, but its content is binary"
     text = head.decode("utf-8-sig", errors="replace").lstrip()
     if not text:
-        return "is empty"
+        return _EMPTY
     if file.format == "CSV" and text.startswith("{"):
         return "is named as CSV, but its content is JSON"
     if file.format == "JSONL" and text.startswith("["):
@@ -214,13 +189,16 @@ def _text_problem(file: LogFile) -> str | None:
 
 
 def _head_bytes(file: LogFile) -> bytes:
-    if file.compression is None:
-        with file.path.open("rb") as stream:
-            return stream.read(HEAD_BYTES)
-    with pa.CompressedInputStream(pa.OSFile(str(file.path)), file.compression) as stream:
-        return bytes(stream.read(HEAD_BYTES))
+    return next(_blocks(file), b"")
 
 
-def _raise(problems: Sequence[str], *, hint: str) -> None:
-    if problems:
-        raise LogError("\n".join(problems), hint=hint)
+def _blocks(file: LogFile) -> Iterator[bytes]:
+    """Yield a file's content, decompressed."""
+    with pa.OSFile(str(file.path)) as raw:
+        if file.compression is None:
+            while block := raw.read(HEAD_BYTES):
+                yield bytes(block)
+            return
+        with pa.CompressedInputStream(raw, file.compression) as stream:
+            while block := stream.read(HEAD_BYTES):
+                yield bytes(block)

@@ -3,11 +3,12 @@
 A typed column keeps its type. JSON keeps its own: the string "7" is text, the number 7 an integer.
 The ids of a CSV are integers only if every one of them is written as an integer is ("7", not "007",
 "+7" or "7.0"); otherwise all of them are text. Floating-point ids, into which pandas turns integers
-with gaps, are integers if all of them are whole.
+with gaps, are integers if all of them are whole; `cleaning` knows them in a CSV.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
@@ -18,20 +19,21 @@ from crossfeed.data.engines.sql import quoted_name
 from crossfeed.data.logs.files import Format
 from crossfeed.errors import LogError
 
-__all__ = ["IdRule", "common_type", "id_rule"]
+__all__ = ["IdRule", "common_type", "domain_text", "id_rule"]
 
 _INTEGERS = {
-    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT"),
-    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT"),
+    *("TINYINT", "SMALLINT", "INTEGER", "BIGINT", "HUGEINT"),
+    *("UTINYINT", "USMALLINT", "UINTEGER", "UBIGINT", "UHUGEINT"),
 }
 _FLOATS = {"FLOAT", "DOUBLE"}
-_TEXTS = {"VARCHAR", "UUID"}
+_TEXTS = {"VARCHAR", "UUID", "BLOB"}
+_DECIMAL = re.compile(r"DECIMAL\(\d+,(\d+)\)")
 _LARGEST_WHOLE = 2**53
 
 
 @dataclass(frozen=True)
 class IdRule:
-    """What the ids of a column are and the SQL that makes them."""
+    """The kind of a column's ids and the SQL that makes them."""
 
     kind: Literal["integer", "text"]
     expression: str
@@ -46,6 +48,17 @@ def common_type(types: Collection[str]) -> str | None:
     if families == {"text"}:
         return "VARCHAR"
     return "DOUBLE" if families in ({"float"}, {"integer", "float"}) else None
+
+
+def domain_text(name: str, type_: str) -> str:
+    """Return the SQL that makes a domain of a value: 1.0 is the domain 1, as the integer 1 is."""
+    text = f"CAST({name} AS VARCHAR)"
+    if _family(type_) != "float":
+        return text if type_ != "VARCHAR" else name
+    whole = f"CAST(CAST({name} AS DECIMAL(38, 0)) AS VARCHAR)"
+    missing = f"WHEN isnan({name}) THEN NULL " if type_ in _FLOATS else ""
+    is_whole = f"{name} = trunc({name}) AND abs({name}) < 1e18"
+    return f"CASE {missing}WHEN {is_whole} THEN {whole} ELSE {text} END"
 
 
 def id_rule(
@@ -100,7 +113,8 @@ def _float_rule(count: _Counter, column: str) -> IdRule:
 
 def _json_rule(count: _Counter, column: str) -> IdRule:
     name = quoted_name(column)
-    texts, integers = count(f"{name} LIKE '\"%'"), count(_canonical(name))
+    number = f"regexp_replace({name}, '^(-?\\d+)\\.0+$', '\\1')"  # 7.0 is the number 7
+    texts, integers = count(f"{name} LIKE '\"%'"), count(_canonical(number))
     if texts and integers:
         raise LogError(
             f"the column '{column}' mixes ids of two types: strings in {texts} rows, integers in "
@@ -110,7 +124,7 @@ def _json_rule(count: _Counter, column: str) -> IdRule:
     if texts:
         unquoted = f"json_extract_string({name}, '$')"
         return IdRule("text", f"CASE WHEN {name} LIKE '\"%' THEN nullif({unquoted}, '') END")
-    return IdRule("integer", f"CASE WHEN {_canonical(name)} THEN CAST({name} AS BIGINT) END")
+    return IdRule("integer", f"CASE WHEN {_canonical(number)} THEN CAST({number} AS BIGINT) END")
 
 
 def _canonical(name: str) -> str:
@@ -121,6 +135,8 @@ def _canonical(name: str) -> str:
 def _family(type_: str) -> str:
     if type_ in _INTEGERS:
         return "integer"
+    if decimal := _DECIMAL.fullmatch(type_):
+        return "float" if int(decimal[1]) else "integer"
     if type_ in _FLOATS:
         return "float"
     return "text" if type_ in _TEXTS or type_.startswith("ENUM") else type_

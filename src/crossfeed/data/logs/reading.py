@@ -15,26 +15,31 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.duckdb_engine import DuckDBEngine
 from crossfeed.data.engines.sql import names, quoted_name, quoted_text
-from crossfeed.data.logs.clicks import check_positive, columns_in, typed_columns
-from crossfeed.data.logs.formats import UNTYPED, Input, Rejects
+from crossfeed.data.logs.cleaning import Cleaned, clean
+from crossfeed.data.logs.clicks import columns_in, typed_columns
+from crossfeed.data.logs.files import encoding_problem
 from crossfeed.data.logs.ids import IdRule, id_rule
-from crossfeed.data.logs.opening import Log
+from crossfeed.data.logs.inputs import UNTYPED, Input, Rejects
+from crossfeed.data.logs.opening import Log, label_error
 from crossfeed.data.logs.times import TimeRule, time_rule
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
-__all__ = ["LogRows", "read_log", "reading", "require_readable"]
+__all__ = ["LogRows", "encoding_notes", "read_log", "reading", "require_readable"]
 
 _STAGED = "staged_log"
+_CLEANED = "cleaned_log"
 _PARSED = "parsed_log"
 _QUARANTINE = "quarantine"
 _READABLE = "readable_log"
+_MALFORMED = "malformed row"
+_NOT_UTF_8 = "not UTF-8"
 _BEHIND = (
     "(SELECT count(*) FROM malformed m "
     "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
 )
 """The malformed rows that stand before one, which was numbered without them."""
 _OF_THE_SCRATCH = (duckdb.IOException, duckdb.OutOfMemoryException, duckdb.FatalException)
-"""What disk and memory fail with; a log's file can only be at fault where it is named."""
+"""Errors of disk and memory; a log's file can only be at fault if it is named."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +61,10 @@ class LogRows:
     time_unit: str
     user_ids: str
     item_ids: str
+    encodings: dict[str, str]
+    """File name -> its probable encoding, if its text is not UTF-8."""
+    notes: tuple[str, ...]
+    """Values that were read differently from how they are written."""
 
 
 def read_log(engine: DuckDBEngine, log: Log, config: DataConfig) -> LogRows:
@@ -68,18 +77,21 @@ def read_log(engine: DuckDBEngine, log: Log, config: DataConfig) -> LogRows:
     connection = engine.connection
     with reading(log):
         rejects = _stage(engine, log)
+        cleaned = clean(
+            connection, log, staged=_STAGED, into=_CLEANED, missing_values=config.missing_values
+        )
         users, items = (
             id_rule(
                 connection,
                 log.roles[role],
-                table=_STAGED,
+                table=_CLEANED,
                 staged_type=log.staged[log.roles[role]],
                 format_=log.format,
             )
             for role in ("user_id", "item_id")
         )
         times = _time_rule(connection, log, config)
-        _parse(connection, log, users, items, times)
+        _parse(connection, log, config, cleaned, users, items, times)
         total, clicked, unreadable = _count(connection, log)
         malformed = _number_malformed(connection, log, rejects)
         _set_apart(connection, log)
@@ -96,6 +108,8 @@ def read_log(engine: DuckDBEngine, log: Log, config: DataConfig) -> LogRows:
         time_unit=times.unit,
         user_ids=users.kind,
         item_ids=items.kind,
+        encodings=_encodings(connection, log),
+        notes=cleaned.notes,
     )
 
 
@@ -137,7 +151,29 @@ def require_readable(rows: LogRows, config: DataConfig) -> None:
     raise QuarantineError(
         f"{bad} of {rows.total} rows cannot be read, more than data.max_quarantine_share = "
         f"{config.max_quarantine_share:g} allows:\n{reasons}",
-        hint="mend the log, map other columns with data.columns, or raise the share",
+        hint=_hint(rows),
+    )
+
+
+def _hint(rows: LogRows) -> str:
+    for file, encoding in rows.encodings.items():
+        return (
+            f"'{file}' is not UTF-8; it looks like {encoding}: iconv -f {encoding} -t UTF-8 "
+            "OLD > NEW"
+        )
+    if any("written as" in reason for reason in rows.quarantined):
+        return (
+            "mend the log, or raise the share; data.missing_values says which words stand for a "
+            "missing value"
+        )
+    return "mend the log, map other columns with data.columns, or raise the share"
+
+
+def encoding_notes(rows: LogRows) -> tuple[str, ...]:
+    """Return a sentence about each file that is not UTF-8."""
+    return tuple(
+        f"'{file}' is not UTF-8; it looks like {encoding}"
+        for file, encoding in rows.encodings.items()
     )
 
 
@@ -158,7 +194,9 @@ def _stage(engine: DuckDBEngine, log: Log) -> list[Rejects]:
         for number, input_ in enumerate(log.inputs):
             rejects = Rejects(f"rejects_{number}", f"reject_scans_{number}")
             present = [name for name in log.staged if name in input_.columns]
-            select = input_.select(connection, present, ids=ids, rejects=rejects)
+            select = input_.select(
+                connection, present, ids=ids, domain=log.roles["domain"], rejects=rejects
+            )
             into = f"(crossfeed_file, crossfeed_row, crossfeed_malformed, {names(present)})"
             with (
                 reading(dataclasses.replace(log, inputs=(input_,))),
@@ -173,10 +211,13 @@ def _stage(engine: DuckDBEngine, log: Log) -> list[Rejects]:
 
 def _stays_in_its_files(log: Log) -> bool:
     """Return whether a log need not be copied: it is Parquet, alike in all files, and has times."""
-    types = [[input_.columns.get(name) for name in log.staged] for input_ in log.inputs]
-    return (
-        log.format == "Parquet" and "timestamp" in log.roles and all(t == types[0] for t in types)
-    )
+    if log.format != "Parquet" or "timestamp" not in log.roles:
+        return False
+    alike = [
+        [(one.columns.get(name), name in one.values) for name in log.staged] for one in log.inputs
+    ]
+    renamed = any(name in one.own_names for one in log.inputs for name in log.staged)
+    return not renamed and all(one == alike[0] for one in alike)
 
 
 def _view_parquet(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
@@ -184,7 +225,7 @@ def _view_parquet(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
         quoted_text(glob.escape(str(input_.file.path))) for input_ in log.inputs if input_.file
     )
     columns = ", ".join(
-        f"CAST({quoted_name(name)} AS {type_}) AS {quoted_name(name)}"
+        f"CAST({_view_value(log, name)} AS {type_}) AS {quoted_name(name)}"
         for name, type_ in log.staged.items()
     )
     connection.execute(
@@ -194,6 +235,15 @@ def _view_parquet(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
     )
 
 
+def _view_value(log: Log, name: str) -> str:
+    """Return the SQL of a column in all files; what their folders name is looked up by file."""
+    is_domain = name == log.roles["domain"]
+    if name not in log.inputs[0].values:
+        return log.inputs[0].value(name, is_domain=is_domain)
+    values = ", ".join(one.value(name, is_domain=is_domain) for one in log.inputs)
+    return f"[{values}][file_index + 1]"
+
+
 def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConfig) -> TimeRule:
     if "timestamp" not in log.roles:
         return TimeRule(ROW_ORDER, "rowid")
@@ -201,26 +251,36 @@ def _time_rule(connection: duckdb.DuckDBPyConnection, log: Log, config: DataConf
     return time_rule(
         connection,
         column,
-        table=_STAGED,
+        table=_CLEANED,
         staged_type=log.staged[column],
         unit=config.time_unit,
+        format_=config.time_format,
         possible=log.possible,
     )
 
 
 def _parse(
-    connection: duckdb.DuckDBPyConnection, log: Log, users: IdRule, items: IdRule, times: TimeRule
+    connection: duckdb.DuckDBPyConnection,
+    log: Log,
+    config: DataConfig,
+    cleaned: Cleaned,
+    users: IdRule,
+    items: IdRule,
+    times: TimeRule,
 ) -> None:
     """Make the uniform rows, each with the reason why it cannot be read, if so."""
-    own = _own_columns(connection, log, users, items)
-    problems = {**_raw_problems(log, times), **_parsed_problems(log, users, items, times)}
+    own = _own_columns(connection, log, config, users, items)
+    problems = {
+        **_raw_problems(log, cleaned, times),
+        **_parsed_problems(log, users, items, times),
+    }
     cases = " ".join(f"WHEN {found} THEN {quoted_text(why)}" for why, found in problems.items())
     uniform = (
         f"SELECT crossfeed_file, crossfeed_row, "
         f"{users.expression} AS crossfeed_user, {items.expression} AS crossfeed_item, "
         f"nullif({quoted_name(log.roles['domain'])}, '') AS crossfeed_domain, "
         f"{times.expression} AS crossfeed_time, CASE {cases} END AS crossfeed_reason, "
-        f"{' OR '.join(problems.values())} AS crossfeed_unreadable{own} FROM {_STAGED}"
+        f"{' OR '.join(problems.values())} AS crossfeed_unreadable{own} FROM {_CLEANED}"
     )
     connection.execute(
         f"CREATE OR REPLACE VIEW {_PARSED} AS SELECT crossfeed_file AS log_file, "
@@ -265,28 +325,50 @@ def _rows(engine: DuckDBEngine, log: Log, *, unreadable: int, malformed: int) ->
 
 
 def _own_columns(
-    connection: duckdb.DuckDBPyConnection, log: Log, users: IdRule, items: IdRule
+    connection: duckdb.DuckDBPyConnection,
+    log: Log,
+    config: DataConfig,
+    users: IdRule,
+    items: IdRule,
 ) -> str:
     """Return the log's columns that `data.positive` names, with the types their values suggest."""
+    values = {}
     types = {name: log.staged[name] for name in columns_in(log.positive, log.staged)}
-    if log.format in ("CSV", "JSONL"):
-        types = typed_columns(connection, _STAGED, types)
-    values = {name: f"CAST({quoted_name(name)} AS {type_})" for name, type_ in types.items()}
+    for name, type_ in types.items():
+        own = f"CAST({quoted_name(name)} AS {type_})"
+        is_float = type_ in ("FLOAT", "DOUBLE")  # not a number is neither more nor less than one
+        values[name] = f"CASE WHEN NOT isnan({own}) THEN {own} END" if is_float else own
     for role, rule in (("user_id", users), ("item_id", items)):
         if log.roles[role] in values:
             types[log.roles[role]] = "BIGINT" if rule.kind == "integer" else "VARCHAR"
             values[log.roles[role]] = rule.expression
-    check_positive(connection, log.positive, types)
+    ids = {log.roles["user_id"], log.roles["item_id"]}
+    untyped = [name for name in types if name in log.untyped and name not in ids]
+    try:
+        typed = typed_columns(
+            connection,
+            _CLEANED,
+            untyped,
+            expression=log.positive,
+            known={name: type_ for name, type_ in types.items() if name not in untyped},
+            missing_values=config.missing_values if log.format == "CSV" else (),
+        )
+    except ConfigError as error:
+        raise label_error(error, log.roles, config, None) from None
+    values |= {name: value for name, (_, value) in typed.items()}
     return "".join(f", {value} AS {quoted_name(name)}" for name, value in values.items())
 
 
-def _raw_problems(log: Log, times: TimeRule) -> dict[str, str]:
+def _raw_problems(log: Log, cleaned: Cleaned, times: TimeRule) -> dict[str, str]:
     """Return the SQL of each reason why a row cannot be read, as far as its raw columns tell."""
-    problems = {"malformed row": "crossfeed_malformed"}
+    problems = {_MALFORMED: "crossfeed_malformed"}
     roles = ["user_id", "item_id", "domain"]
     if times.unit != ROW_ORDER:
         roles.append("timestamp")
     for role in roles:
+        for word in cleaned.words.get(role, ()):
+            found = f"coalesce({cleaned.word_column(role)} = {quoted_text(word)}, false)"
+            problems[f"missing {role}, written as {word}"] = found
         name = quoted_name(log.roles[role])
         empty = (
             f" OR {name} = '' OR {name} = '\"\"'" if log.staged[log.roles[role]] == UNTYPED else ""
@@ -314,14 +396,17 @@ def _number_malformed(
     """Count the rows of CSV files that do not parse, to give those behind them their number."""
     connection.execute(
         "CREATE OR REPLACE TABLE malformed "
-        "(log_file INTEGER, log_row BIGINT, accepted_before BIGINT)"
+        "(log_file INTEGER, log_row BIGINT, accepted_before BIGINT, reason VARCHAR)"
     )
     for number, reject in enumerate(rejects):
+        before = _lines_before(log.inputs[number])
         _require_closed_quotes(connection, log.inputs[number], reject)
         connection.execute(
-            f"INSERT INTO malformed SELECT {number}, line - 1, "
-            "line - 1 - row_number() OVER (ORDER BY line) "
-            f"FROM (SELECT DISTINCT line FROM {reject.table})"
+            f"INSERT INTO malformed SELECT {number}, line - {before}, "
+            f"line - {before} - row_number() OVER (ORDER BY line), "
+            f"CASE WHEN encoded THEN '{_NOT_UTF_8}' ELSE '{_MALFORMED}' END FROM "
+            "(SELECT line, bool_or(error_type = 'INVALID ENCODING') AS encoded "
+            f"FROM {reject.table} GROUP BY line)"
         )
     [[count]] = connection.execute("SELECT count(*) FROM malformed").fetchall()
     return int(count)
@@ -337,7 +422,7 @@ def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
         "SELECT number AS file_number, name AS file, row, reason "
         f"FROM (SELECT log_file, log_row + {_BEHIND} AS row, reason FROM {_PARSED} p "
         "WHERE reason IS NOT NULL UNION ALL "
-        "SELECT log_file, log_row, 'malformed row' FROM malformed) "
+        "SELECT log_file, log_row, reason FROM malformed) "
         f"JOIN (VALUES {files}) files (number, name) ON number = log_file"
     )
 
@@ -353,10 +438,26 @@ def _require_closed_quotes(
     [line] = connection.execute(query).fetchall()[0]
     if line is not None:
         raise LogError(
-            f"'{input_.name}' has a quote that is not closed in row {line - 1}; what stands behind "
-            "it cannot be told apart",
+            f"'{input_.name}' has a quote that is not closed in row "
+            f"{line - _lines_before(input_)}; what stands behind it cannot be told apart",
             hint='close the quote; a quote within a value is written twice: "a ""good"" one"',
         )
+
+
+def _lines_before(input_: Input) -> int:
+    return input_.layout.lines_before if input_.layout else 0
+
+
+def _encodings(connection: duckdb.DuckDBPyConnection, log: Log) -> dict[str, str]:
+    """Return what files with malformed rows seem to be written in, where that is not UTF-8."""
+    query = f"SELECT DISTINCT file FROM {_QUARANTINE} WHERE reason IN (?, ?)"
+    named = {file for (file,) in connection.execute(query, [_MALFORMED, _NOT_UTF_8]).fetchall()}
+    found = {
+        one.name: encoding_problem(one.file)
+        for one in log.inputs
+        if one.name in named and one.file and one.is_text
+    }
+    return {name: encoding for name, encoding in found.items() if encoding}
 
 
 def _count_quarantine(

@@ -23,7 +23,7 @@ import pyarrow.dataset as pads
 
 from crossfeed.data.engines.engine import BATCH_ROWS
 from crossfeed.data.engines.spark_session import spark_errors, spark_session
-from crossfeed.data.logs.databases import url_parts
+from crossfeed.data.logs.urls import url_parts
 from crossfeed.errors import LogError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def spark_table(url: str) -> SparkTable:
     Raises:
         LogError: it names no table.
     """
-    parts = url_parts(url)
+    parts = url_parts(url, has_server=True)
     [table] = parse_qs(parts.query).get("table", [""])[-1:]
     address = parts.netloc.rpartition("@")[2]
     shown = f"spark://{address}"  # whatever else stands in the URL

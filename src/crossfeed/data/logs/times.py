@@ -1,25 +1,28 @@
 """How the times of a log become milliseconds since 1970 (UTC).
 
 Numbers are seconds, milliseconds, microseconds or nanoseconds: whichever puts the most of them into
-the possible range. Text is such a number or ISO 8601; without an offset it is UTC.
+the possible range. Text is such a number, ISO 8601 or as `data.time_format` says. Times without an
+offset are UTC. What is finer than a millisecond is cut off.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.engines.sql import quoted_name
+from crossfeed.data.engines.sql import quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError
 
 __all__ = [
     "TimeRange",
     "TimeRule",
+    "common_time_type",
     "is_time_type",
     "iso_time",
     "time_range",
@@ -55,7 +58,7 @@ class TimeRule:
     expression: str
     """NULL where the time is missing or cannot be parsed."""
     all_possible: bool = False
-    """Whether every time that there is is known to be possible."""
+    """Whether every existing time is known to be possible."""
 
 
 def time_range(config: DataConfig) -> TimeRange:
@@ -93,6 +96,18 @@ def is_time_type(type_: str) -> bool:
     return type_ in _NUMBERS | {"VARCHAR", "DATE"} or type_.startswith(("TIMESTAMP", "DECIMAL"))
 
 
+def common_time_type(types: Collection[str]) -> str | None:
+    """Return the SQL type that holds the times of all files, None if there is none.
+
+    Numbers of several types are held as text, which keeps nanoseconds exact, as a double does not.
+    """
+    if not all(map(is_time_type, types)):
+        return None
+    if len(types) == 1:
+        return next(iter(types))
+    return "TIMESTAMP WITH TIME ZONE" if all(map(_is_moment, types)) else "VARCHAR"
+
+
 def time_rule(
     connection: duckdb.DuckDBPyConnection,
     column: str,
@@ -100,6 +115,7 @@ def time_rule(
     table: str,
     staged_type: str,
     unit: str,
+    format_: str | None,
     possible: TimeRange,
 ) -> TimeRule:
     """Decide how the times of a staged column are written.
@@ -109,8 +125,10 @@ def time_rule(
         ConfigError: numbers are not in the unit that is asked for.
     """
     name = quoted_name(column)
-    if staged_type == "DATE" or staged_type.startswith("TIMESTAMP"):
-        return TimeRule(staged_type.lower(), f"epoch_ms({name})")
+    if format_ is not None:
+        return _format_rule(connection, column, table, staged_type, format_)
+    if _is_moment(staged_type):
+        return TimeRule(staged_type.lower(), _of_moments(name, staged_type))
     rules = {
         unit_: TimeRule(unit_, expression)
         for unit_, expression in _expressions(name, staged_type).items()
@@ -119,7 +137,7 @@ def time_rule(
     if not rules:
         raise ConfigError(
             f"data.time_unit = {unit!r} is for text, and the times in '{column}' are {staged_type}",
-            hint="numbers are s or ms; auto detects the unit",
+            hint="numbers are s, ms, us or ns; auto detects the unit",
         )
     for rule in rules.values():
         if staged_type in _INTEGERS and _all_possible(connection, name, table, rule, possible):
@@ -129,6 +147,52 @@ def time_rule(
     if counts[best] == 0 and _any_value(connection, name, table):
         raise _no_unit(connection, column, table, list(rules), possible)
     return rules[best]
+
+
+def _is_moment(type_: str) -> bool:
+    return type_ == "DATE" or type_.startswith("TIMESTAMP")
+
+
+def _of_moments(name: str, type_: str) -> str:
+    """Return the SQL that makes milliseconds of dates and timestamps, as of numbers: floored."""
+    if type_ in ("DATE", "TIMESTAMP_S", "TIMESTAMP_MS"):
+        return f"epoch_ms({name})"
+    if type_.endswith("_NS"):
+        return _of_integers(f"epoch_ns({name})")["ns"]
+    return _of_integers(f"epoch_us({name})")["us"]
+
+
+def _format_rule(
+    connection: duckdb.DuckDBPyConnection, column: str, table: str, staged_type: str, format_: str
+) -> TimeRule:
+    """Return the rule of times in a format of their own; digits alone may be a number."""
+    if _is_moment(staged_type):
+        raise ConfigError(
+            f"data.time_format = {format_!r} is for text, and the times in '{column}' are "
+            f"{staged_type}",
+            hint="leave it out",
+        )
+    name = quoted_name(column)
+    is_fraction = staged_type in ("FLOAT", "DOUBLE") or staged_type.startswith("DECIMAL")
+    digits = f"CAST(try_cast({name} AS BIGINT) AS VARCHAR)"
+    text = digits if is_fraction else f"CAST({name} AS VARCHAR)"
+    parsed = f"try_strptime({text}, {quoted_text(format_)})"
+    rule = TimeRule(format_, _of_moments(parsed, "TIMESTAMP"))
+    query = f"SELECT count({rule.expression}), min({text}) FROM {table}"
+    try:
+        [[count, example]] = connection.execute(query).fetchall()
+    except duckdb.Error as error:
+        raise ConfigError(
+            f"data.time_format = {format_!r} is not valid: {str(error).splitlines()[0]}",
+            hint="write it as for strptime: %d.%m.%Y %H:%M",
+        ) from None
+    if not count and example is not None:
+        raise LogError(
+            f"no time in '{column}' is written as data.time_format = {format_!r}; one of them is "
+            f"{example!r}",
+            hint="write it as for strptime: %d.%m.%Y %H:%M",
+        )
+    return rule
 
 
 def _all_possible(
@@ -166,7 +230,7 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
         unit: f"try_cast(floor({number} * {factor}) AS BIGINT)" for unit, factor in _FACTORS.items()
     }
     if staged_type == "VARCHAR":
-        parsed = f"epoch_ms(try_cast({name} AS TIMESTAMPTZ))"
+        parsed = _of_moments(f"try_cast({name} AS TIMESTAMPTZ)", "TIMESTAMP WITH TIME ZONE")
         expressions["iso"] = f"CASE WHEN regexp_matches({name}, '{_ISO}') THEN {parsed} END"
     return expressions
 
@@ -206,6 +270,6 @@ def _no_unit(
     return LogError(
         f"the times in '{column}' cannot be recognised: from {smallest!r} to {largest!r}, none is "
         f"within {possible} as {', '.join(units)}",
-        hint="times are seconds, ms, us or ns since 1970, or ISO 8601; set data.time_unit to "
-        "one of s, ms and iso, or data.time_range if they are right",
+        hint="times are seconds, ms, us or ns since 1970, or ISO 8601; set data.time_format, such "
+        "as '%d.%m.%Y %H:%M', if they are written otherwise, or data.time_range if they are right",
     )

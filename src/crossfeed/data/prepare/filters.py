@@ -1,4 +1,4 @@
-"""Which clicks stay: the repeats policy, the k-core and the smallest domain.
+"""Filters of clicks: the repeats policy, the k-core and the smallest domain.
 
 Clicks are tables of codes: user, item, time, tie (see `tables.encode`).
 """
@@ -18,16 +18,16 @@ from crossfeed.data.engines.engine import Engine
 __all__ = ["ORDER", "Filtered", "drop_repeats", "filter_clicks"]
 
 ORDER = ("time", "tie", "item")
-"""The order of a user's clicks: time, and among equal times a hash of what was clicked."""
+"""The order of a user's clicks: time, and among equal times a hash of the item."""
 
 
 @dataclass(frozen=True)
 class Filtered:
-    """The clicks that stay and how many were dropped for which reason."""
+    """The clicks that stay, and the number of dropped clicks by reason."""
 
     clicks: ir.Table
     users: ir.Table
-    """user, events: the clicks that stay by user"""
+    """user, events: the clicks that stay, by user"""
     items: ir.Table
     """item, events: the same by item"""
     dropped: dict[str, int]
@@ -39,7 +39,7 @@ def drop_repeats(
     """Keep one click of each (user, item), or of each (user, item, *within)."""
     if policy == "keep":
         return clicks
-    # The tie is the same for all clicks of a user on an item, so that time alone decides.
+    # All clicks of a user on an item have the same tie, so only time decides.
     grouped = clicks.group_by(["user", "item", *within]).agg(
         time=clicks["time"].min() if policy == "first" else clicks["time"].max(),
         tie=clicks["tie"].min(),
@@ -72,9 +72,9 @@ def filter_clicks(
 def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
     """Drop rare users and items until none is left.
 
-    The clicks are counted once and never written. Rounds follow what each loss takes from the
-    other side: the few clicks of the users that have become rare, then those of the items, and so
-    on. The clicks that stay are an expression.
+    The clicks are counted once and never written. Each round follows the losses to the other side:
+    the few clicks of the users that have become rare, then those of the items, and so on. The
+    clicks that stay are an expression.
     """
     users = _Side(engine, clicks, "user", config.min_user_events)
     items = _Side(engine, clicks, "item", config.min_item_events)
@@ -90,7 +90,7 @@ def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
 
 
 class _Side:
-    """The users, or the items, of a k-core: the counts of those that are left, and the others."""
+    """The users, or the items, of a k-core: the counts of those that stay, and the dropped ones."""
 
     def __init__(self, engine: Engine, clicks: ir.Table, key: str, least: int) -> None:
         self._engine, self._key, self._least = engine, key, least
@@ -99,7 +99,7 @@ class _Side:
         """key, events"""
 
     def drop_rare(self, clicks: ir.Table, other: _Side) -> int:
-        """Drop those with too few clicks and take these from the other side's counts."""
+        """Drop those with too few clicks, also from the other side's counts."""
         rare = self._engine.keep(
             self.counts.filter(self.counts["events"] < self._least).select(self._key)
         )
@@ -111,7 +111,7 @@ class _Side:
         return other.take(clicks.semi_join(rare, self._key))
 
     def take(self, clicks: ir.Table) -> int:
-        """Take clicks from the counts, apart from those whose user or item is gone already."""
+        """Subtract clicks from the counts, except those of dropped users or items."""
         taken = clicks.group_by(self._key).agg(taken=lambda table: table.count())
         taken = self._engine.keep(taken.semi_join(self.counts, self._key))
         joined = self.counts.left_join(taken, self._key)
@@ -122,13 +122,13 @@ class _Side:
         return int(row["taken"] or 0)
 
     def without_gone(self, clicks: ir.Table) -> ir.Table:
-        """Return the clicks of those that are left."""
+        """Return the clicks of the users or items that stay."""
         if not self._gone:
             return clicks
         return clicks.anti_join(self._engine.keep(ibis.union(*self._gone)), self._key)
 
     def present(self) -> ir.Table:
-        """Return the counts of those with a click, whatever the smallest count."""
+        """Return the counts of all with a click, without a threshold."""
         return self.counts.filter(self.counts["events"] > 0)
 
     def _replace(self, counts: ir.Table) -> None:
@@ -138,7 +138,7 @@ class _Side:
 
 @dataclass(frozen=True)
 class _Small:
-    """The items of the domains that are too small, and their clicks."""
+    """The items of too small domains, and their clicks."""
 
     items: ir.Table
     events: int

@@ -1,4 +1,4 @@
-"""What a dataset states of itself: counts, reasons, rules and hashes."""
+"""The manifest of a dataset: counts, reasons, rules and hashes."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -16,13 +17,23 @@ import crossfeed
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engines.choice import DUCKDB, require_engine
-from crossfeed.data.logs import Log, LogRows, Logs, open_log, read_log, reading, require_readable
+from crossfeed.data.logs import (
+    Log,
+    LogRows,
+    Logs,
+    encoding_notes,
+    open_log,
+    read_log,
+    reading,
+    require_readable,
+)
 from crossfeed.data.prepare.manifest import make_manifest
 from crossfeed.data.prepare.split import SPLITS, Split, SplitInput
 from crossfeed.data.prepare.stages import Stages, open_stages
 from crossfeed.data.prepare.tables import Coded, encode, index, write_parquet, write_tables
 from crossfeed.errors import LogError
-from crossfeed.files import atomic_folder, require_free_folder, write_json
+from crossfeed.files import atomic_folder, write_json
+from crossfeed.outputs import DATASET, require_apart, require_folder
 
 __all__ = ["prepare"]
 
@@ -48,14 +59,14 @@ def prepare(
         config: columns, clicks, filters and split; the defaults if None.
         source: a key of `crossfeed.data.sources.SOURCES`, for data in a layout of its own.
         overwrite: whether an existing `out` is replaced.
-        memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk
-            beside `out`. None is 3 GiB, or half of a smaller machine's.
+        memory_limit: memory limit of the engine, such as "2GiB"; beyond it the engine spills to
+            disk beside `out`. None is 3 GiB, or half of a smaller machine's.
         engine: "duckdb", which is embedded; "spark", in the active session or on this machine; or
             a Spark master, such as "spark://host:7077". The dataset is the same.
 
     Raises:
         MissingExtraError: the engine is not installed.
-        LogError: the log cannot be used, or nothing of it is left.
+        LogError: the log is not usable, or no event is left.
         QuarantineError: too many of its rows cannot be read.
         ConfigError: a setting does not fit the log.
         OutputError: `out` exists or cannot be written.
@@ -63,17 +74,18 @@ def prepare(
     config = config or DataConfig()
     out = Path(out)
     require_engine(engine)
-    require_free_folder(out, overwrite=overwrite)
+    require_folder(out, DATASET, inputs=_paths(logs), overwrite=overwrite)
     with _Progress("prepare") as progress:
         progress.begin("checking the log")
         log = open_log(logs, config=config, source=source)
+        require_apart(out, [file for input_ in log.inputs for file in input_.files])
         question = _question(log, config, source, engine)
         work = out.with_name(f".{out.name}.preparing")
         with (
             open_stages(
                 work, question=question, engine=engine, memory_limit=memory_limit
             ) as stages,
-            atomic_folder(out, overwrite=overwrite) as folder,
+            atomic_folder(out, DATASET, overwrite=overwrite) as folder,
         ):
             _prepare_into(folder, stages, log, config, source, progress)
             if _question(log, config, source, engine) != question:
@@ -84,10 +96,16 @@ def prepare(
         return Dataset.load(out)
 
 
+def _paths(logs: Logs) -> list[Path]:
+    """Return the files and folders that are given by name."""
+    given = [logs] if isinstance(logs, str | Path) else logs if isinstance(logs, Sequence) else []
+    return [path for path in map(Path, given) if path.exists()]
+
+
 def _question(
     log: Log, config: DataConfig, source: str | None, engine: str
 ) -> dict[str, Any] | None:
-    """Return what a preparation depends on; None for a table, which may be another next time."""
+    """Return the inputs and settings of a preparation; None for a table, which may change."""
     if any(input_.file is None and input_.source is None for input_ in log.inputs):
         return None
     paths = [path for input_ in log.inputs for path in input_.files]
@@ -114,6 +132,8 @@ def _prepare_into(
     rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
     require_readable(rows, config)
+    for note in (*log.notes, *rows.notes, *encoding_notes(rows)):
+        _log.warning("%s", note)
     progress.begin("numbering ids")
     not_clicked = rows.total - sum(rows.quarantined.values()) - rows.clicked
     keep = config.repeats != "first"
@@ -176,11 +196,11 @@ def _hint(dropped: dict[str, int], config: DataConfig) -> str:
 
 
 class _Progress:
-    """Says on stderr which stage runs, how long it took and how many rows a second it did."""
+    """Prints each stage on stderr, with its time and rows per second."""
 
     def __init__(self, title: str) -> None:
         self.rows: int | None = None
-        """Rows of the log, once they are known."""
+        """Number of the log's rows, once known."""
         self._title, self._stage = title, ""
         self._status = Console(stderr=True).status(title)
         self._began = self._stage_began = time.monotonic()
@@ -195,7 +215,7 @@ class _Progress:
             self._end_stage()
 
     def begin(self, stage: str) -> None:
-        """Announce a stage; what ran before is done."""
+        """Announce a stage; the stage before has ended."""
         self._end_stage()
         self._stage, self._stage_began = stage, time.monotonic()
         so_far = self._stage_began - self._began

@@ -1,4 +1,4 @@
-"""The three ways to cut validation and test parts off a dataset's clicks.
+"""The three splits of a dataset's clicks into training, validation and test parts.
 
 A split takes tables of codes (user, item, time, tie) and returns them with a `part`.
 """
@@ -29,12 +29,12 @@ _BUCKETS = 1 << 14
 
 @dataclass(frozen=True)
 class SplitInput:
-    """Clicks as codes, and the names that the codes stand for."""
+    """Clicks as codes, and the names of the codes."""
 
     clicks: ir.Table
-    """user, item, time, tie; read once where `data.repeats` is "first" """
+    """user, item, time, tie; read only once if `data.repeats` is "first" """
     total: int
-    """How many clicks there are."""
+    """The number of clicks."""
     items: ir.Table
     """item, domain"""
     users: ir.Table
@@ -56,13 +56,13 @@ class Split:
     parts: dict[str, int]
     """How many events each part has, by the name of the `Part`."""
     dropped: dict[str, int]
-    """How many clicks were dropped for which reason."""
+    """The number of dropped clicks by reason."""
     cuts: dict[str, int]
-    """Where validation and test begin, in milliseconds since 1970; empty if not cut by time."""
+    """When validation and test begin, in milliseconds since 1970; empty if not cut by time."""
 
 
 def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
-    """Cut once in time for all domains; filters see the training part alone."""
+    """Cut once in time for all domains; filters see only the training part."""
     clicks = given.clicks
     unique = _unique(engine, clicks, config)
     validation, test = _cuts(engine, unique)
@@ -79,7 +79,7 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     parts = _count_parts(engine, later_kept)
     trained = left - engine.count(later) - sum(fitted.dropped.values())
     lost = left - trained - sum(fitted.dropped.values()) - sum(parts.values())
-    # What the filters have counted is not counted again.
+    # The filters have already counted these.
     trained_items = fitted.items.select("item", clicks="events", clicks_all="events")
     items = trained_items.union(_count_items(later_kept)).group_by("item")
     users = fitted.users.union(_count_users(later_kept)).group_by("user")
@@ -103,10 +103,10 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
 
 
 def split_last_out(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
-    """Test on the last click of each (user, domain) with at least three, validate on the previous.
+    """Test on the last click of each (user, domain) with three or more, validate on the previous.
 
-    It trains on clicks later than other users' tests: comparable with the literature, but not
-    for claims about a product.
+    Training sees clicks later than other users' tests: comparable with the literature, but not for
+    product claims.
     """
     clicks, dropped = _filtered(engine, given, config)
     clicks = clicks.join(given.items, "item")
@@ -128,7 +128,8 @@ def split_last_out(engine: Engine, given: SplitInput, config: DataConfig) -> Spl
 def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
     """Hold out every click of some (user, domain) pairs; the first of each is evaluated.
 
-    Which pairs is decided by a hash of seed, user and domain, not by the order of rows. The pair
+    A hash of seed, user and domain chooses the pairs, so the order of rows does not matter.
+    The pair
     of each user with the largest hash is never held out, so every user keeps a domain.
     """
     clicks, dropped = _filtered(engine, given, config)
@@ -193,7 +194,7 @@ def _unique(engine: Engine, clicks: ir.Table, config: DataConfig) -> ir.Table:
 
 
 def _split(engine: Engine, parted: ir.Table, dropped: dict[str, int]) -> Split:
-    # Kept, because the windows that make the part are worth sorting for once only.
+    # Kept, because the windows that make the part should sort only once.
     events = engine.keep(
         parted.select("user", "item", "time", "tie", part=parted["part"].cast("int8"))
     )
@@ -231,9 +232,9 @@ def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
 
 
 def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
-    """Return the times before which the shares of training, then of validation too, lie.
+    """Return the times at which validation and test begin, by their shares.
 
-    Equal times fall on one side. Between two clicks it is the quantile, interpolated.
+    Equal times stay on one side. A cut between two clicks is the interpolated quantile.
     """
     [range_] = engine.records(
         clicks.agg(rows=clicks.count(), first=clicks["time"].min(), last=clicks["time"].max())
@@ -252,10 +253,10 @@ def _cuts(engine: Engine, clicks: ir.Table) -> tuple[int, int]:
 
 
 def _time_of_rank(engine: Engine, clicks: ir.Table, rank: int, first: int, last: int) -> int:
-    """Return the time of the click with so many before it in the order of time.
+    """Return the time of the click with `rank` clicks before it in time order.
 
-    The engines' quantiles hold every value in memory, or estimate. This counts the clicks of
-    `_BUCKETS` spans of time, then those of the spans within the one that is meant.
+    The engines' quantiles hold every value in memory, or estimate. This function counts the clicks
+    of `_BUCKETS` spans of time, then divides the right span again.
     """
     while first < last:
         width = (last - first) // _BUCKETS + 1
@@ -282,12 +283,12 @@ def _with_time_parts(clicks: ir.Table, validation: int, test: int) -> ir.Table:
 
 def _last_of_first_part(parted: ir.Table) -> ir.Table:
     last = drop_repeats(parted, "last", within=("part",))
-    # Not a window in a filter, which ibis 12 writes as Spark cannot read it.
+    # Spark cannot read a window in a filter as ibis 12 writes it.
     firsts = last.group_by(["user", "item"]).agg(first_part=last["part"].min())
     joined = last.join(firsts, ["user", "item"])
     return joined.filter(joined["part"] == joined["first_part"]).drop("first_part")
 
 
 def _hex_share(share: float) -> str:
-    """Return the hexadecimal text below which lies `share` of all hashes."""
+    """Return the hexadecimal bound below which `share` of all hashes lie."""
     return f"{int(share * 2**32):08x}"

@@ -1,9 +1,9 @@
-"""The stages of a preparation that survive its end: what is finished is not done again.
+"""Stages of a preparation that survive an interruption: finished ones are not repeated.
 
 WORK/engine/         the tables of the embedded engine
-WORK/tables/         those of another engine
+WORK/tables/         the tables of another engine
 WORK/STAGE.json      a finished stage: its plain facts, and the names of its tables
-WORK/question.json   what is prepared; other work is thrown away
+WORK/question.json   the inputs and settings; work on others is thrown away
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Stages:
         self.embedded, self.engine, self._folder = embedded, engine, folder
 
     def run(self, name: str, engine: Engine, kind: type[Made], make: Callable[[], Made]) -> Made:
-        """Return what `make` gives, or what it gave before the work broke off.
+        """Return the result of `make`, or its saved result from before an interruption.
 
         Args:
             name: of the stage.
-            engine: where its tables are.
-            kind: a dataclass of tables and of what JSON can hold.
+            engine: holds its tables.
+            kind: a dataclass of tables and plain JSON values.
             make: makes one in the engine.
         """
         file = self._folder / f"{name}.json"
@@ -69,12 +69,12 @@ def open_stages(
 ) -> Iterator[Stages]:
     """Yield the stages of a piece of work.
 
-    The folder is removed at the end, except where the work is broken off by Ctrl-C, by SIGTERM or
-    by the end of the process: there it stays for the next call with the same question.
+    The folder is removed at the end. If Ctrl-C, SIGTERM or the end of the process interrupts the
+    work, it stays for the next call with the same question.
 
     Args:
-        folder: where the work lies; a lock beside it keeps other processes out.
-        question: what the work depends on; None where it cannot be known again.
+        folder: of the work; a lock beside it keeps other processes out.
+        question: the inputs and settings of the work; None if they cannot be recognised later.
         engine: see `open_engine`.
         memory_limit: see `open_duckdb`.
 

@@ -1,4 +1,4 @@
-"""The index tables of a dataset and its events with indices: as expressions, then as files."""
+"""The index tables and events of a dataset: as expressions, then as files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Coded", "Tables", "encode", "index", "write_parquet", "write_tables"
 
 _TIE_DIGITS = 12
 """Hexadecimal digits of the hash that orders clicks of one time: 48 bits, which DuckDB sorts in
-place; should two of them be equal, the item decides."""
+place; if two are equal, the item decides."""
 _EVENT_TYPES: Mapping[str, type[np.generic]] = {
     "item": np.int32,
     "domain": np.int32,
@@ -32,21 +32,21 @@ _EVENT_TYPES: Mapping[str, type[np.generic]] = {
 
 @dataclass(frozen=True)
 class Coded:
-    """A log's clicks as numbers, so that filters and splits never touch text again."""
+    """A log's clicks as numbers, so that filters and splits need no text."""
 
     clicks: ir.Table
     """user, item, time, tie"""
     users: ir.Table
     """user, user_id"""
     items: ir.Table
-    """item, item_id, domain; the codes of a domain's items follow one another"""
+    """item, item_id, domain; a domain's items have consecutive codes"""
     domains: ir.Table
     """domain, domain_name"""
 
 
 @dataclass(frozen=True)
 class Tables:
-    """What a dataset's folder holds, as stored tables and one ordered expression."""
+    """The contents of a dataset's folder, as stored tables and one ordered expression."""
 
     users: ir.Table
     """user_id, events in the order of the index"""
@@ -62,9 +62,9 @@ def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
     """Number users, domains and (domain, item) pairs in the order of their ids.
 
     Args:
-        engine: where the tables are kept.
+        engine: keeps the tables.
         clicks: user_id, item_id, domain, time.
-        keep: whether the numbered clicks are stored; where they are read only once they need not.
+        keep: whether to store the numbered clicks; not needed if they are read only once.
     """
     users = engine.keep(_numbered(clicks.select("user_id").distinct(), "user", ["user_id"]))
     names = clicks.select(domain_name="domain").distinct()
@@ -85,8 +85,8 @@ def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
 def index(engine: Engine, coded: Coded, split: Split, *, min_item_events: int) -> Tables:
     """Give users, items and domains of the dataset their contiguous indices.
 
-    An item unknown to training gets an index behind the known ones of its domain if it has enough
-    clicks over all parts, because a later refit on everything will know it.
+    An item unknown to training gets an index after its domain's known ones if it has enough clicks
+    over all parts. A later refit on everything will know it.
     """
     users = engine.keep(split.users.join(coded.users, "user"))
     named = split.items.join(coded.items, "item")
@@ -99,7 +99,7 @@ def index(engine: Engine, coded: Coded, split: Split, *, min_item_events: int) -
         .left_join(items.select("item", item_index="index"), "item")
         .select("item", "domain_index", "item_index")
     )
-    # The part decides between rows that are equal, where repeats are kept.
+    # If repeats are kept, the part decides between equal rows.
     ordered = split.events.join(places, "item").order_by("user", *ORDER, "part")
     return Tables(
         users=users.order_by("user").select("user_id", "events"),
@@ -160,16 +160,16 @@ def _index_items(named: ir.Table, min_item_events: int) -> ir.Table:
 
 
 def _numbered(table: ir.Table, name: str, order: list[str]) -> ir.Table:
-    # In 32 bits, as the dataset's own indices are: it halves what is joined and sorted.
+    # 32 bits, like the dataset's own indices: half as much to join and sort.
     return table.mutate(ibis.row_number().over(order_by=order).cast("int32").name(name))
 
 
 def _tie(clicks: ir.Table) -> ir.Value:
-    """Return what orders the clicks of a user at one time.
+    """Return the key that orders a user's clicks at the same time.
 
     It is a hash of user, domain and item. The order of rows would make the dataset depend on how
-    the log was written; an order of items that is the same for all users would make some items the
-    last of their day more often than others, and so tell of the test part.
+    the log was written. One order of items for all users would put some items last in their day
+    more often than others, and so leak the test part.
     """
     text = clicks["user_id"].cast("string") + "|" + clicks["domain_name"] + "|"
     return (text + clicks["item_id"].cast("string")).hexdigest("md5").left(_TIE_DIGITS)
@@ -199,7 +199,7 @@ def _write_events(engine: Engine, events: ir.Table, folder: Path, total: int) ->
 
 @contextlib.contextmanager
 def _array_file(path: Path, dtype: type[np.generic], length: int) -> Iterator[BinaryIO]:
-    """Yield a .npy file behind its header; unlike a memory map it survives a full disk."""
+    """Yield a .npy file after its header; unlike a memory map it survives a full disk."""
     with path.open("wb") as file:
         descr = np.lib.format.dtype_to_descr(np.dtype(dtype))
         header = {"descr": descr, "fortran_order": False, "shape": (length,)}

@@ -1,8 +1,7 @@
 """Simulate a log of several domains whose truth is known.
 
-A user has one shared taste that acts in every domain and a smaller taste of their own in each
-domain. The shared taste drifts through the year in phases. What a user clicks is drawn without
-repeats from
+A user has one shared taste for all domains and a smaller one for each domain. The shared taste
+drifts through the year in phases. Clicks are drawn without repeats from
 
     p(item | user, domain, phase) = softmax over the domain's items of popularity + taste . item
 
@@ -18,25 +17,26 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.progress import Progress
 
 from crossfeed.data.simulate.truth import START_SECONDS, YEAR_SECONDS, Truth
 from crossfeed.errors import ConfigError
-from crossfeed.files import atomic_path, require_free
+from crossfeed.files import atomic_path
+from crossfeed.outputs import FileKind, require_file
+from crossfeed.table_files import require_table, table_writer
 
 __all__ = ["Simulation", "simulate"]
 
 _WIDTH = 8
 _PHASES = 4
 _DRIFT = math.pi / 3
-"""Angle by which the shared taste turns from the first phase to the last."""
+"""Angle between the shared taste of the first and of the last phase."""
 _STRENGTH = 2.0
 """Standard deviation of the taste's part of a logit."""
 _SHARED = 0.8
-"""Share of that variance which is the shared taste's."""
+"""Share of that variance due to the shared taste."""
 _POPULARITY_POWER = 0.8
 _ACTIVITY_POWER = 1.6
 _DENSEST_TO_SPARSEST = 30.0
@@ -45,13 +45,13 @@ _MOST_OF_DOMAIN = 0.4
 _FEWEST_ITEMS = 10
 """Of a domain."""
 _CELLS = 1 << 22
-"""Scores that are held at a time."""
+"""Scores held in memory at a time."""
 _NAMES = ("videos", "articles", "shopping", "music", "books", "games", "travel", "courses")
 
 
 @dataclass(frozen=True)
 class Simulation:
-    """What was written."""
+    """The written files."""
 
     log: Path
     truth: Path
@@ -68,12 +68,12 @@ def simulate(
     seed: int = 0,
     overwrite: bool = False,
 ) -> Simulation:
-    """Write a log as Parquet, and its truth beside it as `NAME.truth.safetensors`.
+    """Write a log, and its truth beside it as `NAME.truth.safetensors`.
 
     Args:
-        out: the log; its name ends in .parquet.
-        users: how many users there are; the least active may have no event.
-        items: how many items all domains have together.
+        out: the log: Parquet, CSV or JSONL by its suffix.
+        users: number of users; the least active may have no event.
+        items: number of items of all domains together.
         domains: how many domains, from dense to sparse.
         events: about how many events to draw.
         seed: the same seed and sizes give the same log.
@@ -84,22 +84,25 @@ def simulate(
         OutputError: the files exist or cannot be written.
     """
     out = Path(out)
-    _check_sizes(out, users, items, domains, events, seed)
+    _check_sizes(users, items, domains, events, seed)
     truth_path = out.with_suffix(".truth.safetensors")
-    for path in (out, truth_path):
-        require_free(path, overwrite=overwrite)
+    require_table(out, _SCHEMA.names, name="log", overwrite=overwrite)
+    require_file(truth_path, _TRUTH, overwrite=overwrite)
     truth_seed, activity_seed, draw_seed = np.random.SeedSequence(seed).spawn(3)
     truth = _plant(np.random.default_rng(truth_seed), users, items, domains)
     rates = _rates(np.random.default_rng(activity_seed), truth, users, events)
     written = 0
-    with atomic_path(truth_path) as truth_file, atomic_path(out) as log_file:
+    with (
+        atomic_path(truth_path) as truth_file,
+        table_writer(out, _SCHEMA) as writer,
+        _bar() as bar,
+    ):
         truth.save(truth_file)
         chunks = _starts(truth, users)
-        with pq.ParquetWriter(log_file, _SCHEMA) as writer, _bar() as bar:
-            tables = _tables(truth, rates, chunks, draw_seed)
-            for table in bar.track(tables, total=len(chunks), description="simulate"):
-                writer.write_table(table)
-                written += table.num_rows
+        tables = _tables(truth, rates, chunks, draw_seed)
+        for table in bar.track(tables, total=len(chunks), description="simulate"):
+            writer.write_table(table)
+            written += table.num_rows
     return Simulation(out, truth_path, written)
 
 
@@ -113,10 +116,11 @@ _SCHEMA = pa.schema(
 )
 
 
-def _check_sizes(out: Path, users: int, items: int, domains: int, events: int, seed: int) -> None:
+_TRUTH = FileKind("truth of a simulated log", Truth.recognises)
+
+
+def _check_sizes(users: int, items: int, domains: int, events: int, seed: int) -> None:
     problems = []
-    if out.suffix != ".parquet":
-        problems.append(f"'{out}' must end in .parquet")
     if min(users, domains, events) < 1:
         problems.append("users, domains and events must be at least 1")
     elif items < _FEWEST_ITEMS * domains:
@@ -153,11 +157,11 @@ def _plant(rng: np.random.Generator, users: int, items: int, domains: int) -> Tr
 
 
 def _item_counts(items: int, domains: int) -> NDArray[np.int64]:
-    """Share out the items: the sparsest domain has a fifth of the densest's."""
+    """Divide the items: the sparsest domain has a fifth of the densest's."""
     weights = np.geomspace(1, 1 / 5, domains)
     sizes = np.maximum(_FEWEST_ITEMS, np.floor(items * weights / weights.sum())).astype(np.int64)
     sizes[0] += items - sizes.sum()
-    if sizes[0] < _FEWEST_ITEMS:  # what small domains were given more was taken from it
+    if sizes[0] < _FEWEST_ITEMS:  # it pays for the minimum of the small domains
         free = items - _FEWEST_ITEMS * domains
         sizes = _FEWEST_ITEMS + np.floor(free * weights / weights.sum()).astype(np.int64)
         sizes[0] += items - sizes.sum()
@@ -175,7 +179,7 @@ def _rates(rng: np.random.Generator, truth: Truth, users: int, events: int) -> N
     rates = activity[:, None] * density * liking * present
     most = _MOST_OF_DOMAIN * np.diff(truth.item_offsets)
     scale = events / rates.sum()
-    for _ in range(20):  # What the cap takes away is given to the others.
+    for _ in range(20):  # The others get the events that the cap takes away.
         scale *= events / np.minimum(rates * scale, most).sum()
     return np.asarray(np.minimum(rates * scale, most), np.float32)
 

@@ -1,4 +1,4 @@
-"""What is true of a simulated log: what every user would click in every domain.
+"""The truth of a simulated log: the clicks of every user in every domain.
 
 Dims: U users, I items, D domains, E width of a taste, P phases, B rows, N items of one domain.
 """
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import save
 
 from crossfeed.errors import DatasetError
 
@@ -39,15 +39,15 @@ class Truth:
     item_offsets: Ints
     """(D + 1,) first item of each domain, then I."""
     popularity: Floats
-    """(I,) the part of the logit that is the same for all users."""
+    """(I,) the part of the logit common to all users."""
     item_vectors: Floats
     """(I, E)"""
     shared_first: Floats
     """(U, E) the shared taste in the first phase."""
     shared_last: Floats
-    """(U, E) the direction into which it turns."""
+    """(U, E) the direction in which it turns."""
     own: Floats
-    """(U, D, E) the taste that acts in one domain alone."""
+    """(U, D, E) the taste for one domain only."""
     angles: Floats
     """(P,) how far the shared taste has turned in each phase."""
 
@@ -56,7 +56,7 @@ class Truth:
         """Read the file that `simulate` wrote beside the log.
 
         Raises:
-            DatasetError: the file is missing, or is no truth of this version.
+            DatasetError: the file is missing, or not a truth of this version.
         """
         try:
             with safe_open(path, framework="numpy") as file:
@@ -68,6 +68,15 @@ class Truth:
             raise DatasetError(f"'{path}' is no truth of format version {_FORMAT}")
         return cls(domains=tuple(about["domains"]), **arrays)
 
+    @staticmethod
+    def recognises(path: Path) -> bool:
+        """Return whether a file holds a truth, of whatever version."""
+        try:
+            with safe_open(path, framework="numpy") as file:
+                return "truth" in (file.metadata() or {})
+        except SafetensorError:
+            return False
+
     def save(self, path: Path) -> None:
         """Write all arrays and the domains' names."""
         arrays = {
@@ -77,7 +86,8 @@ class Truth:
         }
         # One entry: the order of several is not the same from one file to the next.
         about = {"format_version": _FORMAT, "domains": self.domains}
-        save_file(arrays, path, {"truth": json.dumps(about)})
+        # Written by Python, whose errors say what is wrong with the disk.
+        path.write_bytes(save(arrays, {"truth": json.dumps(about)}))
 
     def probabilities(
         self, user_ids: Sequence[str], domain: str, *, timestamps: Sequence[int] | Ints
@@ -89,7 +99,7 @@ class Truth:
             domain: one of `domains`; the columns are those of `domain_items(domain)`.
             timestamps: B times in seconds since 1970.
 
-        Clicks are drawn without repeats: among what a user has not clicked, renormalise.
+        Clicks are drawn without repeats: renormalise over the items that a user has not clicked.
         """
         users = np.array([int(user_id.partition("-")[2]) for user_id in user_ids], np.int64)
         elapsed = np.asarray(timestamps, np.int64) - START_SECONDS
@@ -103,10 +113,10 @@ class Truth:
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
 
     def shared_only(self) -> Truth:
-        """Return the truth of users who have no taste of their own in any domain.
+        """Return the truth of users without a taste for single domains.
 
-        What it predicts in a domain can be learnt from the others: it bounds what transfer can
-        reach where a user is new.
+        Its predictions in a domain can be learnt from the others, so it bounds transfer to new
+        users.
         """
         return replace(self, own=np.zeros_like(self.own))
 

@@ -13,7 +13,7 @@ from crossfeed.data.sources.source import Source
 __all__ = ["AMAZON_2018", "AMAZON_2023"]
 
 _NO_DOMAIN = re.compile(r"^(reviews_|ratings_)|(_\d+|_5core|_reviews|_ratings)?(\.[a-z]+)+$")
-"""What a file's name has around the category: reviews_Books_5.json.gz."""
+"""The parts of a file's name around the category: reviews_Books_5.json.gz."""
 _NO_REVIEWS = ("meta_",)
 """How the names of files begin that describe items."""
 

@@ -223,7 +223,7 @@ EPINIONS = Source(
 RECBOLE = Source(
     name="recbole",
     title="RecBole's atomic files: any data set that RecBole has converted",
-    licence="that of the data set",
+    licence="see the data set",
     home_page="https://recbole.io/atomic_files.html",
     rules=(
         "The files are all *.inter below the folder, with typed names in their first line.",

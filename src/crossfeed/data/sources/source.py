@@ -1,4 +1,4 @@
-"""What a source of public data states of itself."""
+"""The description of a source of public data."""
 
 from __future__ import annotations
 

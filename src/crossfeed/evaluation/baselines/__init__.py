@@ -1,4 +1,4 @@
-"""Baselines behind the `Scorer` protocol; each is fitted on the training part alone."""
+"""Baselines behind the `Scorer` protocol; each is fitted on the training part only."""
 
 from __future__ import annotations
 

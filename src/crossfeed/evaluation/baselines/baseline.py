@@ -1,4 +1,4 @@
-"""What all baselines share: how they are fitted and tuned, and what a history is to them.
+"""The base of all baselines: fitting, tuning and reading histories.
 
 Dims: B histories, U users, I items, N items of a pool.
 """
@@ -18,15 +18,15 @@ from crossfeed.scorer import Catalogue, Floats, Histories, Ints, Scorer
 __all__ = ["Baseline", "Trials", "click_matrix", "known_clicks"]
 
 Trials = Mapping[str, Callable[[Dataset], Scorer]]
-"""Settings that tuning tries: words for them -> how to fit."""
+"""Description of each setting that tuning tries -> how to fit it."""
 
 
 class Baseline(ABC):
-    """A scorer that is fitted when it is made, on the training part, with defaults.
+    """A scorer that its constructor fits on the training part, with defaults.
 
-    A subclass states its formula. What holds for every one of them is held here: an item of a
-    history that is in no pool is ignored, one that is there twice counts once, order does not
-    matter, and a history that holds nothing known is ranked by popularity.
+    A subclass states its formula. This class ensures the common rules: items outside every pool are
+    ignored, repeated items count once, order does not matter, and a history without any known item
+    is ranked by popularity.
     """
 
     name: ClassVar[str]
@@ -34,7 +34,7 @@ class Baseline(ABC):
     def __init__(self, dataset: Dataset) -> None:
         self._catalogue = dataset.catalogue
         self._popularity = dataset.item_clicks.astype(np.float32)
-        """(I,) what ranks a pool for a user of whom nothing is known."""
+        """(I,) the scores for a user without any known click."""
 
     @classmethod
     @abstractmethod
@@ -43,7 +43,7 @@ class Baseline(ABC):
 
     @classmethod  # noqa: B027 - most have nothing to refuse
     def check(cls, dataset: Dataset) -> None:
-        """Refuse, before any work, what the baseline cannot be fitted to or without."""
+        """Refuse a dataset that the baseline cannot be fitted to."""
 
     def score(self, histories: Histories, domain: int) -> Floats:
         """Return (B, N) the score of each item of the domain's pool; higher is better."""
@@ -55,18 +55,18 @@ class Baseline(ABC):
 
     @abstractmethod
     def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
-        """Return (B, N) scores from (B, I) `known_clicks`; of an empty row anything finite."""
+        """Return (B, N) scores from (B, I) `known_clicks`; finite even for an empty row."""
 
 
 def click_matrix(dataset: Dataset) -> sparse.csr_matrix:
-    """Return (U, I) ones where the user clicked the item in the training part."""
+    """Return (U, I) ones for the items that a user clicked in the training part."""
     events = dataset.events(Part.TRAIN)
     users, items = dataset.users_of(events), dataset.event_item[events].astype(np.int64)
     return _ones(users, items, shape=(dataset.users, dataset.catalogue.items))
 
 
 def known_clicks(histories: Histories, catalogue: Catalogue) -> sparse.csr_matrix:
-    """Return (B, I) ones where the history holds the item and training knows it."""
+    """Return (B, I) ones for the items of a history that training knows."""
     inside = (histories.items >= 0) & (histories.items < catalogue.items)
     rows, items = histories.rows()[inside], histories.items[inside]
     domains = catalogue.domain_of(items)
@@ -75,7 +75,7 @@ def known_clicks(histories: Histories, catalogue: Catalogue) -> sparse.csr_matri
 
 
 def _ones(rows: Ints, columns: Ints, *, shape: tuple[int, int]) -> sparse.csr_matrix:
-    """Return ones in these cells, each row sorted; a cell that is named twice is still one."""
+    """Return ones in these cells, each row sorted; a repeated cell is still one."""
     ones = np.ones(len(rows), np.float32)
     matrix = sparse.csr_matrix((ones, (rows, columns)), shape)
     matrix.sum_duplicates()

@@ -37,7 +37,7 @@ class EASE(Baseline):
         """Fit the weights.
 
         Args:
-            dataset: its training part is what is learned.
+            dataset: the baseline learns its training part.
             regularisation: lambda, above 0.
             largest: most items; the weights are dense, 4 I^2 bytes, and fitting takes three times
                 that.

@@ -1,8 +1,8 @@
 """Matrix factorisation through `implicit`; users are folded in from their histories.
 
-A scorer sees a history, not a user, so the user's factors are computed from the history against the
-items' factors, for users of training and unknown ones alike. Everything runs on one thread of the
-CPU: the same seed gives the same numbers, whatever the machine has.
+A scorer sees a history, not a user. So the user's factors are computed from the history and the
+items' factors, for known and unknown users alike. Everything runs on one CPU thread, so the same
+seed gives the same numbers.
 
 Dims: B histories, U users, I items, N items of a pool, F factors.
 """
@@ -47,10 +47,10 @@ class ALS(Baseline):
         """Fit the items' factors.
 
         Args:
-            dataset: its training part is what is learned.
+            dataset: the baseline learns its training part.
             factors: F.
             regularisation: lambda of the source.
-            weight: alpha of the source: a click counts 1 + alpha times what no click counts.
+            weight: alpha of the source: a click weighs 1 + alpha times as much as no click.
             iterations: sweeps over users and items.
             seed: of the first factors.
 
@@ -72,7 +72,7 @@ class ALS(Baseline):
 
     @classmethod
     def trials(cls) -> Trials:
-        """Return the settings that tuning tries; lambda has to grow with the weight."""
+        """Return the settings that tuning tries; lambda must grow with the weight."""
         return {
             f"weight={weight:.0f} regularisation={value:.0f}": partial(
                 cls, weight=weight, regularisation=value
@@ -88,7 +88,7 @@ class ALS(Baseline):
 
     @classmethod
     def check(cls, dataset: Dataset) -> None:
-        """Refuse to go without `implicit`.
+        """Refuse to run without `implicit`.
 
         Raises:
             MissingExtraError: the extra `baselines` is not installed.
@@ -104,11 +104,11 @@ class BPR(Baseline):
     """Bayesian personalised ranking: a click above a draw that was not clicked.
 
     score(u, i) = x_u . y_i + b_i + popularity * log n_i, n_i the users who clicked i. `implicit`
-    draws in proportion to n_i, so that what it learns estimates how much likelier a click is than
-    its popularity says (as in noise-contrastive estimation): the last term puts that back.
+    draws in proportion to n_i, so its scores estimate how much likelier a click is than popularity
+    says (as in noise-contrastive estimation). The last term adds popularity back.
 
     Fold-in: the mean of the factors of the history's items, mapped to x_u by the least-squares map
-    that serves the users of training best.
+    that fits the training users best.
 
     Source: Rendle et al. 2009 (UAI); for the last term Gutmann & Hyvarinen 2010.
     """
@@ -129,12 +129,12 @@ class BPR(Baseline):
         """Fit the items' factors and the map of the fold-in.
 
         Args:
-            dataset: its training part is what is learned.
+            dataset: the baseline learns its training part.
             factors: F.
             learning_rate: step size.
             regularisation: weight of the squared factors.
             iterations: passes over the clicks.
-            popularity: how much of log n_i is put back: 0 for none, as `implicit` itself ranks.
+            popularity: how much of log n_i is added back; 0 ranks like `implicit` itself.
             seed: of the first factors and of the draws.
 
         Raises:
@@ -149,10 +149,10 @@ class BPR(Baseline):
             regularization=regularisation,
             iterations=iterations,
             random_state=seed,
-            num_threads=1,  # more threads race, and the same seed would give other numbers
+            num_threads=1,  # with more threads, the same seed gives other numbers
         )
         model.fit(clicks, show_progress=False)
-        # Of F + 1 learned columns the last holds the items' biases, and ones for the users.
+        # The last of F + 1 learned columns holds the items' biases, and ones for the users.
         self._items = model.item_factors[:, :-1].copy()
         users = np.asarray(clicks.sum(axis=0), np.float32).ravel()
         self._biases = model.item_factors[:, -1] + popularity * np.log(np.maximum(users, 1))
@@ -172,7 +172,7 @@ class BPR(Baseline):
 
     @classmethod
     def check(cls, dataset: Dataset) -> None:
-        """Refuse to go without `implicit`.
+        """Refuse to run without `implicit`.
 
         Raises:
             MissingExtraError: the extra `baselines` is not installed.
@@ -185,7 +185,7 @@ class BPR(Baseline):
 
 
 def _mean(clicks: sparse.csr_matrix, items: Floats) -> Floats:
-    """Return (B, F) the mean of the factors of each row's items; zero where it has none."""
+    """Return (B, F) the mean of the factors of each row's items; zero if it has none."""
     lengths = np.maximum(np.diff(clicks.indptr), 1).astype(np.float32)
     return np.asarray((clicks @ items) / lengths[:, None])
 
@@ -193,7 +193,7 @@ def _mean(clicks: sparse.csr_matrix, items: Floats) -> Floats:
 def _least_squares(means: Floats, users: Floats) -> Floats:
     """Return (F, F) the map from means to the users' learned factors, barely regularised."""
     gram = means.T @ means
-    gram[np.diag_indices(len(gram))] += 1e-2  # keeps it solvable where users are fewer than F
+    gram[np.diag_indices(len(gram))] += 1e-2  # keeps it solvable with fewer than F users
     return np.asarray(np.linalg.solve(gram, means.T @ users))
 
 

@@ -1,4 +1,4 @@
-"""Neighbours of items: what users who clicked one item also clicked.
+"""Neighbours of items: items clicked by the same users.
 
 Dims: B histories, U users, I items, N items of a pool.
 """
@@ -24,7 +24,8 @@ class ItemKNN(Baseline):
     """Score an item by its cosine similarity to the history's items, over all domains.
 
     score(u, i) = sum_{j in history} n_ij / (sqrt(n_i n_j) + shrinkage) + prior * n_i / max n,
-    n_i the users who clicked i, n_ij those who clicked both, max n that of the pool. Each item
+    n_i the users who clicked i, n_ij those who clicked both, max n the largest in the pool.
+    Each item
     keeps its `neighbours` most similar ones. The prior orders items that no neighbour reaches.
 
     Source: Sarwar et al. 2001; shrinkage as in Dacrema et al. 2019. The defaults were chosen once
@@ -64,7 +65,7 @@ class ItemKNN(Baseline):
 
 
 def _nearest(clicks: sparse.csr_matrix, *, neighbours: int, shrinkage: float) -> sparse.csr_matrix:
-    """Return (I, I) similarities of which each column keeps its largest ones."""
+    """Return (I, I) similarities; each column keeps only its largest ones."""
     norms = np.sqrt(np.asarray(clicks.sum(axis=0)).ravel())
     columns, transposed = clicks.tocsc(), clicks.T.tocsr()
     items = clicks.shape[1]

@@ -1,7 +1,6 @@
 """Popularity: the same ranking for every user.
 
-An item belongs to one domain, so ranking a pool by all clicks and by the clicks of its domain is
-the same: there is no second, "global" popularity.
+An item belongs to one domain, so global popularity and popularity per domain rank a pool the same.
 
 Dims: B histories, I items, N items of a pool.
 """
@@ -28,7 +27,7 @@ class Popularity(Baseline):
 
     @classmethod
     def trials(cls) -> Trials:
-        """Return the one setting that there is."""
+        """Return the only setting."""
         return {"": cls}
 
     def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
@@ -36,11 +35,11 @@ class Popularity(Baseline):
 
 
 class RecentPopularity(Popularity):
-    """Score an item by the training clicks before the time of asking, each by its age.
+    """Score an item by the training clicks before the target click, weighted by age.
 
-    A click counts half for every `half_life` that it is old; of clicks after the time of asking
-    nothing is counted. Half-lives are shares of the time that training spans, so that a setting
-    fits a week of news as well as years of ratings. Items alike in that are ranked by popularity.
+    A click's weight halves with every `half_life` of its age; later clicks do not count. Half-lives
+    are shares of the training span, so one setting fits a week of news and years of ratings. Ties
+    are ranked by popularity.
 
     Source: recency of popularity as in Ji et al. 2020 (SIGIR), "DecayPop".
     """
@@ -51,8 +50,8 @@ class RecentPopularity(Popularity):
         """Sort the clicks by domain and time.
 
         Args:
-            dataset: its training part is counted.
-            half_life: as a share of the time that training spans, above 0; the default was chosen
+            dataset: the baseline counts its training part.
+            half_life: as a share of the training span, above 0; the default was chosen
                 on the validation part of Ciao (last-out).
 
         Raises:
@@ -64,7 +63,7 @@ class RecentPopularity(Popularity):
         events = dataset.events(Part.TRAIN)
         times, domains = dataset.event_time[events], dataset.event_domain[events]
         order = np.lexsort((times, domains))
-        # (n,) of each domain's clicks, from `starts[domain]` on, in the order of time.
+        # (n,) of each domain's clicks, from `starts[domain]` on, in time order.
         self._times, self._items = times[order], dataset.event_item[events][order]
         self._starts = np.searchsorted(
             domains[order], np.arange(len(dataset.catalogue.domains) + 1)
@@ -87,7 +86,7 @@ class RecentPopularity(Popularity):
         asked = histories.times  # (B,)
         if asked is None:
             asked = np.full(len(histories), np.iinfo(np.int64).max)
-        # Row by row in the order of time: what was counted before, aged, and what came since.
+        # Row by row in time order: the aged earlier count, plus the clicks since.
         order = np.argsort(asked, kind="stable")
         ends = np.searchsorted(times, asked[order])
         scores = np.empty((len(asked), pool.stop - pool.start), np.float32)

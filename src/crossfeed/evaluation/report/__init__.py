@@ -1,1 +1,1 @@
-"""An evaluation as one HTML page: facts in, text out, no file is touched."""
+"""An evaluation as one HTML page: facts in, text out, without touching files."""

@@ -1,4 +1,4 @@
-"""The charts of a report, about as wide as a telephone: text stays readable when it shrinks."""
+"""The charts of a report, about as wide as a phone, so that text stays readable."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["bars_chart", "health_chart", "heat_map", "losses_chart", "validation
 _WIDTH = 5.0
 """Inches; 72 units of the view box each."""
 _ROW = 0.115
-"""Inches that one bar takes."""
+"""Height of one bar in inches."""
 _SHADE = 0.7
-"""Opacity of the best cell of a heat map; text has to be readable on it."""
+"""Opacity of the best cell of a heat map; text must stay readable on it."""
 
 
 def losses_chart(epochs: Sequence[Epoch]) -> str:
@@ -61,7 +61,7 @@ def validation_chart(epochs: Sequence[Epoch], *, metric: str, best: int | None) 
 
 
 def bars_chart(scorers: Mapping[str, Sequence[Estimate]], *, metric: str) -> str:
-    """Return bars of each scorer with 95% intervals: one group per scope, the first one on top."""
+    """Return bars of each scorer with 95% intervals: one group per scope, the first on top."""
     scopes = [one.scope for one in next(iter(scorers.values()))]
     thickness = 1 / (len(scorers) + 1)
     places = np.arange(len(scopes))
@@ -113,7 +113,7 @@ def heat_map(table: Table, *, metric: str) -> str:
         axes.set_yticks(np.arange(rows) + 0.5, [plain(name, longest=30) for name, _ in table.rows])
         axes.tick_params(top=True, labeltop=True, bottom=False, labelbottom=False, length=0)
         axes.spines[:].set_visible(False)
-        return inline_svg(figure, name="transfer", title=f"{metric} by what the network was shown")
+        return inline_svg(figure, name="transfer", title=f"{metric} by history shown")
 
 
 def _panels(
@@ -145,7 +145,7 @@ def _line(axes: Axes, numbers: Sequence[int], values: Sequence[float | None], co
 
 
 def _ends(estimates: Sequence[Estimate]) -> np.ndarray:
-    """Return (2, S) the ends of each interval; the mean itself where there is none."""
+    """Return (2, S) the ends of each interval; the mean itself if there is none."""
     return np.array(
         [
             [one.mean if end is None else end for one, end in zip(estimates, ends, strict=True)]

@@ -1,6 +1,6 @@
-"""What a report says; whatever is None or empty has not been measured.
+"""The contents of a report; None or empty means not measured.
 
-Names of domains, users and items are the log's own: any text, shown as text and nothing else.
+Names of domains, users and items come from the log: any text, always shown as plain text.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Setting:
 
 @dataclass(frozen=True)
 class DomainFacts:
-    """What the dataset holds of one domain."""
+    """The dataset's counts of one domain."""
 
     name: str
     users: int
@@ -54,25 +54,25 @@ class DomainFacts:
     validation: int
     test: int
     unknown_share: float
-    """Share of the evaluated clicks whose item training never saw, in [0, 1]."""
+    """Share of the evaluated clicks with an unknown item, in [0, 1]."""
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What was measured in one pass over the training clicks."""
+    """The measurements of one pass over the training clicks."""
 
     number: int
     seconds: float
     losses: Mapping[str, float]
     """Term -> its mean over the steps."""
     micro: float | None
-    """Validation metric over all clicks; None where the epoch was not validated."""
+    """Validation metric over all clicks; None if the epoch was not validated."""
     macro: float | None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Figures by row and column; a cell of None is empty."""
+    """Figures by row and column; a cell with None is empty."""
 
     columns: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
@@ -90,12 +90,12 @@ class Quality:
 
 @dataclass(frozen=True)
 class TransferFacts:
-    """What the domains give each other."""
+    """How much the domains gain from each other."""
 
     metric: str
     part: str
     matrix: Table
-    """Columns: the domain that is ranked; rows: what the network was shown."""
+    """Columns: the ranked domain; rows: the histories that the network saw."""
     against_alone: tuple[Comparison, ...]
 
 
@@ -105,26 +105,26 @@ class Click:
 
     item: str
     popular: bool = False
-    """Whether it is among the most clicked of its domain, as many as the list is long."""
+    """Whether it is among the k most clicked items of its domain, k being the list's length."""
     was_next: bool = False
-    """Whether it is what the user clicked next."""
+    """Whether the user clicked it next."""
 
 
 @dataclass(frozen=True)
 class Influence:
-    """A user's history in one domain, and what it does to the list."""
+    """A user's history in one domain, and its effect on the list."""
 
     domain: str
     clicks: int
     newest: tuple[str, ...]
     """The newest items, newest first."""
     changed: int
-    """Items of the list that another would replace without this domain's history."""
+    """Items of the list that others would replace without this domain's history."""
 
 
 @dataclass(frozen=True)
 class Example:
-    """A list for one user, with the history that it was made from."""
+    """A list for one user, with the history behind it."""
 
     user: str
     domain: str
@@ -134,24 +134,24 @@ class Example:
     history: tuple[Influence, ...]
     """Most influential domain first."""
     next_item: str | None
-    """What the user clicked next in the domain, if that is known."""
+    """The user's next click in the domain, if known."""
     next_rank: int | None
-    """Its place among all items that were ranked, from 1; None where it could not be ranked."""
+    """Its rank among all ranked items, from 1; None if it could not be ranked."""
 
 
 @dataclass(frozen=True)
 class Missing:
-    """Something that the report could show and does not."""
+    """A part that is missing from the report."""
 
     what: str
     why: str
     command: str = ""
-    """What makes it."""
+    """The command that produces it."""
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that the page shows."""
+    """All contents of the page."""
 
     title: str
     facts: tuple[Fact, ...]
@@ -167,12 +167,12 @@ class Report:
     lists: Table | None
     transfer: TransferFacts | None
     held_back: Mapping[str, str] | None
-    """Domain -> why the gate holds it back; None where there is no gate."""
+    """Domain -> why the gate holds it back; None without a gate."""
     health: Table | None
-    """Rows: epochs; `None` where the training kept none."""
+    """Rows: epochs; None if the training kept none."""
     alarms: tuple[Fact, ...]
     """Epoch -> the sign of collapse that it gave."""
     examples: tuple[Example, ...]
     missing: tuple[Missing, ...]
     commands: tuple[str, ...]
-    """What to type, in order, to get the same run and this report."""
+    """The commands that repeat the run and this report, in order."""

@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, no font, no picture from elsewhere."""
+"""A report as one self-contained HTML page: no script, and no font or picture from elsewhere."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SCOPES = {"micro": "all clicks (micro)", "macro": "all domains (macro)"}
 
 
 def render(report: Report) -> str:
-    """Return the page; every name is escaped, the charts are made of checked parts alone."""
+    """Return the page; every name is escaped, the charts consist only of checked parts."""
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
@@ -42,7 +42,7 @@ def render(report: Report) -> str:
 
 
 def _charts(report: Report) -> dict[str, Markup]:
-    """Return the charts that there are figures for; ElementTree escaped every name in them."""
+    """Return the charts with figures; ElementTree escaped every name in them."""
     drawn = {}
     if report.epochs:
         drawn["losses"] = losses_chart(report.epochs)
@@ -67,7 +67,7 @@ def _interval(one: Estimate | Comparison, signed: bool = False) -> str:
 
 
 def _figure(value: float | None) -> str:
-    """Return a count as such and any other figure with four digits."""
+    """Format a count as an integer and any other figure with four digits."""
     if value is None:
         return ""
     return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"

@@ -16,7 +16,7 @@ __all__ = ["COLOURS", "GRID", "INK", "SERIES", "inline_svg", "plain"]
 
 INK, GRID = "#010101", "#010102"
 SERIES = tuple(f"#0101{number:02x}" for number in range(16, 22))
-"""Stand-ins that no chart would use; the page decides what they look like, also in the dark."""
+"""Placeholder colours that no chart uses; the page replaces them, also in dark mode."""
 
 COLOURS: Mapping[str, str] = {
     INK: "var(--ink)",
@@ -25,8 +25,8 @@ COLOURS: Mapping[str, str] = {
 }
 
 _STYLE: dict[Any, object] = {  # Any: matplotlib types each name as a literal
-    "svg.fonttype": "none",  # text stays text: it can be read out, searched and selected
-    "text.parse_math": False,  # a name with $ in it is a name
+    "svg.fonttype": "none",  # text stays text: screen readers, search and selection work
+    "text.parse_math": False,  # $ in a name has no meaning
     "font.family": "sans-serif",
     "font.sans-serif": ["DejaVu Sans"],
     "font.size": 10,
@@ -47,7 +47,7 @@ _FONT = re.compile(r"font: ([0-9.]+)px [^;]*")
 
 
 def plain(text: str, *, longest: int = 24) -> str:
-    """Return a name as a chart can show it: without control characters, cut where it is long."""
+    """Return a name for a chart: without control characters, and shortened if long."""
     clean = _UNPRINTABLE.sub("\ufffd", text)
     return clean if len(clean) <= longest else clean[: longest - 1] + "\u2026"
 
@@ -64,8 +64,8 @@ def inline_svg(figure: Figure, *, name: str, title: str) -> str:
 
     Args:
         figure: drawn in the stand-in colours.
-        name: what sets its ids apart from those of the page's other charts.
-        title: what it shows, for who cannot see it.
+        name: prefix that makes its ids unique on the page.
+        title: its description for screen readers.
     """
     drawn = io.BytesIO()
     with warnings.catch_warnings(), matplotlib.rc_context({**_STYLE, "svg.hashsalt": name}):
@@ -83,7 +83,7 @@ def inline_svg(figure: Figure, *, name: str, title: str) -> str:
 
 
 def _adapt(element: ElementTree.Element) -> None:
-    """Drop namespaces, which HTML does not want, ids that nothing refers to, and colours."""
+    """Drop namespaces, which HTML does not use, unused ids, and colours."""
     element.tag = element.tag.rpartition("}")[2]
     attributes = {name.rpartition("}")[2]: value for name, value in element.attrib.items()}
     if element.tag == "g":

@@ -1,8 +1,7 @@
-"""How sure a figure is, and how sure a difference: intervals and tests by user.
+"""Uncertainty of figures and differences: intervals and tests by user.
 
-A user's events are not independent of each other, so users are what is resampled and what is
-flipped. A figure is micro (mean over events), macro (mean over the means of the domains) or that of
-one domain.
+A user's events are not independent of each other, so users are resampled and flipped. A figure is
+micro (mean over events), macro (mean over the domains' means) or one domain's mean.
 
 Dims: P scorers, S scopes (micro, macro, then each domain), R resamples.
 """
@@ -47,7 +46,7 @@ __all__ = [
 RESAMPLES = 1_000
 FLIPS = 10_000
 SURE = 0.05
-"""Largest adjusted p at which a difference is called sure."""
+"""Largest adjusted p of a significant difference."""
 
 _INTERVAL = (2.5, 97.5)
 """Percentiles at the ends of a 95% interval."""
@@ -63,7 +62,7 @@ class Estimate:
     users: int
     mean: float
     low: float | None
-    """Lower end of the interval; None where there is one user alone, who tells of no other."""
+    """Lower end of the interval; None if there is only one user."""
     high: float | None
 
 
@@ -78,7 +77,7 @@ class Comparison:
     users: int
     first: float
     first_low: float | None
-    """Lower end of the 95% interval of `first`; None where there is one user alone."""
+    """Lower end of the 95% interval of `first`; None if there is only one user."""
     first_high: float | None
     second: float
     second_low: float | None
@@ -89,9 +88,9 @@ class Comparison:
     p: float
     """Of the paired randomisation test, two-sided."""
     p_wilcoxon: float
-    """Of the Wilcoxon signed-rank test on the users' sums, for who is used to it."""
+    """Of the Wilcoxon signed-rank test on the users' sums, for comparison."""
     p_holm: float = float("nan")
-    """`p` adjusted for all comparisons that were made together (`holm`)."""
+    """`p` adjusted for all comparisons made together (`holm`)."""
 
     @property
     def difference(self) -> float:
@@ -100,7 +99,7 @@ class Comparison:
 
     @property
     def better(self) -> Literal["first", "second", "not sure"]:
-        """Return which one is surely better, by the adjusted p and the metric's direction."""
+        """Return which one is better, by the adjusted p and the metric's direction."""
         if not self.p_holm <= SURE or self.difference == 0:
             return "not sure"
         first_is_better = (self.difference > 0) != (self.metric in LOWER_IS_BETTER)
@@ -111,7 +110,7 @@ def mean_over_seeds(outcomes: Sequence[Outcomes], *, name: str | None = None) ->
     """Return the mean of each event's metrics over several trainings of one scorer.
 
     Raises:
-        RunError: they are not of the same events.
+        RunError: the outcomes are not of the same events.
     """
     first = outcomes[0]
     for other in outcomes[1:]:
@@ -126,11 +125,11 @@ def estimates(
 ) -> list[Estimate]:
     """Return micro, macro and each domain's mean with 95% intervals.
 
-    Percentile bootstrap over users (Efron & Tibshirani 1993, section 13.3). Events about which the
-    metric says nothing (NaN) take no part.
+    Percentile bootstrap over users (Efron & Tibshirani 1993, section 13.3). Events without a value
+    (NaN) are skipped.
 
     Raises:
-        RunError: the outcomes lack the metric, or it says nothing about any event.
+        RunError: the outcomes lack the metric, it is infinite, or no event has a value.
     """
     sums = UserSums.of([outcomes], metric)
     (means,) = _means(sums)
@@ -154,18 +153,27 @@ def compare(
     metric: str,
     *,
     resamples: int = RESAMPLES,
-    flips: int = FLIPS,
+    flips: int | None = None,
     seed: int = 0,
 ) -> list[Comparison]:
     """Compare two scorers on the same events: micro, macro and each domain.
 
-    The paired randomisation test exchanges the two scorers for a user, all events at once, at
-    random (`randomisation_test`); intervals are those of `estimates`, that of the difference from
-    the same draws. `p_holm` is left open: `holm` fills it for all comparisons made together.
+    The paired randomisation test exchanges the two scorers for random users, with all events of a
+    user at once (`randomisation_test`). Intervals are made as in `estimates`, for the difference
+    from the same draws. `p_holm` is None: `holm` adjusts all comparisons made together.
+
+    Args:
+        first: one scorer.
+        second: another one.
+        metric: on what they are compared.
+        resamples: how often users are drawn again for the intervals.
+        flips: how often users are exchanged for the test. By default enough for Holm over the
+            comparisons returned; `flips_for` says how many are enough for more.
+        seed: the same seed gives the same numbers.
 
     Raises:
-        RunError: they are not of the same events, lack the metric, or it is not defined on the
-            same events.
+        RunError: they are not of the same events, lack the metric, or it is infinite or not
+            defined on the same events.
     """
     sums = UserSums.of([first, second], metric)
     means = _means(sums)
@@ -173,7 +181,7 @@ def compare(
     pairs = np.concatenate([sampled, sampled[:1] - sampled[1:]])
     (first_low, first_high), (second_low, second_high), (low, high) = _intervals(pairs, sums)
     shares = sums.shares()
-    p = randomisation_test(shares, flips=flips, seed=seed)
+    p = randomisation_test(shares, flips=flips or flips_for(len(sums.scopes)), seed=seed)
     return [
         Comparison(
             scope=scope,
@@ -196,7 +204,7 @@ def compare(
 
 
 def holm(p: Sequence[float]) -> list[float]:
-    """Return p-values adjusted so that the chance of any false alarm stays what one's would be.
+    """Return p-values adjusted so that any false alarm is as unlikely as with one test.
 
     Source: Holm 1979: the k-th smallest of n is multiplied by n - k + 1, in order never falling.
     """
@@ -214,12 +222,12 @@ def flips_for(comparisons: int) -> int:
 
 
 def _means(sums: UserSums) -> Values:
-    """Return (P, S) the figures themselves."""
+    """Return (P, S) the figures."""
     return sums.figures(np.ones((sums.users, 1)))[:, :, 0]
 
 
 def _resampled(sums: UserSums, resamples: int, seed: int) -> Values:
-    """Return (P, S, R) the figures of users drawn again."""
+    """Return (P, S, R) the figures of resampled users."""
     blocks = drawn_users(sums.users, resamples=resamples, seed=seed)
     return np.concatenate([sums.figures(weights) for weights in blocks], axis=2)
 

@@ -1,4 +1,4 @@
-"""Chance by user: users drawn again, and users whose two scorers are exchanged.
+"""Chance by user: resampled users, and users whose two scorers are exchanged.
 
 Dims: U users, R resamples or flips, C quantities.
 """
@@ -37,8 +37,8 @@ def drawn_users(users: int, *, resamples: int, seed: int) -> Iterator[Values]:
 def randomisation_test(shares: sparse.csr_array, *, flips: int, seed: int) -> Values:
     """Return (C,) two-sided p-values of paired differences, under random signs of the users.
 
-    p = (1 + flips at least as extreme) / (1 + flips), so that p is never 0 and the test is valid
-    with any number of flips. All of a user's quantities are flipped together.
+    p = (1 + flips at least as extreme) / (1 + flips): p is never 0, and the test is valid with any
+    number of flips. All of a user's quantities are flipped together.
 
     Args:
         shares: (C, U) what each user adds to each difference.
@@ -65,7 +65,7 @@ def wilcoxon_test(differences: Values) -> float:
     """
     if not np.any(differences):
         return 1.0
-    # Equal differences must tie: what distinguishes them in rounding would rank them.
+    # Equal differences must tie, so rounding errors are rounded away.
     rounded = np.round(differences / np.abs(differences).max(), 12)
     return float(stats.wilcoxon(rounded[rounded != 0]).pvalue)
 

@@ -1,7 +1,7 @@
 """A metric of several scorers on the same events, summed by user and domain.
 
-Every figure (micro, macro, a domain's mean) is made of sums over users, so these sums are all that
-an interval or a test by user needs. They are sparse: most users know few domains.
+Every figure (micro, macro, a domain's mean) is made of sums over users. An interval or a test by
+user needs only these sums. They are sparse, because most users know few domains.
 
 Dims: B events, U users, D domains, P scorers, S scopes (micro, macro, then each domain),
 R resamples.
@@ -31,7 +31,7 @@ MICRO, MACRO = "micro", "macro"
 
 @dataclass(frozen=True)
 class UserSums:
-    """The sums of P scorers, and the numbers of events that they are of."""
+    """The sums of P scorers and their numbers of events."""
 
     domains: tuple[str, ...]
     """(D,) names of the domains that have events, in alphabetical order."""
@@ -42,11 +42,11 @@ class UserSums:
 
     @classmethod
     def of(cls, scorers: Sequence[Outcomes], metric: str) -> UserSums:
-        """Sum a metric; events about which it says nothing (NaN) take no part.
+        """Sum a metric; events without a value (NaN) are skipped.
 
         Raises:
             RunError: the scorers were not judged on the same events, lack the metric, have it on
-                different events, or on none.
+                different events or on none, or it is infinite.
         """
         known = _known(scorers, metric)
         users, user = np.unique(scorers[0].users[known], return_inverse=True)
@@ -69,7 +69,7 @@ class UserSums:
 
     @property
     def scopes(self) -> tuple[str, ...]:
-        """Return (S,) what there is a figure of."""
+        """Return (S,) the names of the scopes."""
         return (MICRO, MACRO, *self.domains)
 
     @property
@@ -89,7 +89,7 @@ class UserSums:
         Args:
             weights: (U, R) not negative, and not all zero for any of the R.
 
-        A domain without any user drawn has no figure (NaN), and takes no part in macro.
+        A domain without any drawn user has no figure (NaN), and macro skips it.
         """
         totals = (self._stacked @ weights).reshape(len(self.sums) + 1, len(self.domains), -1)
         counts, sums = totals[0], totals[1:]
@@ -127,7 +127,7 @@ def require_same_events(first: Outcomes, second: Outcomes) -> None:
     """Refuse outcomes that cannot be paired.
 
     Raises:
-        RunError: they are not of the same events.
+        RunError: the outcomes are not of the same events.
     """
     if not (
         np.array_equal(first.events, second.events)
@@ -137,13 +137,13 @@ def require_same_events(first: Outcomes, second: Outcomes) -> None:
         both = len(np.intersect1d(first.events, second.events))
         raise RunError(
             f"'{first.scorer}' and '{second.scorer}' were not judged on the same events: "
-            f"{len(first.events):,} and {len(second.events):,}, of which {both:,} are the same",
+            f"{len(first.events):,} and {len(second.events):,}, {both:,} of them in both",
             hint="evaluate both on the same part of the same dataset",
         )
 
 
 def _known(scorers: Sequence[Outcomes], metric: str) -> NDArray[np.bool_]:
-    """Return (B,) whether the metric says something about the event."""
+    """Return (B,) whether the event has a value of the metric."""
     first = scorers[0]
     for one in scorers:
         require_same_events(first, one)
@@ -151,6 +151,7 @@ def _known(scorers: Sequence[Outcomes], metric: str) -> NDArray[np.bool_]:
             raise RunError(
                 f"'{one.scorer}' has no metric '{metric}'; it has: {', '.join(one.values)}"
             )
+        _require_finite(one, metric)
     known = ~np.isnan(first.values[metric])
     for one in scorers[1:]:
         if not np.array_equal(known, ~np.isnan(one.values[metric])):
@@ -164,8 +165,20 @@ def _known(scorers: Sequence[Outcomes], metric: str) -> NDArray[np.bool_]:
     return known
 
 
+def _require_finite(outcomes: Outcomes, metric: str) -> None:
+    """Refuse infinite values: they have no mean, and a difference of two is not a number."""
+    values = outcomes.values[metric]
+    infinite = int(np.isinf(values).sum())
+    if infinite:
+        raise RunError(
+            f"the {metric} of '{outcomes.scorer}' is infinite for {infinite:,} of "
+            f"{len(values):,} events: it leaves what was clicked no probability",
+            hint="compare by a rank metric, such as ndcg@10",
+        )
+
+
 def _numbered(names: NDArray[np.object_]) -> tuple[tuple[str, ...], Ints]:
-    """Return the different names in alphabetical order, and (B,) the place of each among them."""
+    """Return the distinct names in alphabetical order, and (B,) the place of each event's name."""
     coded = pa.array(names, pa.string()).dictionary_encode()
     found = coded.dictionary.to_pylist()
     order = sorted(range(len(found)), key=found.__getitem__)

@@ -1,9 +1,9 @@
 """The user side of the score as an ONNX graph.
 
-Item vectors go in with the items that a batch reads, so that the graph stays small and every
-process of a machine can have one copy of them.
+Item vectors are an input, for the items that a batch reads. So the graph stays small, and all
+processes of a machine share one copy of the vectors.
 
-Dims: B rows, T items, E width of the score's vectors (both players' where it is fused).
+Dims: B rows, T items, E width of the score's vectors (both players' if it is fused).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from crossfeed.model.users.timelines import Timelines, build_timelines
 __all__ = ["export_encoder"]
 
 _OPSET = 18
-"""What torch writes and ONNX Runtime serves: 23 is written, too, and fails at run time."""
+"""The opset that torch writes and ONNX Runtime serves; 23 fails at run time."""
 
 
 def export_encoder(scorer: NetworkScorer) -> bytes:
@@ -64,7 +64,7 @@ def export_encoder(scorer: NetworkScorer) -> bytes:
     assert program is not None
     proto = program.model_proto
     for node in proto.graph.node:
-        node.ClearField("metadata_props")  # paths and lines of the source where it was exported
+        node.ClearField("metadata_props")  # source paths and lines of the exporting machine
     return bytes(proto.SerializeToString(deterministic=True))
 
 
@@ -76,8 +76,8 @@ class _UserSide(nn.Module):
         self.players = players
 
     def forward(self, vectors: Tensor, *fields: Tensor) -> Tensor:
-        """Return (B, E) users; the fields are those of the timelines but the items."""
-        # Each player looks up rows of its own item table: here they come looked up already.
+        """Return (B, E) users; the fields are the timelines' without the items."""
+        # Each player looks up rows of its own item table; here they are already looked up.
         timelines = Timelines(fields[0], *fields)
         width = self.players.config.width
         users = self.players.discriminator.network(timelines, _looked_up(vectors[:, :width]))
@@ -88,14 +88,14 @@ class _UserSide(nn.Module):
 
 
 def _looked_up(vectors: Tensor) -> nn.Embedding:
-    """Return what stands in for an item table whose rows are at hand."""
+    """Return a stand-in for an item table that gives the rows already looked up."""
     look_up: Callable[[Tensor], Tensor] = lambda items: vectors  # noqa: E731
     return cast(nn.Embedding, look_up)
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence what the exporter says of itself and of packages that nobody needs here."""
+    """Silence the exporter's messages about itself and about packages that are not needed."""
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

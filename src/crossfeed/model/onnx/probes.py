@@ -1,4 +1,4 @@
-"""Made-up histories by which encoders are compared: always the same for a catalogue."""
+"""Made-up histories to compare encoders with, always the same for a catalogue."""
 
 from __future__ import annotations
 

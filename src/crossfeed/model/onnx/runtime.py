@@ -1,4 +1,4 @@
-"""The user side of the score in ONNX Runtime: what encodes users in service.
+"""The user side of the score in ONNX Runtime, which encodes users in service.
 
 Dims: B rows, T items, E width of the score's vectors.
 """
@@ -30,7 +30,7 @@ GRAPH_INPUTS = ("vectors", *Grouped._fields[1:])
 """The vectors (T, E) of the items that a batch reads, then its timelines without the items."""
 
 TOLERANCE = 1e-4
-"""By how much a user's vector may differ from the eager one."""
+"""Largest allowed difference of a user's vector from torch's."""
 
 _ROWS_AT_ONCE = 1024
 
@@ -52,13 +52,13 @@ class OnnxEncoder:
         import onnxruntime
 
         options = onnxruntime.SessionOptions()
-        # One row takes less than waking another thread; several requests are one batch.
+        # Waking another thread takes longer than one row; several requests are one batch.
         options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3  # what it optimises is of no interest
+        options.log_severity_level = 3  # hide its messages on optimisation
         self._session = onnxruntime.InferenceSession(
             graph, options, providers=["CPUExecutionProvider"]
         )
-        # Of the inputs, the exporter drops those that a network does not read.
+        # The exporter drops inputs that a network does not read.
         self._wanted = {given.name for given in self._session.get_inputs()} - {"vectors"}
         self.catalogue, self._config, self._item_vectors = catalogue, config, item_vectors
 
@@ -89,14 +89,14 @@ def open_encoder(
     config: ModelConfig,
     item_vectors: Floats,
 ) -> OnnxEncoder | None:
-    """Return the encoder of an exported graph, or None where it cannot be used.
+    """Return the encoder of an exported graph, or None if it cannot be used.
 
-    The graph must give the eager vectors here and now, not only where it was exported: another
-    version of the runtime or another processor may compute otherwise.
+    The graph must give torch's vectors on this machine, too: another version of the runtime or
+    another processor may compute differently.
 
     Args:
         file: the graph.
-        expected: (P, E) what the eager encoder gave for the probes when the graph was exported.
+        expected: (P, E) torch's vectors of the probes, made at export.
         catalogue: of the model.
         config: of the model.
         item_vectors: (I, E) of the model.
@@ -109,7 +109,7 @@ def open_encoder(
             file.read_bytes(), catalogue=catalogue, config=config, item_vectors=item_vectors
         )
         difference = largest_difference(encoder, expected)
-    except Exception as error:  # a runtime may raise anything; torch serves as well
+    except Exception as error:  # a runtime may raise anything; torch can serve instead
         _log.warning("torch encodes users: ONNX Runtime cannot use '%s': %s", file, error)
         return None
     if not difference <= TOLERANCE:
@@ -119,9 +119,9 @@ def open_encoder(
 
 
 def largest_difference(encoder: OnnxEncoder, expected: Floats) -> float:
-    """Return by how much any number of a user's vector differs from the expected, on the probes.
+    """Return the largest difference of any number from the expected vectors of the probes.
 
-    Asked for all together and one by one, as both happen in service.
+    The probes are encoded all together and one by one, as both happen in service.
     """
     histories, domains = probes(encoder.catalogue)
     alone = [
@@ -130,4 +130,4 @@ def largest_difference(encoder: OnnxEncoder, expected: Floats) -> float:
     ]
     together = encoder.user_vectors(histories, domains)
     differences = np.abs(np.stack([together, np.concatenate(alone)]) - expected)
-    return float(np.max(differences, initial=0.0))  # not finite where either is not
+    return float(np.max(differences, initial=0.0))  # not finite if either is not

@@ -38,7 +38,8 @@ class LinearEncoder(nn.Module):
         items = self.dropout(item_table(timelines.items))  # (T, E)
         rows = timelines.group_rows[timelines.groups]  # (T,)
         domains = timelines.group_domains[timelines.groups]
-        weights = self.log_weights[domains, timelines.target_domains[rows]].exp()
+        pairs = domains * self.log_weights.shape[1] + timelines.target_domains[rows]
+        weights = self.log_weights.flatten().index_select(0, pairs).exp()
         summed = items.new_zeros(timelines.rows, items.shape[1])
         summed = summed.index_add(0, rows, items * weights.unsqueeze(1))
         # Between mean and sum: who clicked more is known better, but not in proportion.

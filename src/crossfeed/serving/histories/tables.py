@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossfeed.errors import HistoryStoreError, RequestError
-from crossfeed.files import atomic_path, require_free
 from crossfeed.serving.histories.history import POSSIBLE_TIMES, is_possible_time
 from crossfeed.serving.ids import Id, restore_id
+from crossfeed.table_files import require_table, table_writer
 
 __all__ = [
     "ROWS_AT_ONCE",
@@ -124,10 +124,10 @@ def _restored(
 def write_events(
     out: Path, pages: Iterable[Sequence[Row]], *, store: object, overwrite: bool
 ) -> int:
-    """Write events as Parquet, the ids as they are stored; return how many.
+    """Write events to a file, the ids as they are stored; return how many.
 
     Args:
-        out: the file to write.
+        out: the file to write: Parquet, CSV or JSONL by its suffix.
         pages: rows, so many at a time that one page fits into memory; none is empty.
         store: what a message calls their store.
         overwrite: replace an existing file.
@@ -136,11 +136,11 @@ def write_events(
         OutputError: `out` exists and may not be replaced, or cannot be written.
         HistoryStoreError: the store holds ids of two types.
     """
-    require_free(out, overwrite=overwrite)
+    require_table(out, _COLUMNS, name="file of events", overwrite=overwrite)
     written, waiting = 0, iter(pages)
     first = next(waiting, ())
     schema = _schema(first)
-    with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with table_writer(out, schema) as writer:
         for page in itertools.chain([first] if first else [], waiting):
             try:
                 columns = dict(zip(_COLUMNS, zip(*page, strict=True), strict=True))

@@ -8,11 +8,9 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-import pyarrow.parquet as pq
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import HistoryStoreError, RequestError, UnknownDomainError
-from crossfeed.files import atomic_path, require_free
 from crossfeed.serving.histories.availability import Availability
 from crossfeed.serving.histories.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
@@ -26,6 +24,7 @@ from crossfeed.serving.recommend.ranking import Ranked, best_first, cosine
 from crossfeed.serving.recommend.reading import CheckedQuery, QueryReader, check_count
 from crossfeed.serving.recommend.target import Target, User
 from crossfeed.serving.recommend.timing import Note, unnoted
+from crossfeed.table_files import require_table, table_writer
 
 __all__ = ["Recommender"]
 
@@ -206,13 +205,13 @@ class Recommender:
         k: int = DEFAULT_K,
         overwrite: bool = False,
     ) -> Path:
-        """Write recommendations for every user of the bundle's histories as Parquet.
+        """Write recommendations for every user of the bundle's histories to a file.
 
         Columns user_id, domain, rank (from 1), item_id, score, source; memory does not grow with
         the number of users.
 
         Args:
-            out: the file to write.
+            out: the file to write: Parquet, CSV or JSONL by its suffix.
             domain: the target domain; all of them if None.
             k: how many items, 1 to 1000.
             overwrite: replace an existing file.
@@ -222,7 +221,14 @@ class Recommender:
             OutputError: `out` exists and may not be replaced, or cannot be written.
         """
         out = Path(out)
-        require_free(out, overwrite=overwrite)
+        columns = answers_schema(self.bundle).names
+        require_table(
+            out,
+            columns,
+            name="file of recommendations",
+            inputs=[self.bundle.path],
+            overwrite=overwrite,
+        )
         names = self.domains if domain is None else (domain,)
         checked = [
             self._reader.check(Query(domains=self._one(name, k), history=())) for name in names
@@ -235,7 +241,7 @@ class Recommender:
                 allowed="a bundle exported with histories",
             )
         schema = answers_schema(self.bundle)
-        with atomic_path(out) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+        with table_writer(out, schema) as writer:
             for user_ids, histories in self._bundle_histories.chunks(_USERS_AT_ONCE):
                 users = [User((), histories.row(row)) for row in range(len(histories))]
                 for one in checked:

@@ -1,47 +1,44 @@
-"""One fit of both players: epochs, their steps, validation, and what is kept of them."""
+"""One fit of both players: the loop over epochs and steps.
+
+What is best is decided in `selection`, what is kept on disk in `saving`.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.profiler import profile, record_function
 
 from crossfeed.config import Config
-from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import ConfigError
-from crossfeed.evaluation.baselines import Popularity
-from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.results import Results
-from crossfeed.model.network_scorer import NetworkScorer
-from crossfeed.run import CheckpointName, Run, seen
-from crossfeed.scorer import Scorer
+from crossfeed.run import Run, seen
 from crossfeed.training.loop.interrupt import Interruptible
-from crossfeed.training.loop.progress import SUMS, EpochFigures, FitProgress
+from crossfeed.training.loop.progress import EpochFigures, FitProgress
 from crossfeed.training.loop.random_state import forked, random_state, restore_random_state
-from crossfeed.training.loop.saving import Saving
+from crossfeed.training.loop.requirements import expanded_domains
+from crossfeed.training.loop.saving import FitFiles
+from crossfeed.training.loop.selection import MOST_ROLL_BACKS, Selection
 from crossfeed.training.loop.state import FitState
-from crossfeed.training.parallel.distributed import ALONE, Workers, own_of, steps_per_epoch
-from crossfeed.training.stages import stage, staged
+from crossfeed.training.loop.validation import Validation
+from crossfeed.training.parallel.distributed import ALONE, Workers, steps_per_epoch
 from crossfeed.training.step.batches import Batch, ahead, batches
 from crossfeed.training.step.proposals import StaticProposals, propose
 from crossfeed.training.step.steps import discriminator_step, generator_step, score
 from crossfeed.training.watch.alarms import Alarm, find_alarms
 from crossfeed.training.watch.display import Display
 from crossfeed.training.watch.health import Health
-from crossfeed.training.watch.profile import Profile
 from crossfeed.training.watch.tracking import Tracking
 
-__all__ = ["SAME_COMMAND", "Fit", "expanded_domains"]
+__all__ = ["SAME_COMMAND", "Fit"]
 
 SAME_COMMAND = "the same command"
-"""What goes on with a fit that a larger piece of work began."""
-
-MOST_ROLL_BACKS = 3
-"""Roll-backs after which a training that collapses again is stopped."""
+"""The command that continues a fit within a larger piece of work."""
 
 
 class Fit:
@@ -56,24 +53,26 @@ class Fit:
         stage: str,
         epochs: int,
         selects: bool,
+        rates: Sequence[float] = (),
         command: str = SAME_COMMAND,
     ) -> None:
-        """Prepare a fit, or take it up where its last checkpoint left it.
+        """Prepare a fit, or continue it from its last checkpoint.
 
         Args:
             run: where it is saved.
             dataset: what is fitted.
             workers: the processes that take part.
-            stage: what the display calls it.
-            epochs: how many there are at most.
+            stage: its name in the display.
+            epochs: the largest number of epochs.
             selects: whether the best epoch is chosen on validation, or the last one is kept.
-            command: what goes on with it, which is shown when it is interrupted.
+            rates: the learning rate of each epoch, as a factor of `train.learning_rate`; 1 for all
+                by default.
+            command: what continues it; shown when it is interrupted.
         """
         self.run, self.dataset, self.config = run, dataset, run.config
         self.workers = workers
         self.stage, self.epochs, self.selects, self.command = stage, epochs, selects, command
-        self.last: CheckpointName = "last" if selects else "refit-last"
-        self.best: CheckpointName = "best" if selects else "refit"
+        self.rates = rates
         self.progress = FitProgress()
         self.device = workers.device(self.config.train.device)
         self.clicks, self.share = workers.share(dataset, self.config)
@@ -81,7 +80,7 @@ class Fit:
             self.share.steps if self.share else steps_per_epoch(len(self.clicks), self.config)
         )
         self.after_epoch: Callable[[int, float], None] | None = None
-        self.profile: Profile | None = None
+        self.profiler: profile | None = None
         self.expanded = expanded_domains(dataset, self.config)
         self.static = StaticProposals(dataset, self.config.train).to(self.device)
         with forked(self.device):
@@ -90,17 +89,18 @@ class Fit:
                 dataset.catalogue, self.config, device=self.device, span=dataset.training_span
             )
             self.random_state = (
-                random_state(self.device) if workers.leads else self._random_state_anew()
+                random_state(self.device) if workers.leads else self._seeded_random_state()
             )
         for players in (self.state.players, self.state.served):
             workers.spread_weights(players)
-        if self.config.train.compile:
-            self.state.players.compile_encoders()
-        if run.has_checkpoint(self.last):
-            self._restore(run.read_checkpoint(self.last))
+        self.files = FitFiles(run, workers, self.device, selects=selects)
+        if restored := self.files.restore(self.state):
+            self.progress, kept = restored
+            self.random_state = kept or self._seeded_random_state()
         self.figures = EpochFigures(self.progress)
+        self.selection = Selection(self.progress, self.config.train, epochs=epochs)
+        self.validation = Validation(dataset, self.config, workers, self.device)
         self.tracking = Tracking(run, stage=stage)
-        self.saving = Saving(minutes=self.config.train.checkpoint_minutes, write=self._save)
 
     def go_on(self) -> None:
         """Train from where the fit stands until it is finished."""
@@ -109,10 +109,9 @@ class Fit:
         self.run.prepare_to_write()
         quiet = not self.workers.leads
         display = Display(epochs=self.epochs, steps=self.steps, stage=self.stage, quiet=quiet)
-        measured = self.profile.running() if self.profile else nullcontext()
         with (
             display,
-            measured,
+            self.profiler or nullcontext(),
             Interruptible(quiet=quiet) as interruptible,
             forked(self.device),
             self.tracking,
@@ -130,6 +129,9 @@ class Fit:
 
     def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:
         progress = self.progress
+        if self.rates:
+            rate = self.config.train.learning_rate * self.rates[progress.epoch]
+            self.state.set_learning_rate(rate)
         self.state.players.train()
         began = time.perf_counter() - progress.seconds
         waiting = batches(
@@ -141,27 +143,26 @@ class Fit:
             first_step=progress.step,
             stacked=self.device.type == "cuda",
         )
-        for batch in staged("batch assembly", ahead(waiting)):
+        for batch in ahead(waiting):
             self._step(batch.to(self.device))
             progress.step += 1
-            if self.profile:
-                self.profile.step(batch.rows, typical=not self._warming_up)
+            if self.profiler and not self._warming_up:
+                self.profiler.step()
             progress.seconds = time.perf_counter() - began
+            display.pace(epoch=progress.epoch, step=progress.step)
             asked, due, shown = self.workers.most(
-                interruptible.asked, self.saving.due(), display.due()
+                interruptible.asked, self.files.timer.due(), display.due()
             )
             if shown:
                 losses = self.workers.means(self.figures.mean_losses())
                 display.step(epoch=progress.epoch, step=progress.step, losses=losses)
             if asked or due:
-                self.saving.save()
+                self._save()
             if asked:
                 interruptible.stop(asked, self.command)
 
     def _step(self, batch: Batch) -> None:
-        """Move every `discriminator_steps`-th time the generator, and always the discriminator.
-
-        The steps are counted over all epochs: an epoch may have fewer than that.
+        """Move the generator, then the discriminator.
 
         One look of each player at the batch serves both phases: the candidates are drawn before
         the generator moves, and the scores are those of a discriminator that has not moved yet.
@@ -171,7 +172,7 @@ class Fit:
             config = _warmup(config)
         players, optimisers = self.state.players, self.state.optimisers
         generator = players.generator if self.config.has_generator else None
-        with stage("generator forward"), self._autocast():
+        with record_function("generator forward"), self._autocast():
             proposals = propose(
                 generator,
                 batch,
@@ -180,11 +181,10 @@ class Fit:
                 expanded=self.expanded,
                 share=config.train.proposal_share,
             )
-        with stage("discriminator forward"), self._autocast():
+        with record_function("discriminator forward"), self._autocast():
             scores = score(players, batch, proposals, config.train)
-        count = batch.epoch * self.steps + batch.step + 1
-        if generator is not None and count % config.train.discriminator_steps == 0:
-            with stage("generator backward, step"):
+        if generator is not None:
+            with record_function("generator backward, step"):
                 move = generator_step(
                     players,
                     optimisers["generator"],
@@ -194,10 +194,10 @@ class Fit:
                     config,
                     workers=self.workers,
                 )
-            with stage("losses, health"):
+            with record_function("losses, health"):
                 self.figures.add_losses(move.losses, "generator", "anchor", "gap")
                 self.figures.health.add_generator(batch, proposals, move, config=config.train)
-        with stage("discriminator backward, step"):
+        with record_function("discriminator backward, step"):
             move = discriminator_step(
                 players,
                 optimisers["discriminator"],
@@ -207,14 +207,14 @@ class Fit:
                 config,
                 workers=self.workers,
             )
-        with stage("losses, health"):
+        with record_function("losses, health"):
             self.figures.add_losses(move.losses, "discriminator")
             self.figures.health.add_discriminator(batch, proposals, move)
-        with stage("average"):
+        with record_function("average"):
             self.state.average()
 
     def _autocast(self) -> AbstractContextManager[object]:
-        """Return the context in which `train.precision` holds: the players' forward passes."""
+        """Return the context of the players' forward passes, with `train.precision`."""
         if self.config.train.precision == "float32":
             return nullcontext()
         return torch.autocast(self.device.type, torch.bfloat16)
@@ -225,86 +225,64 @@ class Fit:
 
     def _end_epoch(self, display: Display) -> None:
         progress = self.progress
-        if self.profile:
-            self.profile.pause()
         self.workers.require_equal_weights(self.state.players)
         self.figures.add_up(self.workers)
-        results = self._validate() if self.selects else None
-        value = _selected(results, self.config) if results else float("inf")
-        value = self.workers.from_leader(value)  # rounding on another machine decides nothing
-        is_best = value > progress.best or not self.selects
-        if is_best:
-            progress.best, progress.best_epoch = value, progress.epoch
+        results = self.validation.evaluate(self.state.served) if self.selects else None
+        value = self.validation.selected(results) if results else None
         health = self.figures.health.mean()
-        alarms = self._alarms(health, value) if results else ()
+        alarms = self._alarms(health, value)
+        is_best = self.selection.judge(value)
         progress.metrics.append(self._epoch_metrics(results))
         progress.health.append(
             {"epoch": progress.epoch + 1, **health.to_json(), "alarms": [vars(a) for a in alarms]}
         )
         display.epoch(epoch=progress.epoch, results=results, seconds=progress.seconds, best=is_best)
         display.health(health, alarms)
-        stale = progress.epoch - progress.best_epoch
-        progress.finished = progress.epoch + 1 >= self.epochs or (
-            self.selects and stale >= self.config.train.patience
-        )
-        progress.epoch, progress.step = progress.epoch + 1, 0
-        progress.seconds = 0.0
-        self.figures.clear()
+        self._begin_next_epoch()
         if is_best and (self.selects or progress.finished):
-            with stage("checkpoint"):
-                self.run.write_checkpoint(self.best, {"players": self.state.served.state_dict()})
+            self.files.keep_best(self.state)
         if self.selects:
             self._recover(display, collapsed=bool(alarms))
             progress.metrics[-1]["finished"] = progress.finished
-            self.run.write_metrics(progress.metrics)
-            self.run.write_health(progress.health)
+            self.files.write_epochs(progress)
         self.tracking.epoch(progress.metrics[-1], progress.health[-1])
-        self.saving.save()
+        self._save()
         if self.after_epoch:
-            self.after_epoch(progress.epoch - 1, value)
+            self.after_epoch(progress.epoch - 1, progress.best if value is None else value)
 
-    def _alarms(self, health: Health, value: float) -> tuple[Alarm, ...]:
-        """Return the signs of collapse in the epoch that ends; warm-up gives none."""
+    def _begin_next_epoch(self) -> None:
+        self.progress.epoch, self.progress.step = self.progress.epoch + 1, 0
+        self.progress.seconds = 0.0
+        self.figures.clear()
+
+    def _alarms(self, health: Health, value: float | None) -> tuple[Alarm, ...]:
+        """Return the signs of collapse in the epoch that ends; there are none in warm-up."""
         progress = self.progress
-        if progress.epoch < self.config.train.warmup_epochs:
+        if value is None or self._warming_up:
             return ()
         if progress.floor is None:
-            popularity = self._evaluate(Popularity(self.dataset))
-            progress.floor = self.workers.from_leader(_selected(popularity, self.config))
-        metric = self.config.train.select_on
-        return find_alarms(health, metric=metric, value=value, floor=progress.floor)
+            progress.floor = self.validation.popularity()
+        return find_alarms(
+            health,
+            metric=self.config.train.select_on,
+            value=value,
+            best=progress.best,
+            floor=progress.floor,
+        )
 
     def _recover(self, display: Display, *, collapsed: bool) -> None:
-        """Keep a healthy epoch; go back to the last one from a collapsed epoch, if that is set."""
-        progress, train = self.progress, self.config.train
-        if train.on_collapse != "roll-back" or progress.finished:
-            return
-        if not collapsed:
-            self.run.write_checkpoint("healthy", self.state.to_checkpoint())
-            return
-        if not self.run.has_checkpoint("healthy"):
-            return
-        if progress.roll_backs == MOST_ROLL_BACKS:
-            progress.finished = True
+        """Keep a healthy epoch; after a collapse go back to the last one, if that is set."""
+        has_healthy = self.files.has_healthy
+        recovery = self.selection.recover(collapsed=collapsed, has_healthy=has_healthy)
+        if recovery == "keep":
+            self.files.keep_healthy(self.state)
+        elif recovery == "stop":
             display.say(f"collapsed again after {MOST_ROLL_BACKS} roll-backs: stopped")
-            return
-        progress.roll_backs += 1
-        rate = train.learning_rate * 0.5**progress.roll_backs
-        self.state.restore(self.run.read_checkpoint("healthy"))
-        self.state.set_learning_rate(rate)
-        display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
-
-    def _validate(self) -> Results:
-        with stage("validation"):
-            catalogue, served = self.dataset.catalogue, self.state.served
-            if self.config.train.table_sharding == "none":
-                return self._evaluate(NetworkScorer(catalogue, served))
-            with forked(self.device):  # it draws weights that are replaced
-                whole = NetworkScorer.from_state(catalogue, self.config.model, served.state_dict())
-            return self._evaluate(whole)
-
-    def _evaluate(self, scorer: Scorer) -> Results:
-        return evaluate(scorer, self.dataset, part=Part.VALIDATION, workers=self.workers)
+        elif recovery == "roll back":
+            rate = self.config.train.learning_rate * self.selection.rate
+            self.files.restore_healthy(self.state)
+            self.state.set_learning_rate(rate)
+            display.say(f"rolled back to the last healthy epoch; learning rate now {rate:g}")
 
     def _epoch_metrics(self, results: Results | None) -> dict[str, Any]:  # Any: JSON
         line: dict[str, Any] = {
@@ -318,37 +296,10 @@ class Fit:
 
     def _save(self) -> None:
         self.figures.settle()
-        with stage("checkpoint"):
-            self.run.write_checkpoint(
-                self.last,
-                {
-                    **self.state.to_checkpoint(),
-                    "random_state": random_state(self.device),
-                    "progress": vars(self.progress),
-                    "others": self.workers.gather(self._own())[1:],  # see own_of
-                },
-            )
-            self.workers.wait()  # nobody leaves, or reads the run, before it is written
+        self.files.save(self.state, self.progress)
 
-    def _own(self) -> dict[str, Any]:  # Any: see run.Checkpoint
-        """Return what in the progress is this process's own."""
-        sums = {name: getattr(self.progress, name) for name in SUMS}
-        return {"random_state": random_state(self.device), **sums}
-
-    def _restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
-        self.state.restore(checkpoint)
-        self.progress = progress = FitProgress(**checkpoint["progress"])
-        first = {name: getattr(progress, name) for name in SUMS}
-        own = own_of(
-            [{"random_state": checkpoint["random_state"], **first}, *checkpoint["others"]],
-            self.workers,
-        )
-        self.random_state = own["random_state"] or self._random_state_anew()
-        for name in SUMS:
-            setattr(progress, name, own[name])
-
-    def _random_state_anew(self) -> dict[str, Tensor]:
-        """Return what follows from the seed, this process and how far the fit has come."""
+    def _seeded_random_state(self) -> dict[str, Tensor]:
+        """Return the random state that follows from the seed, this process and the progress."""
         position = (self.progress.epoch, self.progress.step)
         with forked(self.device):
             torch.manual_seed(self.workers.seed(self.config.train.seed, *position))
@@ -361,22 +312,3 @@ def _warmup(config: Config) -> Config:
         update={"proposal_share": 0.0, "reward_weight": 0.0, "gap_weight": 0.0}
     )
     return config.model_copy(update={"train": train})
-
-
-def expanded_domains(dataset: Dataset, config: Config) -> list[bool]:
-    """Return by domain whether the generator expands it."""
-    names = dataset.catalogue.domains
-    wanted = config.train.expand_domains
-    unknown = [name for name in wanted or () if name not in names]
-    if unknown:
-        raise ConfigError(
-            f"train.expand_domains names the unknown domain '{unknown[0]}'; "
-            f"the dataset has: {', '.join(names)}"
-        )
-    return [wanted is None or name in wanted for name in names]
-
-
-def _selected(results: Results, config: Config) -> float:
-    """Return the figure that `train.select_on` names."""
-    kind, metric = config.train.select_on.split()
-    return (results.micro if kind == "micro" else results.macro)[metric]

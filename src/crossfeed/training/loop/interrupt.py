@@ -39,7 +39,7 @@ class Interruptible:
             SystemExit: with 143, the signal was SIGTERM.
         """
         if not self._quiet:
-            print(f"stopped and saved; go on with: {command}", file=sys.stderr)
+            print(f"stopped and saved; continue with: {command}", file=sys.stderr)
         if number == signal.SIGTERM:
             raise SystemExit(143)
         raise KeyboardInterrupt

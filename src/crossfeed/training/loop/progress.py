@@ -1,4 +1,4 @@
-"""How far a fit has come, and the figures of the epoch that runs, as a checkpoint can hold them."""
+"""How far a fit has come, and the figures of the running epoch, as a checkpoint holds them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from crossfeed.training.watch.health import HealthSums
 __all__ = ["SUMS", "EpochFigures", "FitProgress"]
 
 SUMS = ("losses", "health_sums", "health_counts")
-"""What of the progress a process counts over its own batches."""
+"""Fields that each process accumulates itself, over its own batches."""
 
 
 @dataclass
@@ -29,13 +29,24 @@ class FitProgress:
     losses: dict[str, float] = field(default_factory=dict)
     """Sums of the running epoch's losses."""
     health_sums: dict[str, float] = field(default_factory=dict)
-    """What `HealthSums` holds of the running epoch."""
+    """The content of `HealthSums` for the running epoch."""
     health_counts: dict[str, int] = field(default_factory=dict)
     metrics: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     health: list[dict[str, Any]] = field(default_factory=list)  # Any: JSON
     floor: float | None = None
     """Popularity's validation figure, once it has been measured."""
     roll_backs: int = 0
+    rates: list[float] = field(default_factory=list)
+    """Learning rate of each epoch behind the present weights, as a factor of
+    `train.learning_rate`. An epoch that was rolled back is not among them."""
+    best_rates: list[float] = field(default_factory=list)
+    """The same for the best weights: the schedule of a refit."""
+
+    @classmethod
+    def of(cls, kept: dict[str, Any]) -> FitProgress:  # Any: see run.Checkpoint
+        """Return what a checkpoint holds; version 0.1 did not write the rates."""
+        epochs = {"rates": kept["epoch"], "best_rates": kept["best_epoch"] + 1}
+        return cls(**{**{name: [1.0] * count for name, count in epochs.items()}, **kept})
 
 
 class EpochFigures:
@@ -67,7 +78,7 @@ class EpochFigures:
         self.health.settle()
 
     def add_up(self, workers: Workers) -> None:
-        """Take what the other processes counted in the epoch that ends into the own sums."""
+        """Replace this process's sums by the sums over all processes, at the end of an epoch."""
         self.settle()
         sums, health = self._progress.losses, self.health
         sums.update(workers.added(sums))

@@ -1,20 +1,20 @@
-"""What must be so before a training begins, because it would fail after the first epoch."""
+"""Checks before a training begins, for problems that would make it fail later."""
 
 from __future__ import annotations
 
 import torch
 
-from crossfeed.config import TrainConfig
+from crossfeed.config import Config, TrainConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, TrainingError
 
-__all__ = ["require_clicks", "require_precision"]
+__all__ = ["expanded_domains", "require_clicks", "require_precision"]
 
 
 def require_clicks(dataset: Dataset) -> None:
     """Refuse a dataset that has nothing to learn from, or nothing to choose an epoch by.
 
-    A domain without training or validation clicks is no reason: it is served, and not judged.
+    A single domain without training or validation clicks is allowed: it is served, and not judged.
 
     Raises:
         TrainingError: the training or the validation part is empty.
@@ -46,3 +46,20 @@ def require_precision(config: TrainConfig) -> None:
             "instructions for it",
             hint="leave it at 'float32', or set train.device = 'cpu'",
         )
+
+
+def expanded_domains(dataset: Dataset, config: Config) -> list[bool]:
+    """Return by domain whether the generator expands it.
+
+    Raises:
+        ConfigError: `train.expand_domains` names a domain that the dataset does not have.
+    """
+    names = dataset.catalogue.domains
+    wanted = config.train.expand_domains
+    unknown = [name for name in wanted or () if name not in names]
+    if unknown:
+        raise ConfigError(
+            f"train.expand_domains names the unknown domain '{unknown[0]}'; "
+            f"the dataset has: {', '.join(names)}"
+        )
+    return [wanted is None or name in wanted for name in names]

@@ -1,4 +1,4 @@
-"""What moves in a fit: both players, their optimisers, and the average of their weights."""
+"""The moving state of a fit: both players, their optimisers, and the average of their weights."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ import torch
 from crossfeed.config import Config
 from crossfeed.model.players import Players
 from crossfeed.scorer import Catalogue
-from crossfeed.training.parallel.sharded_table import RowOptimiser, ShardedTable
+from crossfeed.training.parallel.sharded_table import (
+    TABLE_LEARNING_RATE,
+    RowOptimiser,
+    ShardedTable,
+)
 from crossfeed.training.step.average import RunningAverage
 from crossfeed.training.step.optimiser import PlayerOptimiser
 
@@ -71,7 +75,7 @@ class FitState:
             optimiser.set_learning_rate(rate)
         share = rate / self._train.learning_rate
         for divided in self._divided:
-            divided.set_learning_rate(share * self._train.table_learning_rate)
+            divided.set_learning_rate(share * TABLE_LEARNING_RATE)
 
     def to_checkpoint(self) -> dict[str, Any]:  # Any: see run.Checkpoint
         """Return everything as tensors and plain values."""
@@ -100,7 +104,7 @@ class FitState:
             self.players.generator.output_layer,
             self.players.discriminator.scoring_layer,
         ):
-            table = ShardedTable(layer.vectors, learning_rate=self._train.table_learning_rate)
+            table = ShardedTable(layer.vectors, learning_rate=TABLE_LEARNING_RATE)
             layer.vectors = table  # type: ignore[assignment] # it stands for an nn.Embedding
             optimisers.append(table.optimiser())
         return tuple(optimisers)

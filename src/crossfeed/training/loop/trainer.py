@@ -5,18 +5,23 @@ from __future__ import annotations
 import gc
 import shlex
 from collections.abc import Callable
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.run import Run, may_begin
-from crossfeed.training.loop.fit import Fit, expanded_domains
-from crossfeed.training.loop.requirements import require_clicks, require_precision
+from crossfeed.run import Run, may_begin, only_training, require_place
+from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.requirements import (
+    expanded_domains,
+    require_clicks,
+    require_precision,
+)
 from crossfeed.training.parallel.distributed import Workers
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.parallel.sharded_table import require_row_sharding
-from crossfeed.training.watch.profile import Profile
+from crossfeed.training.watch.profile import step_profiler
 from crossfeed.training.watch.tracking import require_trackers
 
 __all__ = ["train"]
@@ -43,20 +48,21 @@ def train(
         out: folder of the run.
         config: settings; a run that is resumed has its own, and those given here must be the same,
             but for those that only say where it runs (`crossfeed.config.differences.RUNNING`).
-        resume: go on with the run in `out`, or begin where there is none; a run that is finished
-            is left as it is.
-        refit: afterwards train anew on all data, validation and test included, for the number of
-            epochs that was best; these weights are for export, never for evaluation.
+        resume: start or continue the run in `out`; a finished run stays unchanged.
+        refit: afterwards train again on all data, validation and test included, with the epochs and
+            learning rates of the best weights; these weights are for export, never for evaluation.
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
             figure of `train.select_on`; what it raises ends the training.
-        profile: measure where the time goes, and write it into the run (`Profile`); a refit is not
-            measured.
-        command: what goes on with it, which is shown when it is interrupted; `crossfeed train`
-            with --resume unless it is given.
+        profile: write torch's profile of some steps into the run (`step_profiler`); a refit is not
+            profiled.
+        command: the command that continues it, shown when it is interrupted.
+        By default `crossfeed train` with
+            --resume.
 
     Raises:
-        OutputError: `out` exists and neither `resume` nor `overwrite` is set.
+        OutputError: `out` exists and neither `resume` nor `overwrite` is set, or another process
+            trains there.
         ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
             processes than its clicks allow.
         RunError: the run to be resumed was trained on another dataset or has other settings, or
@@ -71,10 +77,10 @@ def train(
     require_clicks(dataset)
     require_precision(config.train)
     require_trackers(config.train.track)
-    with joined() as workers:
+    with joined() as workers, ExitStack() as held:
         run: Run | None = None
         if workers.leads:
-            run = _open(dataset, workers, out, config, resume=resume, overwrite=overwrite)
+            run = _open(held, dataset, workers, out, config, resume=resume, overwrite=overwrite)
         run = workers.leaders_run(run)
         if command is None:
             words = ["train", str(dataset.path), "--out", str(out), "--resume"]
@@ -85,29 +91,42 @@ def train(
         fit = fit_of(dataset, stage="train", epochs=epochs, selects=True)
         fit.after_epoch = after_epoch
         if profile and workers.leads and not fit.progress.finished:
-            fit.profile = Profile(run.path, fit.device)
+            fit.profiler = step_profiler(run.path, fit.device)
         fit.go_on()
         if refit:
-            epochs = fit.progress.best_epoch + 1
+            rates = fit.progress.best_rates
             del fit
             gc.collect()  # its parts refer to each other; their memory is the refit's
             everything = dataset.refitted()
-            fit_of(everything, stage="refit", epochs=epochs, selects=False).go_on()
+            fit_of(everything, stage="refit", epochs=len(rates), selects=False, rates=rates).go_on()
     return run
 
 
 def _open(
-    dataset: Dataset, workers: Workers, out: Path, config: Config, *, resume: bool, overwrite: bool
+    held: ExitStack,
+    dataset: Dataset,
+    workers: Workers,
+    out: Path,
+    config: Config,
+    *,
+    resume: bool,
+    overwrite: bool,
 ) -> Run:
-    """Open the run that is to be resumed, or make a new one; refuse first what cannot work."""
+    """Open the run that is to be resumed, or make a new one; refuse first what cannot work.
+
+    No other process trains there until `held` is closed.
+    """
     if resume and not may_begin(out):
         run = Run.open(out)
         resumed = run.resumed(config)
         run.require_dataset(dataset)
         _require(dataset, workers, resumed.config)
+        held.enter_context(only_training(out))
         return run.relocated(dataset).resumed(config)
     _require(dataset, workers, config)
-    return Run.create(out, dataset=dataset, config=config, overwrite=overwrite or resume)
+    require_place(out, dataset=dataset, overwrite=overwrite)
+    held.enter_context(only_training(out))
+    return Run.create(out, dataset=dataset, config=config, overwrite=overwrite)
 
 
 def _require(dataset: Dataset, workers: Workers, config: Config) -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.profiler import record_function
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
@@ -24,13 +25,12 @@ from crossfeed.errors import ConfigError, TrainingError
 from crossfeed.run import CheckpointName, Run
 from crossfeed.scorer import Ints
 from crossfeed.training.parallel.gradients import average_gradients, gather_tensors
-from crossfeed.training.stages import stage
 
-__all__ = ["ALONE", "Follower", "Own", "Share", "Workers", "own_of", "steps_per_epoch"]
+__all__ = ["ALONE", "Follower", "Own", "Share", "Workers", "own_state", "steps_per_epoch"]
 
 Own = dict[str, Any]  # Any: tensors and sums
-"""What one process alone knows of a training's progress: the state of its random numbers, and sums
-over the steps of the running epoch."""
+"""Progress that each process accumulates itself: the state of its random numbers, and sums over the
+steps of the running epoch."""
 
 T = TypeVar("T")
 N = TypeVar("N", int, float)
@@ -38,7 +38,7 @@ N = TypeVar("N", int, float)
 
 @dataclass(frozen=True)
 class Share:
-    """What one of several processes does of each pass over the training clicks."""
+    """One process's share of each pass over the training clicks."""
 
     rank: int
     """The number of the process; each has its own order of clicks and its own masks."""
@@ -152,7 +152,7 @@ class Workers:
         """Return the largest of each number over all processes, so that all do alike."""
         if self.count == 1:
             return numbers
-        with stage("waiting for the slowest"):
+        with record_function("waiting for the slowest"):
             return tuple(gather_tensors(torch.tensor(numbers)).amax(dim=0).tolist())
 
     def means(self, values: Mapping[str, float]) -> dict[str, float]:
@@ -170,7 +170,7 @@ class Workers:
             rows: clicks in this process's batch.
         """
         if self.count > 1:
-            with stage("gradient exchange"):
+            with record_function("gradient exchange"):
                 moved = [one for one in player.parameters() if one.requires_grad]
                 average_gradients(moved, rows=rows)
 
@@ -226,8 +226,8 @@ class Follower(Run):
         """Leave it to the leader."""
 
 
-def own_of(owns: Sequence[Own], workers: Workers) -> Own:
-    """Return what a process goes on with, of what each process left.
+def own_state(owns: Sequence[Own], workers: Workers) -> Own:
+    """Return the own state with which a process continues, given those that all processes left.
 
     With as many processes as there were each takes its own. With another number there is no
     random state to take, and the leader takes all sums.

@@ -19,7 +19,7 @@ __all__ = ["average_gradients", "gather_tensors"]
 _LARGE = 1 << 16
 """Values from which a gradient is a message of its own."""
 _NONE, _DENSE = -2, -1
-"""What stands for the number of rows of a gradient that is not there, or not sparse."""
+"""Stands for the number of rows of a missing or dense gradient."""
 
 
 @torch.no_grad()

@@ -1,6 +1,6 @@
 """How the processes that torchrun started become one training, and how all of them end.
 
-An error that all meet is said once. A process that was lost is named by one of the others.
+An error that all meet is shown once. A process that was lost is named by one of the others.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from types import FrameType
+from typing import NoReturn
 
 import torch
 import torch.distributed as dist
@@ -22,21 +23,21 @@ import torch.distributed.nn.functional
 
 from crossfeed.errors import ConfigError, CrossfeedError
 from crossfeed.training.parallel.distributed import ALONE, Workers
-from crossfeed.training.parallel.heartbeat import Heartbeat
+from crossfeed.training.parallel.roll_call import RollCall
 
 __all__ = ["joined"]
 
-_WAIT = timedelta(hours=1)
-"""The longest that processes wait for one another; a lost one is told by its heartbeat long
-before."""
+_WAIT = timedelta(minutes=30)
+"""The longest that a process waits in an exchange. A process that dies breaks its connections, and
+torchrun ends the others; this is for a machine that falls silent."""
 
 
 @contextlib.contextmanager
 def joined() -> Iterator[Workers]:
     """Join the processes that torchrun started with this one, until the end of the block.
 
-    Without torchrun's environment, and where it says that there is one process, this is a training
-    alone. Whoever has joined before stays joined.
+    Without torchrun's environment, or with one process, the training runs alone. A process that has
+    already joined stays joined.
 
     Raises:
         ConfigError: the environment is not complete.
@@ -52,57 +53,48 @@ def joined() -> Iterator[Workers]:
         return
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_WAIT)
-    heartbeat = Heartbeat(rank=workers.rank, count=workers.count)
-    with _ending(heartbeat):
+    with _ending(RollCall(rank=workers.rank, count=workers.count)):
         yield workers
         # Unlike an exchange it has no tensor, which gloo's threads let go of a little later and
         # need the interpreter for: it would abort if it were ending by then.
         dist.barrier()
-        heartbeat.stop()
         dist.destroy_process_group()
 
 
 @contextlib.contextmanager
-def _ending(heartbeat: Heartbeat) -> Iterator[None]:
+def _ending(roll_call: RollCall) -> Iterator[None]:
     """Say once, and by one process, why all end."""
 
     def terminated(number: int, frame: FrameType | None) -> None:
-        # torchrun ends the others when one has died; then that is what is to be said.
+        # torchrun ends the others when one has died; then that is the reason to be shown.
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _leave(heartbeat, SystemExit(143))
+        _leave(roll_call, SystemExit(143))
 
     in_main = threading.current_thread() is threading.main_thread()
     previous = signal.signal(signal.SIGTERM, terminated) if in_main else None
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
-        heartbeat.stop()
-        raise
     except CrossfeedError as error:
-        _raise_once(heartbeat, error)
+        _raise_once(roll_call, error)
     except RuntimeError as error:  # what torch raises when an exchange fails, among other things
         if in_main:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        _leave(heartbeat, error)
-    except Exception:
-        heartbeat.fail()
-        raise
+        _leave(roll_call, error)
     finally:
         if in_main:
             signal.signal(signal.SIGTERM, previous)
 
 
-def _leave(heartbeat: Heartbeat, error: BaseException) -> None:
+def _leave(roll_call: RollCall, error: BaseException) -> NoReturn:
     """End because a process was lost, if one was; by `error` otherwise."""
-    lost = heartbeat.find_lost()
+    lost = roll_call.find_lost()
     if lost is None:
-        heartbeat.fail()
         raise error
-    _raise_once(heartbeat, lost)
+    _raise_once(roll_call, lost)
 
 
-def _raise_once(heartbeat: Heartbeat, error: CrossfeedError) -> None:
-    if heartbeat.fail():
+def _raise_once(roll_call: RollCall, error: CrossfeedError) -> NoReturn:
+    if roll_call.speaks():
         raise error
     raise SystemExit(1)
 

@@ -21,9 +21,12 @@ from torch import Tensor, nn
 
 from crossfeed.errors import ConfigError, MissingExtraError
 
-__all__ = ["RowOptimiser", "ShardedTable", "require_row_sharding"]
+__all__ = ["TABLE_LEARNING_RATE", "RowOptimiser", "ShardedTable", "require_row_sharding"]
 
-_TABLE, _IDS = "item_vectors", "ids"  # TorchRec's names of the table and of what is looked up
+TABLE_LEARNING_RATE = 0.1
+"""Step size of the row-wise Adagrad that moves divided rows."""
+
+_TABLE, _IDS = "item_vectors", "ids"  # TorchRec's names of the table and of the looked-up ids
 _EPSILON = 1e-8
 
 
@@ -133,7 +136,7 @@ class RowOptimiser:
         return {"learning_rate": rate, "accumulators": accumulators}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # Any: see run.Checkpoint
-        """Take over this process's part of what `state_dict` returned."""
+        """Load this process's part of the result of `state_dict`."""
         self.set_learning_rate(state["learning_rate"])
         self._accumulators().copy_(self._table.own(state["accumulators"]))
 

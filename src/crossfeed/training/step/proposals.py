@@ -18,13 +18,13 @@ from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+from torch.profiler import record_function
 
 from crossfeed.config import TrainConfig
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import NonFiniteLossError
 from crossfeed.model.generator import Generator
 from crossfeed.model.items.layer import values_of
-from crossfeed.training.stages import stage
 from crossfeed.training.step.batches import Batch
 from crossfeed.training.step.domain_rows import RowsOfDomains
 from crossfeed.training.step.pools import static_weights
@@ -116,7 +116,7 @@ def propose(
         targets = batch.timelines.target_domains
         of_rows = expands.to(targets.device)[targets]
         shares = [rows.unsqueeze(-1) for rows in batch.by_domain(of_rows * share)]
-    with stage("draws"):
+    with record_function("draws"):
         drawn = [
             _draw(
                 group,

@@ -40,6 +40,9 @@ __all__ = [
     "target_loss",
 ]
 
+MOST_GRADIENT = 5.0
+"""Largest norm of a player's gradient in one step."""
+
 
 @dataclass(frozen=True)
 class Scores:
@@ -128,7 +131,7 @@ def target_loss(
         gap = train.gap_weight * _gap(players, batch, proposals, config)
     return TargetLoss(
         generator=generator,
-        anchor=train.anchor_weight * anchor_loss(proposals.click_log_confidence),
+        anchor=anchor_loss(proposals.click_log_confidence),
         discriminator=_discriminator_loss(proposals, scores, config),
         gap=gap,
     )
@@ -200,7 +203,7 @@ def _discriminator_loss(proposals: Proposals, scores: Scores, config: Config) ->
 
 
 def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -> Tensor:
-    """Return the mean of exp(-gap / tau) over those of the batch's domains that are expanded."""
+    """Return the mean of exp(-gap) over those of the batch's domains that are expanded."""
     distance = GAPS[config.train.gap]
     with torch.no_grad():  # they are the discriminator's, which rests
         pools = players.discriminator.scoring_layer.pools([group.items for group in batch.groups])
@@ -216,7 +219,7 @@ def _gap(players: Players, batch: Batch, proposals: Proposals, config: Config) -
             batch.groups, proposals.confidences, pools, strict=True
         )
     ]
-    losses = gap_loss(torch.cat(distances), scale=config.train.gap_scale)
+    losses = gap_loss(torch.cat(distances))
     if proposals.expanded is not None:
         of_rows = batch.by_domain(proposals.expanded)
         losses = losses[torch.cat([rows[..., 0].flatten() for rows in of_rows])]
@@ -237,7 +240,7 @@ def _move(
     optimiser.zero_grad()
     losses.total.backward()  # type: ignore[no-untyped-call]
     workers.average_gradients(player, rows=batch.rows)
-    norm = _clip(player, config.train.gradient_clip)
+    norm = _clip(player, MOST_GRADIENT)
     if not bool(norm.isfinite()):  # as it may be where the loss is finite
         raise NonFiniteLossError(
             what=f"gradient of the {name}",

@@ -1,4 +1,4 @@
-"""What a person sees of a training: a bar per epoch with losses and remaining time, on stderr."""
+"""The display of a training: a bar per epoch with losses and remaining time, on stderr."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from crossfeed.evaluation.results import Results
 from crossfeed.training.watch.alarms import Alarm
@@ -24,25 +25,51 @@ __all__ = ["Display"]
 
 
 _SECONDS_BETWEEN = 0.1
-"""Seconds from one step that is shown to the next; losses are fetched from the device for it."""
+"""Seconds between two steps that are shown; losses are fetched from the device for it."""
+_WARM, _TIMED = 5, 25
+"""Steps before the pace is measured, because the first ones are slow, and when it is known."""
+_WORTH_SAYING = 20.0
+"""Remaining seconds that are announced."""
 
 
 class Display:
-    """Shows progress while it is open; where stderr is no terminal, one line per epoch."""
+    """Shows progress while it is open; if stderr is no terminal, without a bar."""
 
-    def __init__(self, *, epochs: int, steps: int, stage: str, quiet: bool = False) -> None:
-        self._console = Console(stderr=True, quiet=quiet, markup=False, emoji=False)
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        steps: int,
+        stage: str,
+        quiet: bool = False,
+        console: Console | None = None,
+    ) -> None:
+        """Prepare to show a fit.
+
+        Args:
+            epochs: the largest number of epochs.
+            steps: of each epoch.
+            stage: the name of the fit.
+            quiet: whether to show nothing.
+            console: where to show it; stderr by default.
+        """
+        self._console = console or Console(stderr=True, quiet=quiet, markup=False, emoji=False)
         self._epochs, self._steps, self._stage = epochs, steps, stage
         self._progress = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[losses]}"),
-            TimeRemainingColumn(),
+            TextColumn("{task.description}", table_column=Column(no_wrap=True)),
+            BarColumn(bar_width=20),
+            MofNCompleteColumn(table_column=Column(no_wrap=True)),
+            TimeRemainingColumn(table_column=Column(no_wrap=True)),
+            TextColumn(
+                "{task.fields[losses]}",
+                table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
+            ),  # what else there is room for
             console=self._console,
             disable=quiet or not self._console.is_terminal,
+            expand=True,
         )
         self._shown = float("-inf")
+        self._taken, self._since = 0, 0.0
         self._task = self._progress.add_task(stage, total=epochs * steps, losses="")
 
     def __enter__(self) -> Self:
@@ -63,6 +90,19 @@ class Display:
             return False
         self._shown = time.monotonic()
         return True
+
+    def pace(self, *, epoch: int, step: int) -> None:
+        """Take note of a finished step; after the first ones announce how long the rest takes."""
+        self._taken += 1
+        if self._taken == _WARM:
+            self._since = time.monotonic()
+        if self._taken != _TIMED:
+            return
+        each = (time.monotonic() - self._since) / (_TIMED - _WARM)
+        seconds = each * (self._epochs * self._steps - epoch * self._steps - step)
+        if seconds >= _WORTH_SAYING:
+            left = self._epochs - epoch
+            self.say(f"{self._stage}: about {_duration(seconds)} if it takes {_epochs(left)}")
 
     def step(self, *, epoch: int, step: int, losses: dict[str, float]) -> None:
         """Show one finished step and the epoch's mean losses so far."""
@@ -96,7 +136,20 @@ class Display:
         self.say(f"  health: {text}")
         for alarm in alarms:
             self.say(f"  alarm ({alarm.name}): {alarm.cause}")
+            self.say(f"  hint: {alarm.advice}")
 
     def say(self, line: str) -> None:
         """Show one line."""
         self._console.print(line, highlight=False, soft_wrap=True)
+
+
+def _duration(seconds: float) -> str:
+    """Return a time as it is said: 40 s, 9 min, 2 h 10 min."""
+    if seconds < 100:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def _epochs(count: int) -> str:
+    return f"all {count} epochs" if count > 1 else "1 epoch"

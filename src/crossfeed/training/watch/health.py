@@ -21,14 +21,14 @@ from crossfeed.training.step.steps import Move, has_gap
 __all__ = ["Health", "HealthSums"]
 
 _SMALLEST = 1e-300
-"""What the share of a gap loss counts at least; below it, it has no logarithm."""
+"""Smallest gap loss that counts; below it, the logarithm is undefined."""
 _ROWS = 64
-"""Clicks of a domain by which a batch's entropy is told; more say the same and cost time."""
+"""Clicks per domain that estimate a batch's entropy; more cost time without a better estimate."""
 
 
 @dataclass(frozen=True)
 class Health:
-    """What one epoch said of both players; None where nothing was measured."""
+    """One epoch's figures of both players; None if not measured."""
 
     separation: float | None
     """Share of pairs of a click and one of its candidates in which the click scores higher, ties
@@ -43,7 +43,7 @@ class Health:
     reward_variance: float | None
     gap: float | None
     """The distance between clicks and candidates (`train.gap`), mean over batches; over the domains
-    of a batch it is -tau log mean exp(-distance / tau)."""
+    of a batch it is -log mean exp(-distance)."""
     gradient_norms: Mapping[str, float]
     """Player -> mean norm of its gradient before it is clipped."""
 
@@ -79,8 +79,8 @@ class HealthSums:
         self._add("reward square", rewards.square().mean())
         self._add("gradient generator", move.gradient_norm)
         if has_gap(proposals, config):
-            share = move.losses.gap.detach().double() / config.gap_weight  # exp(-gap / scale)
-            self._add("gap", -config.gap_scale * share.clamp_min(_SMALLEST).log())
+            share = move.losses.gap.detach().double() / config.gap_weight  # exp(-gap)
+            self._add("gap", -share.clamp_min(_SMALLEST).log())
 
     def settle(self) -> None:
         """Bring `sums` and `counts` up to date: counting leaves the figures on the device."""

@@ -18,7 +18,7 @@ __all__ = ["DomainLinear", "Experts", "by_domain", "feed_forward", "mix"]
 
 
 class DomainLinear(nn.Module):
-    """A linear layer of its own for each domain; a row goes through that of its target domain."""
+    """One linear layer per domain; a row uses that of its target domain."""
 
     def __init__(self, domains: int, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -39,7 +39,7 @@ class Experts(nn.Module):
         self.experts = nn.ModuleList(feed_forward(config) for _ in range(experts))
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return (B, X, E) what each expert makes of each row (B, E)."""
+        """Return (B, X, E) each expert's output for each row (B, E)."""
         return torch.stack([expert(rows) for expert in self.experts], dim=1)
 
 
@@ -59,19 +59,20 @@ def mix(experts: Tensor, logits: Tensor) -> Tensor:
 
 
 def by_domain(rows: Tensor, domains: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """Return (B, outputs): each row through the weight (D, outputs, inputs) of its domain.
+    """Return (B, outputs): each row times the weight (D, outputs, inputs) of its domain.
 
-    One product per domain that is present: gathering a matrix per row would move B matrices. An
-    exported graph cannot ask which are present, and serves few rows at a time: there it gathers.
+    This takes one product per present domain; gathering a matrix per row would move B matrices. An
+    exported graph cannot ask which domains are present and serves few rows, so it gathers.
     """
     if torch.compiler.is_exporting():
         return torch.einsum("bi,boi->bo", rows, weight[domains]) + bias[domains]
     present, row_of = torch.unique(domains, return_inverse=True)
     order = row_of.argsort(stable=True)
-    parts = torch.split(rows[order], row_of.bincount(minlength=len(present)).tolist())
+    counts = row_of.bincount(minlength=len(present)).tolist()
+    parts = torch.split(rows.index_select(0, order), counts)
     products = [
         functional.linear(part, weight[domain], bias[domain])
         for part, domain in zip(parts, present.tolist(), strict=True)
     ]
     stacked = torch.cat(products) if products else rows.new_zeros(0, weight.shape[1])
-    return stacked[order.argsort()]
+    return stacked.index_select(0, order.argsort())

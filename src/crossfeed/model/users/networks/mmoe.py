@@ -1,4 +1,4 @@
-"""MMoE: experts shared by all domains, mixed by a gate of each domain's own.
+"""MMoE: experts shared by all domains, mixed by one gate per domain.
 
 Source: Ma et al. 2018 (KDD).
 """

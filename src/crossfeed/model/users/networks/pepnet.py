@@ -1,7 +1,7 @@
 """PEPNet: gates that know domain and user scale the input and every layer.
 
-Source: Chang et al. 2023 (KDD). The gates see the domain and the user alone: an
-item in them would end the inner product that serving needs.
+Source: Chang et al. 2023 (KDD). The gates see only the domain and the user: with an item in them,
+the score would no longer be the inner product that serving needs.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class PEPNetwork(nn.Module):
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (B, E) each row's user in its target domain."""
         general, domains = self.encoder(timelines, item_table), timelines.target_domains
-        # The prior is read, not moved, by the gates.
+        # The gates read the prior but give it no gradient.
         prior = torch.cat([self.domain(domains), general.detach()], dim=1)  # (B, 2E)
         rows = general * self.input_gate(prior)
         rows = self.dropout(nn.functional.gelu(self.hidden(rows)) * self.hidden_gate(prior))

@@ -1,8 +1,8 @@
-"""PLE: experts of all domains beside experts of each domain's own, mixed level by level.
+"""PLE: shared experts and experts per domain, mixed level by level.
 
-Source: Tang et al. 2020 (RecSys). There the shared branch also sees the experts of
-every other domain; here a row computes its own domain's alone, so that the cost of a row does not
-grow with the number of domains.
+Source: Tang et al. 2020 (RecSys). There the shared branch also sees the experts of every other
+domain. Here a row computes only its own domain's experts, so its cost does not grow with the number
+of domains.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class _Level(nn.Module):
         self.own_gate = DomainLinear(domains, config.width, _SHARED_EXPERTS + 1)
 
     def forward(self, own: Tensor, shared: Tensor, domains: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the mixture (B, E), and the experts (B, X, E) that it is made of."""
+        """Return the mixture (B, E) and its experts (B, X, E)."""
         expert = nn.functional.gelu(self.own_expert(own, domains)).unsqueeze(1)
         experts = torch.cat([self.shared_experts(shared), expert], dim=1)
         return mix(experts, self.own_gate(own, domains)), experts

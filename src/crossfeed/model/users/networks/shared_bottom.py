@@ -1,4 +1,4 @@
-"""Shared bottom: one network for all domains below a layer of each domain's own.
+"""Shared bottom: one network for all domains below one layer per domain.
 
 Source: Caruana 1997.
 """

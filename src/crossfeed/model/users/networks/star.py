@@ -1,8 +1,7 @@
 """STAR: each layer's weight is the shared weight times the domain's own, element by element.
 
-Source: Sheng et al. 2021 (CIKM). Its partitioned batch normalisation is a layer
-normalisation with the domain's own scale and shift here, so that a row never depends on the
-others of its batch.
+Source: Sheng et al. 2021 (CIKM). Instead of partitioned batch normalisation, this is layer
+normalisation with a scale and shift per domain, so a row never depends on the rest of its batch.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class _StarLayer(nn.Module):
         super().__init__()
         bound = 1 / math.sqrt(width)
         self.shared = nn.Parameter(torch.empty(width, width).uniform_(-bound, bound))
-        # Ones: in the beginning all domains are the same.
+        # Ones: all domains start the same.
         self.own = nn.Parameter(torch.ones(domains, width, width))
         self.shared_bias = nn.Parameter(torch.zeros(width))
         self.own_bias = nn.Parameter(torch.zeros(domains, width))

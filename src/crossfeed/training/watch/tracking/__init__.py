@@ -32,7 +32,7 @@ class Tracker(Protocol):
         """Take the figures of an epoch, counted from 1; a second time they change nothing."""
 
     def close(self, *, finished: bool) -> None:
-        """Take note that the fit has ended, or was broken off."""
+        """Record that the fit has ended or was interrupted."""
 
 
 TRACKERS: Mapping[str, Callable[[Run, str], Tracker]] = {

@@ -10,8 +10,8 @@ from planted import tiny_config
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.users.timelines import Timelines
-from crossfeed.training import batches as batches_module
-from crossfeed.training import transfer
+from crossfeed.training.step import batches as batches_module
+from crossfeed.training.step import device_copies
 from crossfeed.training.step.batches import batches
 from crossfeed.training.step.device_copies import Later, moved
 
@@ -67,7 +67,7 @@ def test_numbers_come_later_and_in_order(monkeypatch: pytest.MonkeyPatch) -> Non
     assert taken == [("a", float(torch.tensor(0.1))), ("b", 2.0)]
     later.settle()
     assert len(taken) == 2
-    monkeypatch.setattr(transfer, "_MOST_WAITING", 3)
+    monkeypatch.setattr(device_copies, "_MOST_WAITING", 3)
     for number in range(4):
         later.add("c", torch.tensor(float(number)))
     assert [value for name, value in taken if name == "c"] == [0.0, 1.0, 2.0]
