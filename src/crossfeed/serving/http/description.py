@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from importlib.resources import files
@@ -34,6 +35,13 @@ _POLICY = "default-src 'none'; connect-src 'self'; script-src 'unsafe-inline'; "
     "style-src 'unsafe-inline'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
 )
 
+_NO_TELEMETRY: dict[str, Any] = (  # Any: settings of FastAPI
+    {"telemetry": {"tracing": False, "metrics": False, "logs": False, "auto_configure": False}}
+    if "telemetry" in inspect.signature(FastAPI.__init__).parameters
+    else {}
+)
+"""FastAPI's own spans would hold paths, and paths hold users' ids."""
+
 Lifespan = Callable[[FastAPI], AbstractAsyncContextManager[None]]
 
 
@@ -57,6 +65,7 @@ class DescribedApi(FastAPI):
             redirect_slashes=False,  # a redirect would name the scheme behind a proxy, not before
             docs_url=None,
             redoc_url=None,
+            **_NO_TELEMETRY,
         )
 
     def openapi(self) -> dict[str, Any]:  # Any: JSON

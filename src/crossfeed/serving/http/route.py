@@ -34,7 +34,7 @@ _PROBLEMS = {422: "The request is not valid.", 503: "Busy, or the history store 
 
 _PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
-_SECURITY = [{"ApiKey": []}, {"Bearer": []}]
+_SECURITY: list[dict[str, list[str]]] = [{"ApiKey": []}, {"Bearer": []}]
 
 
 class _Segment(StringConvertor):
@@ -108,7 +108,7 @@ class Route(APIRoute):
             return Match.NONE, {}
         given = {name: unquote(value) for name, value in found.groupdict().items()}
         child = {"endpoint": self.endpoint, "path_params": given, "route": self}
-        full = scope["method"] in self.methods
+        full = scope["method"] in (self.methods or ())
         return Match.FULL if full else Match.PARTIAL, child
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -19,6 +19,7 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.config import JsonDict, JsonValue
 
 from crossfeed.errors import RequestError
 from crossfeed.serving.histories.history import POSSIBLE_TIMES, is_possible_time
@@ -135,17 +136,17 @@ class _Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-_EVENT_EXAMPLE = {"item_id": "a17", "domain": "articles", "timestamp": 1_700_000_000}
+_EVENT_EXAMPLE: JsonDict = {"item_id": "a17", "domain": "articles", "timestamp": 1_700_000_000}
 
-_RECOMMEND_EXAMPLES = [
+_RECOMMEND_EXAMPLES: list[JsonValue] = [
     {"user_id": "ann", "domain": "books", "k": 10},
     {"history": [_EVENT_EXAMPLE], "domain": "books", "k": 5, "exclude": ["b1"]},
     {"user_id": "ann", "domains": {"books": 5, "videos": 3}},
 ]
 
-_NEW_EVENT_EXAMPLE = {"event_id": "e1", "user_id": "ann", **_EVENT_EXAMPLE}
+_NEW_EVENT_EXAMPLE: JsonDict = {"event_id": "e1", "user_id": "ann", **_EVENT_EXAMPLE}
 
-_FLAG_EXAMPLE = {"item_id": "b2", "domain": "books", "available": False}
+_FLAG_EXAMPLE: JsonDict = {"item_id": "b2", "domain": "books", "available": False}
 
 
 class PastEvent(_Body):

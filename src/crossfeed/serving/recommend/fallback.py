@@ -91,7 +91,7 @@ class Fallback:
         clicks, positions = self.bundle.clicks[target.pool], np.flatnonzero(mask)
         order = np.lexsort((positions, -clicks[positions], -counts[positions]))
         best = positions[order[: target.k]]
-        return Candidates(step, best, counts[best].astype(float))
+        return Candidates(step, best, counts[best].astype(np.float64))
 
     def _listed(self, items: Sequence[Id], target: Target, allowed: Allowed) -> Candidates:
         """Return a list as somebody wrote it; -1 is an item that the model does not know."""

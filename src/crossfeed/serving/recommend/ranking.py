@@ -94,7 +94,8 @@ def _own_order(bundle: Bundle, target: Target, found: Candidates) -> list[Recomm
 def _names(positions: Ints, found: Sequence[Candidates]) -> list[str]:
     names = np.full(len(positions), found[-1].source, dtype=object)
     for one in reversed(found[:-1]):
-        names[np.isin(positions, one.positions)] = one.source
+        if one.positions is not None:
+            names[np.isin(positions, one.positions)] = one.source
     return names.tolist()
 
 

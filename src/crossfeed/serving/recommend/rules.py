@@ -76,7 +76,8 @@ def _had(target: Target) -> Ints:
     known, pool = target.user.known, target.pool
     if not target.query.exclude_seen:
         return known[:0]
-    return known[(known >= pool.start) & (known < pool.stop)] - pool.start
+    positions: Ints = known[(known >= pool.start) & (known < pool.stop)] - pool.start
+    return positions
 
 
 def _seen_ids(target: Target) -> frozenset[Id]:

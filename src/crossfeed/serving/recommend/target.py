@@ -91,7 +91,7 @@ class Candidates:
     """What the answer calls the source."""
     positions: Ints | None
     """Positions in the pool; None is the whole pool, -1 an item that the model does not know."""
-    scores: Floats | None = None
+    scores: NDArray[np.floating] | None = None
     """Scores of a source that ranks its own items, best first; else the model scores them."""
     ids: Sequence[Id] | None = None
     """The ids of the items; needed only if the model does not know all of them."""
