@@ -173,10 +173,12 @@ class Hanging(SqliteHistoryStore):
         self.go = threading.Event()
         self.reads = self.pings = 0
 
-    def read(self, user_id: Id) -> Sequence[Event]:
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
         self.reads += 1
         assert self.go.wait(30)
-        return super().read(user_id)
+        return super().read_many(user_ids, limit=limit)
 
     def ping(self) -> None:
         self.pings += 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,9 +96,11 @@ def test_the_history_is_read_once(bundle: Bundle) -> None:
     class Counting:
         reads = 0
 
-        def read(self, user_id: Id) -> list[Event]:
+        def read_many(
+            self, user_ids: Sequence[Id], *, limit: int | None = None
+        ) -> list[Sequence[Event]]:
             self.reads += 1
-            return list(BundleHistories(bundle).read(user_id))
+            return BundleHistories(bundle).read_many(user_ids, limit=limit)
 
     histories = Counting()
     Recommender(bundle, histories=histories).feed({"articles": 1, "videos": 1}, user_id="u001")

@@ -88,7 +88,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            store.fill(bundle.histories(), origin=bundle.version)
+            store.bulk.fill(bundle.histories(), origin=bundle.version)
             check_answers(bundle, fallbacks=fallbacks)  # loads the model before the first request
             service.monitoring.started(str(store), store.durability())
             yield
@@ -146,7 +146,7 @@ class Service:
         self.tracing = tracing
         self.monitoring = Monitoring(model_version=bundle.version)
         self.store = GuardedStore(
-            store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
+            lambda: store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
         )
         self.model = ModelInService(
             bundle,
@@ -210,7 +210,7 @@ class Service:
         restored = self._user(user_id)
         events = [
             {"item_id": event.item_id, "domain": event.domain, "timestamp": event.timestamp}
-            for event in self.store.read(restored)
+            for event in self.store.read_many([restored])[0]
         ]
         return UserHistory.model_validate({"user_id": restored, "events": events})
 

@@ -131,7 +131,7 @@ def make_app(serving: Serving, stack: contextlib.ExitStack) -> FastAPI:
     chains = None if serving.fallbacks is None else read_fallbacks(serving.fallbacks, bundle)
     store = stack.enter_context(contextlib.closing(open_store(serving.history_store)))
     # Both here, because an error in the application's own start would not reach the caller.
-    store.fill(bundle.histories(), origin=bundle.version)
+    store.bulk.fill(bundle.histories(), origin=bundle.version)
     check_answers(bundle, fallbacks=chains)
     return create_app(
         bundle,
@@ -208,7 +208,7 @@ def _supervise(
     if serving.fallbacks is not None:
         read_fallbacks(serving.fallbacks, bundle)
     with contextlib.closing(open_store(serving.history_store)) as store:
-        store.fill(bundle.histories(), origin=bundle.version)
+        store.bulk.fill(bundle.histories(), origin=bundle.version)
     listening.listen(_BACKLOG)
     settings = {
         "bundle": str(serving.bundle),

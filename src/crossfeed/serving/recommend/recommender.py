@@ -249,7 +249,7 @@ class Recommender:
             )
         pool = self.bundle.catalogue.pool(index)
         vectors = self.bundle.item_vectors[pool]
-        missing = self._stock.missing(self._flags())[pool]
+        missing = self._stock.unavailable_mask(self._flags())[pool]
         choice = choose(had=found[:0], missing=missing, only=(), exclude=found)
         allowed = np.flatnonzero(choice.allowed)
         scores = cosine(vectors, vectors[found[0]])[allowed]
@@ -309,7 +309,7 @@ class Recommender:
         vectors = self._user_vectors(asked)
         note("encode", [one.place for one in asked], began)
         flags = self._flags()
-        missing = self._stock.missing(flags)
+        missing = self._stock.unavailable_mask(flags)
         return [
             self._answer(one, vector, flags, missing, note)
             for one, vector in zip(asked, vectors, strict=True)

@@ -51,7 +51,7 @@ class RequestReader:
         """
         if history is None:
             known_type = self._bundle.user_id_type
-            return reader.read(restore_id(user_id, known_type, field="user_id"))
+            return reader.read_many([restore_id(user_id, known_type, field="user_id")])[0]
         given = [self._event(entry, place) for place, entry in enumerate(history)]
         return sorted(given, key=lambda event: event.timestamp)
 
