@@ -42,7 +42,8 @@ PRAGMA user_version = 2;
 INSERT INTO facts VALUES ('filled_from', 'v1'), ('flags_version', '5');
 INSERT INTO unavailable VALUES ('books', 'b9'), ('books', 7);
 INSERT INTO events (user_id, item_id, domain, timestamp, event_id) VALUES
-    ('ann', 'b2', 'books', 200, 'e2'), ('ann', 'b1', 'books', 100, NULL), ('bob', 'b3', 'books', 5, 'e3');
+    ('ann', 'b2', 'books', 200, 'e2'), ('ann', 'b1', 'books', 100, NULL),
+    ('bob', 'b3', 'books', 5, 'e3');
 COMMIT;
 """
 """What version 0.1 wrote, in its last format."""

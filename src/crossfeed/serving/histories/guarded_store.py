@@ -27,8 +27,9 @@ class GuardedStore:
     """Passes calls on to a store; after a failure it waits a moment before it tries again.
 
     The store is opened by the first call that needs it, so that a store that cannot be opened at
-    the moment fails like one that does not answer. A server that does not answer costs each caller its timeout. During the pause callers are told
-    at once; after it there is one trial while they are still told at once, until it succeeds.
+    the moment fails like one that does not answer. A server that does not answer costs each caller
+    its timeout. During the pause callers are told at once; after it there is one trial while they
+    are still told at once, until it succeeds.
     """
 
     def __init__(

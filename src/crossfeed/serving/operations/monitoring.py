@@ -11,17 +11,18 @@ import traceback
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.errors import CrossfeedError, HistoryStoreError
-from crossfeed.serving.engine.reload import Reloaded
 from crossfeed.serving.histories.history import Durability
 from crossfeed.serving.recommend.answers import Recommendations
 
-__all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
+__all__ = ["REQUEST_LOG", "Monitoring", "RequestLog", "log_requests"]
 
 REQUEST_LOG = "crossfeed.requests"
 """Name of the logger that gets one line of JSON per request and per accident."""
@@ -34,8 +35,17 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 class Monitoring:
     """Counters of one application, in a registry of its own, and its request log."""
 
-    def __init__(self, *, model_version: str) -> None:
+    def __init__(self, *, model_version: str, shared: Path | None = None) -> None:
+        """Begin to count.
+
+        Args:
+            model_version: the model in service.
+            shared: the folder in which all workers of a port count (prometheus_client's
+                multiprocess mode); by default this process counts alone.
+        """
         self._registry = registry = CollectorRegistry()
+        self._shared = shared
+        self._version = model_version
         self._requests = Counter(
             "crossfeed_requests", "Answered requests.", ["route", "status"], registry=registry
         )
@@ -72,18 +82,37 @@ class Monitoring:
             "crossfeed_store_durable",
             "1 if acknowledged events outlive a crash, as the store was set up when last asked.",
             registry=registry,
+            multiprocess_mode="livemin",
         )
-        self._reloads = Counter(
-            "crossfeed_reloads", "Reloads by outcome.", ["outcome"], registry=registry
+        self._switches = Counter(
+            "crossfeed_model_switches",
+            "Changes to the pinned model by outcome.",
+            ["outcome"],
+            registry=registry,
         )
         self._model = Gauge(
-            "crossfeed_model", "The model in service.", ["version"], registry=registry
+            "crossfeed_model",
+            "How many processes serve a version.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._unpinned = Gauge(
+            "crossfeed_model_problem",
+            "How many processes cannot serve the pinned version.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._model.labels(version=model_version).set(1)
+        self._unpinned.set(0)
 
     def page(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Return the metrics in Prometheus' text format, of all processes that count together."""
+        if self._shared is None:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=str(self._shared))
+        return generate_latest(together)
 
     def recommended(
         self,
@@ -131,18 +160,28 @@ class Monitoring:
         """Note whether the history store keeps what it acknowledged."""
         self._durable.set(durability.kept)
 
-    def reloaded(self, reloaded: Reloaded) -> None:
-        """Count and log one reload that went well."""
-        self._reloads.labels(outcome="changed" if reloaded.changed else "unchanged").inc()
-        self._model.clear()
-        self._model.labels(version=reloaded.version).set(1)
-        facts = {"model": reloaded.version, "changed": reloaded.changed}
-        _write(logging.INFO, "reload", facts)
+    def model_changed(self, version: str) -> None:
+        """Count and log that another model is in service."""
+        self._switches.labels(outcome="changed").inc()
+        self._model.labels(version=self._version).set(0)
+        self._model.labels(version=version).set(1)
+        self._version = version
+        _write(logging.INFO, "model", {"version": version})
 
-    def reload_failed(self, error: CrossfeedError) -> None:
-        """Count and log one reload that left the model as it was."""
-        self._reloads.labels(outcome="refused").inc()
-        _write(logging.ERROR, "reload refused", {"message": str(error)})
+    def model_failed(self, version: str, error: CrossfeedError) -> None:
+        """Count and log that the pinned model cannot be served; the one in service stays."""
+        self._switches.labels(outcome="failed").inc()
+        self._unpinned.set(1)
+        facts = {"pinned": version, "serving": self._version, "message": str(error)}
+        _write(logging.ERROR, "model failed", facts)
+
+    def model_settled(self) -> None:
+        """Note that the pinned model is in service."""
+        self._unpinned.set(0)
+
+    def pin_refused(self, version: str, error: CrossfeedError) -> None:
+        """Log why a version cannot be pinned."""
+        _write(logging.ERROR, "pin refused", {"version": version, "message": str(error)})
 
     def stored(self, *, accepted: int, duplicates: int) -> None:
         """Count events by what became of them."""
@@ -175,6 +214,13 @@ class Monitoring:
         if isinstance(error, HistoryStoreError):  # it names the store and never a user
             facts["message"] = error.message
         _write(logging.ERROR, "error", facts)
+
+
+def log_requests() -> None:
+    """Send the request log to stderr as it is, one line of JSON each."""
+    _log.propagate = False
+    _log.setLevel(logging.INFO)
+    _log.handlers = [logging.StreamHandler()]
 
 
 class RequestLog:

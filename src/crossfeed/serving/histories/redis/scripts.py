@@ -152,9 +152,9 @@ return last
 """
 
 MIGRATE = """
--- KEYS: facts, the old items out, the sequence, the new items out, the old event ids, this period's.
--- ARGV: the version that the caller knows, a salt, how long this period's event ids are kept.
--- Returns the version of the keys and their salt. All of it is one piece: it happens or it does not.
+-- KEYS: facts, the old items out, the sequence, the new items out, the old event ids, the new ones.
+-- ARGV: the version that the caller knows, a salt, how long the new event ids are kept.
+-- Returns the version of the keys and their salt. All of it happens, or nothing does.
 local version = tonumber(redis.call('HGET', KEYS[1], 'format_version') or 1)
 if version < 2 then
   local out = redis.call('SMEMBERS', KEYS[2])
