@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import httpx2
@@ -89,7 +89,8 @@ def store_url(tmp_path: Path) -> str:
 
 @pytest.fixture
 def service(folder: Path, store_url: str, tmp_path: Path) -> Iterator[Service]:
-    with Service(folder, store_url, log=tmp_path / "log", workers=2) as started:
+    log = tmp_path / "log"
+    with Service(folder, store_url, log=log, workers=2, timeout_seconds=60) as started:
         yield started
         if started.process.poll() is None:
             assert started.end(signal.SIGTERM) == -signal.SIGTERM
@@ -118,6 +119,12 @@ class Clients:
         self.found: list[tuple[int, bytes]] = []
         self.enough = threading.Event()
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.enough.set()
+
     def ask(self, number: int) -> None:
         connection = http.client.HTTPConnection(self._at, timeout=60)
         for turn in itertools.count(number):
@@ -140,7 +147,7 @@ def test_pins_under_load_lose_and_mix_no_answer_of_5_000(
     """Answers, not seconds, say when a pin comes."""
     shutil.copytree(other, folder / "second")
     clients = Clients(service)
-    with ThreadPoolExecutor(16) as pool:
+    with ThreadPoolExecutor(16) as pool, clients:
         asking = [pool.submit(clients.ask, number) for number in range(16)]
         for wanted in (second, first):
             clients.wait_for(len(clients.found) + 1_000)
@@ -148,9 +155,8 @@ def test_pins_under_load_lose_and_mix_no_answer_of_5_000(
             name = f'crossfeed_model{{version="{wanted}"}}'
             until(lambda name=name: metric(service, name) == 2)
         clients.wait_for(5_000)
-        clients.enough.set()
-        for one in asking:
-            one.result()
+    for one in asking:
+        one.result()
     expected = {
         (version, cold): best(path, "nobody" if cold else "u001")
         for version, path in ((first, bundle_path), (second, other))
