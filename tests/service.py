@@ -17,14 +17,15 @@ import sys
 from crossfeed.serving.http.guards.limits import Limits
 from crossfeed.serving.process.server import serve
 
-serve(
-    sys.argv[1],
-    port=0,
-    history_store=sys.argv[2],
-    workers=int(sys.argv[3]),
-    limits=Limits(timeout_seconds=float(sys.argv[4])),
-    announce=lambda url: print(url, flush=True),
-)
+if __name__ == "__main__":
+    serve(
+        sys.argv[1],
+        port=0,
+        history_store=sys.argv[2],
+        workers=int(sys.argv[3]),
+        limits=Limits(timeout_seconds=float(sys.argv[4])),
+        announce=lambda url: print(url, flush=True),
+    )
 """
 
 
@@ -40,21 +41,32 @@ class Service:
         keys: str = "",
         workers: int = 1,
         timeout_seconds: float = 10.0,
+        folder: Path | None = None,
     ) -> None:
         self._log = log.open("a")
+        script = log.with_name(f"{log.name}-serve.py")
+        script.write_text(_SERVE)
         self.process = subprocess.Popen(
             [
-                *(sys.executable, "-c", _SERVE, str(bundle), store_url),
+                *(sys.executable, str(script), str(bundle), store_url),
                 *(str(workers), str(timeout_seconds)),
             ],
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
+            cwd=folder,
             env={**os.environ, KEYS_VARIABLE: keys},
         )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().strip()
         assert self.url, log.read_text()
+
+    @property
+    def workers(self) -> set[int]:
+        """Return the processes that answer, where there are several."""
+        main = self.process.pid
+        listed = Path(f"/proc/{main}/task/{main}/children").read_text().split()
+        return {int(child) for child in listed if b"spawn_main" in _command(int(child))}
 
     def end(self, how: signal.Signals) -> int:
         """Send a signal and return the exit code."""
@@ -75,3 +87,18 @@ class Service:
         assert self.process.stdout is not None
         self.process.stdout.close()
         self._log.close()
+
+
+def is_running(process: int) -> bool:
+    """Return whether a process is there and is not just waiting to be reaped."""
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
+    except OSError:
+        return False
+
+
+def _command(process: int) -> bytes:
+    try:
+        return Path(f"/proc/{process}/cmdline").read_bytes()
+    except OSError:  # it has just ended
+        return b""

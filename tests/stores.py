@@ -16,12 +16,12 @@ def click(name: str, user: Id = "ann", item: Id = "b1", time: int = 1_000) -> Ne
 
 
 def items(store: HistoryStore, user: Id = "ann") -> list[Id]:
-    return [event.item_id for event in store.read(user)]
+    return [event.item_id for event in store.read_many([user])[0]]
 
 
 def count(store: HistoryStore) -> int:
     with tempfile.TemporaryDirectory() as folder:
-        return store.export(Path(folder) / "all.parquet")
+        return store.bulk.export(Path(folder) / "all.parquet")
 
 
 def batch(*rows: tuple[Id, Id, str, int]) -> pa.RecordBatch:

@@ -64,7 +64,7 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "training": ("parallel", "step", "watch", "loop"),
     "serving": ("ids", "histories", "recommend", "engine", "operations", "http", "process"),
     "serving.histories": (
-        "availability",
+        "availability pins forgetting bulk",
         "history",
         "tables group_commit",
         "sqlite redis",

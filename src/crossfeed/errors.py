@@ -108,6 +108,10 @@ class BundleError(CrossfeedError):
     """A bundle is missing, damaged, tampered with or of another version."""
 
 
+class UnknownVersionError(BundleError):
+    """A folder of bundles does not hold the version."""
+
+
 class RequestError(CrossfeedError):
     """A request for recommendations is not valid."""
 

@@ -143,6 +143,8 @@ def test_domains_model_health_and_metrics(client: TestClient, bundle: Bundle) ->
     assert client.get("/health/ready").json() == {
         "status": "ready",
         "model_version": bundle.version,
+        "pinned_version": None,
+        "problem": None,
         "history_store": {
             "reachable": True,
             "durable": True,
@@ -240,7 +242,7 @@ def test_a_body_that_is_not_valid_names_field_value_and_what_is_allowed(
 @pytest.mark.parametrize(
     ("changed", "field", "said"),
     [
-        ({"domain": "films"}, "events[0].domain", "articles, shopping, videos"),
+        ({"domain": ""}, "events[0].domain", "at least 1 character"),
         ({"timestamp": time.time() + 100_000}, "events[0].timestamp", "between 1990 and a day"),
         ({"timestamp": 1000}, "events[0].timestamp", "between 1990 and a day"),
         ({"timestamp": None}, "events[0].timestamp", "seconds or milliseconds"),
@@ -579,17 +581,44 @@ def test_other_paths_are_problems_too(
     problem(response)
 
 
-def test_a_store_that_cannot_be_filled_is_closed(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_store_that_cannot_be_filled_is_filled_later(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    store = SqliteHistoryStore(tmp_path / "store.sqlite")
+    monkeypatch.setattr("crossfeed.serving.engine.in_service._POLL_SECONDS", 0.01)
+    store = SqliteHistoryStore(None)
 
     def fail(*_: object, **__: object) -> None:
         raise HistoryStoreError("the disk is full")
 
-    monkeypatch.setattr(store, "fill", fail)
-    with pytest.raises(HistoryStoreError, match="the disk is full"):
-        with TestClient(create_app(bundle, store=store)):
-            pass
+    with monkeypatch.context() as patch:
+        patch.setattr(store.bulk, "fill", fail)
+        with TestClient(create_app(bundle, store=store)) as client:
+            assert client.get("/v1/users/u001/history").json()["events"] == []
+            assert 'operation="fill"' in client.get("/metrics").text
+            patch.undo()
+            while not client.get("/v1/users/u001/history").json()["events"]:
+                time.sleep(0.01)
     with pytest.raises(HistoryStoreError, match="is closed"):
         store.ping()
+
+
+def test_an_event_of_a_domain_that_the_model_does_not_know_is_kept(client: TestClient) -> None:
+    asked = "/v1/users/u001/recommendations?domain=videos&k=5"
+    before = client.get(asked).json()["items"]
+    new = {"event_id": "n1", "user_id": "u001", "item_id": "a03", "domain": "films"}
+    sent = client.post("/v1/events", json={"events": [{**new, "timestamp": 1_700_000_000}]})
+    assert sent.json() == {"accepted": 1, "duplicates": 0}
+    assert client.get("/v1/users/u001/history").json()["events"][-1]["domain"] == "films"
+    assert client.get(asked).json()["items"] == before
+
+
+def test_the_store_is_asked_for_its_state_once_a_second(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("crossfeed.serving.http.app._CHECK_SECONDS", 60)
+    store, pings = SqliteHistoryStore(None), []
+    monkeypatch.setattr(store, "ping", lambda: pings.append(1))
+    with TestClient(create_app(bundle, store=store)) as client:
+        for _ in range(20):
+            assert client.get("/health/ready").json()["history_store"]["reachable"]
+    assert len(pings) == 1

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
-from stores import click, items
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import HistoryStoreError
@@ -35,50 +33,66 @@ def body(*ids: str, available: bool, domain: str = "videos") -> dict[str, object
 
 
 def test_flags_are_kept_and_counted(store: Store) -> None:
-    assert store.unavailable(since=None) == Unavailable(0, frozenset())
+    assert store.flags_since(0) == ([], 0)
     assert store.set_available(off("b1", 7) + off("b1", domain="books")) == 3
-    found = store.unavailable(since=0)
-    assert found is not None
-    assert found.items == {("videos", "b1"), ("videos", 7), ("books", "b1")}
-    assert store.unavailable(since=found.version) is None
+    found, sequence = store.flags_since(0)
+    assert {(flag.domain, flag.item_id) for flag in found} == {
+        ("videos", "b1"),
+        ("videos", 7),
+        ("books", "b1"),
+    }
+    assert not any(flag.available for flag in found)
+    assert store.flags_since(sequence) == ([], sequence)
     assert store.set_available([ItemFlag("b1", "videos", True), ItemFlag("new", "x", True)]) == 1
-    later = store.unavailable(since=found.version)
-    assert later is not None and later.items == {("videos", 7), ("books", "b1")}
-    assert later.version > found.version
+    assert store.set_available([ItemFlag("new", "x", True)]) == 0
+    changed, later = store.flags_since(sequence)
+    assert later > sequence
+    assert changed == [ItemFlag("b1", "videos", True)]
+    assert {flag.item_id for flag in store.flags_since(0)[0]} == {7, "b1"}
+
+
+def test_a_reader_asks_for_changes_alone(store: Store) -> None:
+    """However many flags there are, one change is one row."""
+    store.set_available(off(*[f"v{number}" for number in range(2_000)]))
+    reader = Availability(store)
+    assert len(reader.now().items) == 2_000
+    _, sequence = store.flags_since(0)
+    store.set_available([*off("more"), ItemFlag("v7", "videos", True)])
+    assert len(store.flags_since(sequence)[0]) == 2
+    items_now = reader.now().items
+    assert len(items_now) == 2_000
+    assert ("videos", "more") in items_now and ("videos", "v7") not in items_now
 
 
 def test_of_two_flags_of_one_item_the_last_counts(store: Store) -> None:
     store.set_available([*off("b1", "b2"), ItemFlag("b1", "videos", True)])
-    found = store.unavailable(since=None)
-    assert found is not None and found.items == {("videos", "b2")}
+    assert store.flags_since(0)[0] == off("b2")
 
 
 @pytest.mark.parametrize("store_url", ["file", "redis"], indirect=True)
 def test_flags_survive_the_process_and_are_seen_by_others(store_url: str) -> None:
     one, other = open_store(store_url), open_store(store_url)
-    assert other.unavailable(since=None) == Unavailable(0, frozenset())
+    assert other.flags_since(0) == ([], 0)
     one.set_available(off("b1"))
-    seen = other.unavailable(since=0)
-    assert seen is not None and seen.items == {("videos", "b1")}
+    assert other.flags_since(0) == (off("b1"), 1)
     one.close()
     other.close()
     again = open_store(store_url)
-    assert again.unavailable(since=None) == seen
+    assert again.flags_since(0) == (off("b1"), 1)
     again.close()
 
 
-def test_a_file_of_the_first_version_is_taken_over(file: Path) -> None:
-    store = open_store(f"sqlite:///{file}")
-    store.append([click("e1")])
-    store.close()
-    old = sqlite3.connect(file)
-    old.execute("DROP TABLE unavailable")
-    old.execute("PRAGMA user_version = 1")
+def test_a_store_that_begins_anew_is_read_anew() -> None:
+    old, fresh = SqliteHistoryStore(None), SqliteHistoryStore(None)
+    for number in range(3):
+        old.set_available(off(f"v{number}"))
+    fresh.set_available(off("v9"))
+    reader = Availability(old)
+    assert len(reader.now().items) == 3
+    reader._reader = fresh
+    assert reader.now().items == {("videos", "v9")}
     old.close()
-    store = open_store(f"sqlite:///{file}")
-    assert items(store) == ["b1"]
-    assert store.set_available(off("b1")) == 1
-    store.close()
+    fresh.close()
 
 
 class Failing:
@@ -87,11 +101,11 @@ class Failing:
     def __init__(self) -> None:
         self.calls = 0
 
-    def unavailable(self, *, since: int | None) -> Unavailable | None:
+    def flags_since(self, sequence: int) -> tuple[list[ItemFlag], int]:
         self.calls += 1
         if self.calls > 1:
             raise HistoryStoreError("planted")
-        return Unavailable(1, frozenset({("videos", "v01")}))
+        return off("v01"), 1
 
 
 def test_while_the_store_does_not_answer_the_last_known_flags_hold() -> None:
@@ -108,7 +122,12 @@ def test_the_mask_is_that_of_the_bundle_and_made_once_per_change(bundle: Bundle)
     mask = stock.unavailable_mask(flags)
     assert np.flatnonzero(mask).tolist() == [bundle.ids.index("v03", "videos")]
     assert stock.unavailable_mask(flags) is mask
-    assert not stock.unavailable_mask(Unavailable(2, frozenset())).any()
+    other = Unavailable(2, frozenset({("videos", "v04")}))
+    assert np.flatnonzero(stock.unavailable_mask(other)).tolist() == [
+        bundle.ids.index("v04", "videos")
+    ]
+    assert np.flatnonzero(mask).tolist() == [bundle.ids.index("v03", "videos")]
+    assert not stock.unavailable_mask(Unavailable(3, frozenset())).any()
 
 
 def test_what_is_not_available_is_left_out_before_the_cut(bundle: Bundle) -> None:

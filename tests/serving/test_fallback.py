@@ -17,7 +17,7 @@ from crossfeed.cli.serving import recommend
 from crossfeed.data.dataset import Part
 from crossfeed.errors import BundleError, ConfigError
 from crossfeed.export import recent_clicks
-from crossfeed.serving.engine.reload import check_answers
+from crossfeed.serving.engine.checking import check_answers
 from crossfeed.serving.histories.availability import Availability, ItemFlag
 from crossfeed.serving.histories.history import Event
 from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore

@@ -111,9 +111,6 @@ def test_the_history_is_read_once(bundle: Bundle) -> None:
     class Counting:
         reads = 0
 
-        def read(self, user_id: Id) -> Sequence[Event]:
-            return self.read_many([user_id])[0]
-
         def read_many(
             self, user_ids: Sequence[Id], *, limit: int | None = None
         ) -> list[Sequence[Event]]:

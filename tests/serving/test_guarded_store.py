@@ -25,13 +25,15 @@ class Failing(SqliteHistoryStore):
         self.fails, self.reads = True, 0
         self.hangs: threading.Event | None = None
 
-    def read(self, user_id: Id) -> Sequence[Event]:
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
         self.reads += 1
         if self.hangs is not None:
             assert self.hangs.wait(30)
         if self.fails:
             raise HistoryStoreError("planted")
-        return super().read(user_id)
+        return super().read_many(user_ids, limit=limit)
 
 
 def until(holds: Callable[[], bool]) -> None:
@@ -51,7 +53,7 @@ class Watched:
         self.failed: list[tuple[str, str]] = []
         self.inner = Failing()
         self.store = GuardedStore(
-            self.inner,
+            lambda: self.inner,
             took=lambda operation, seconds: self.took.append(operation),
             failed=lambda operation, error: self.failed.append((operation, error.message)),
             clock=lambda: self.now,
@@ -61,22 +63,22 @@ class Watched:
 def test_after_a_failure_callers_are_told_at_once_until_it_is_tried_again() -> None:
     watched = Watched()
     with pytest.raises(HistoryStoreError, match="planted"):
-        watched.store.read("ann")
+        watched.store.read_many(["ann"])
     for _ in range(3):
         with pytest.raises(HistoryStoreError, match="failed to read a moment ago"):
-            watched.store.read("ann")
+            watched.store.read_many(["ann"])
     assert watched.inner.reads == 1
     assert watched.failed == [("read", "planted")]
     watched.now = 0.6
     for _ in range(3):  # one trial goes on beside them
         with pytest.raises(HistoryStoreError, match="failed to read a moment ago"):
-            watched.store.read("ann")
+            watched.store.read_many(["ann"])
     until(lambda: watched.failed == [("read", "planted")] * 2)
     watched.now, watched.inner.fails = 1.2, False
     with pytest.raises(HistoryStoreError, match="failed to read a moment ago"):
-        watched.store.read("ann")
+        watched.store.read_many(["ann"])
     until(lambda: watched.took == ["read"])
-    assert watched.store.read("ann") == []
+    assert watched.store.read_many(["ann"])[0] == []
     assert watched.inner.reads == 4
     assert watched.took == ["read", "read"]
     watched.inner.close()
@@ -85,7 +87,7 @@ def test_after_a_failure_callers_are_told_at_once_until_it_is_tried_again() -> N
 def test_one_operation_that_fails_leaves_the_others_alone() -> None:
     watched = Watched()
     with pytest.raises(HistoryStoreError, match="planted"):
-        watched.store.read("ann")
+        watched.store.read_many(["ann"])
     assert watched.store.append([click("e1")]) == (1, 0)
     assert watched.store.forget("ann") == 1
     assert watched.took == ["append", "forget"]
@@ -95,16 +97,16 @@ def test_one_operation_that_fails_leaves_the_others_alone() -> None:
 def test_a_trial_of_a_store_that_hangs_holds_up_nobody() -> None:
     watched = Watched()
     with pytest.raises(HistoryStoreError, match="planted"):
-        watched.store.read("ann")
+        watched.store.read_many(["ann"])
     watched.now, watched.inner.hangs = 0.6, threading.Event()
     for _ in range(10):
         with pytest.raises(HistoryStoreError, match="a moment ago"):
-            watched.store.read("ann")
+            watched.store.read_many(["ann"])
     until(lambda: watched.inner.reads == 2)
     watched.inner.fails = False
     watched.inner.hangs.set()
     until(lambda: watched.took == ["read"])
-    assert watched.store.read("ann") == []
+    assert watched.store.read_many(["ann"])[0] == []
     watched.inner.close()
 
 
@@ -112,7 +114,7 @@ def test_a_trial_of_a_store_that_hangs_holds_up_nobody() -> None:
 @pytest.mark.parametrize(
     ("broken", "error"),
     [
-        ((SqliteHistoryStore, "read"), ValueError("planted")),
+        ((SqliteHistoryStore, "read_many"), ValueError("planted")),
         ((threading.Thread, "start"), RuntimeError("can't start new thread")),
     ],
     ids=["read", "thread"],
@@ -122,22 +124,22 @@ def test_a_trial_that_meets_an_unforeseen_error_is_not_the_last(
 ) -> None:
     watched, met = Watched(), threading.Event()
 
-    def fail(*_: object) -> None:
+    def fail(*_: object, **__: object) -> None:
         met.set()
         raise error
 
     def answers() -> bool:
         with contextlib.suppress(HistoryStoreError):
-            return watched.store.read("ann") == []
+            return watched.store.read_many(["ann"])[0] == []
         return False
 
     with pytest.raises(HistoryStoreError, match="planted"):
-        watched.store.read("ann")
+        watched.store.read_many(["ann"])
     watched.now, watched.inner.fails = 0.6, False
     with monkeypatch.context() as patch:
         patch.setattr(*broken, fail)
         with pytest.raises(HistoryStoreError, match="a moment ago"):
-            watched.store.read("ann")
+            watched.store.read_many(["ann"])
         assert met.wait(30)
     until(answers)
     watched.inner.close()
@@ -156,3 +158,27 @@ def test_a_write_is_tried_by_one_caller_whose_events_it_is() -> None:
     assert watched.store.append([click("e1")]) == (1, 0)
     assert watched.took == ["append"]
     inner.close()
+
+
+def test_a_store_that_cannot_be_opened_is_tried_again() -> None:
+    opened: list[SqliteHistoryStore] = []
+
+    def open_store() -> SqliteHistoryStore:
+        if now[0] < 1.0:
+            raise HistoryStoreError("cannot be opened")
+        opened.append(SqliteHistoryStore(None))
+        return opened[-1]
+
+    now = [0.0]
+    store = GuardedStore(
+        open_store, took=lambda *_: None, failed=lambda *_: None, clock=lambda: now[0]
+    )
+    with pytest.raises(HistoryStoreError, match="cannot be opened"):
+        store.append([click("e1")])
+    now[0] = 1.0
+    assert store.append([click("e1")]) == (1, 0)
+    assert [len(events) for events in store.read_many(["ann"])] == [1]
+    store.close()
+    with pytest.raises(HistoryStoreError, match="closed"):
+        opened[0].ping()
+    assert len(opened) == 1

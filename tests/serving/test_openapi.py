@@ -28,7 +28,7 @@ OPERATIONS = (
     "PUT /v1/items/availability",
     "GET /v1/domains",
     "GET /v1/model",
-    "POST /v1/model/reload",
+    "POST /v1/model/pin",
     "GET /metrics",
     "GET /health/live",
     "GET /health/ready",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,9 +66,9 @@ def test_a_killed_server_keeps_what_was_acknowledged_and_is_used_again(
     server.kill()
     writer.join()
     with pytest.raises(HistoryStoreError, match=r"refused.*\nhint: is the server running"):
-        own.read("ann")
+        own.read_many(["ann"])[0]
     server.start()
-    kept = {f"e{event.timestamp}" for event in own.read("ann")}
+    kept = {f"e{event.timestamp}" for event in own.read_many(["ann"])[0]}
     assert set(acknowledged) <= kept
     assert own.append([click("e0"), click("after")]) == (1, 1)
 
@@ -76,7 +77,7 @@ def test_a_server_that_hangs_does_not_hang_the_store(own: Store, server: RedisSe
     own.append([click("e1")])
     server.pause()
     with pytest.raises(HistoryStoreError, match=r"(?i)time.*\nhint: is the server running"):
-        own.read("ann")
+        own.read_many(["ann"])[0]
     server.go_on()
     assert items(own) == ["b1"]
 
@@ -105,7 +106,7 @@ def test_an_error_names_no_item_and_no_user(
     with redis.Redis.from_url(server.url) as client:
         client.set("crossfeed:timeline:s:secret-user", "foreign")
     with pytest.raises(HistoryStoreError, match=r"cannot read .*WRONGTYPE") as caught:
-        own.export(tmp_path / "out.parquet")
+        own.bulk.export(tmp_path / "out.parquet")
     assert "secret" not in str(caught.value)
 
 
@@ -114,14 +115,15 @@ def test_what_another_program_wrote_is_an_error_of_the_store(
 ) -> None:
     with redis.Redis.from_url(server.url) as client:
         client.zadd("crossfeed:timeline:s:ann", {"foreign": 1})
-        client.sadd("crossfeed:unavailable", "foreign")
+        client.zadd("crossfeed:flags-out", {"foreign": 1})
+        client.set("crossfeed:flags-version", "1")
     told = r"cannot read .*\nhint: does another program write to keys that begin with crossfeed:"
     with pytest.raises(HistoryStoreError, match=told):
-        own.read("ann")
+        own.read_many(["ann"])[0]
     with pytest.raises(HistoryStoreError, match=told):
-        own.unavailable(since=None)
+        own.flags_since(0)
     with pytest.raises(HistoryStoreError, match=told):
-        own.export(tmp_path / "out.parquet")
+        own.bulk.export(tmp_path / "out.parquet")
 
 
 @pytest.mark.parametrize(
@@ -155,10 +157,10 @@ def test_a_password_is_asked_for_and_never_shown(own: Store, server: RedisServer
     change(server, requirepass="correct-password")
     wrong = Store(server.url.replace("//", "//:wrong-password@"))
     with pytest.raises(HistoryStoreError, match=r"hint: put user and password") as caught:
-        wrong.read("ann")
+        wrong.read_many(["ann"])[0]
     assert "wrong-password" not in str(caught.value)
     right = Store(server.url.replace("//", "//:correct-password@"))
-    assert right.read("ann") == []
+    assert right.read_many(["ann"])[0] == []
     wrong.close()
     right.close()
 
@@ -196,14 +198,14 @@ def test_a_fill_that_breaks_off_is_taken_up_again(own: Store) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        own.fill(broken(), origin="v1")  # type: ignore[arg-type]
-    assert own.is_new()
+        own.bulk.fill(broken(), origin="v1")  # type: ignore[arg-type]
+    assert own.bulk.is_new()
     with pytest.raises(HistoryStoreError, match=r"half of the histories of bundle v1\nhint: start"):
-        own.fill([batch(*rows)], origin="v2")
-    assert own.fill([batch(*rows)], origin="v1") == 3
+        own.bulk.fill([batch(*rows)], origin="v2")
+    assert own.bulk.fill([batch(*rows)], origin="v1") == 3
     assert items(own) == ["b1", "b2"]
     assert count(own) == 3
-    assert own.fill([batch(*rows)], origin="v1") == 0
+    assert own.bulk.fill([batch(*rows)], origin="v1") == 0
 
 
 def test_replicas_that_start_together_fill_once(own: Store, server: RedisServer) -> None:
@@ -213,11 +215,11 @@ def test_replicas_that_start_together_fill_once(own: Store, server: RedisServer)
 
     def overtaken() -> Iterator[object]:
         yield batch(rows[0])
-        assert other.fill([batch(*rows)], origin="v1") == 2
+        assert other.bulk.fill([batch(*rows)], origin="v1") == 2
         assert other.forget("bob") == 1
         yield batch(rows[1])
 
-    assert own.fill(overtaken(), origin="v1") == 0  # type: ignore[arg-type]
+    assert own.bulk.fill(overtaken(), origin="v1") == 0  # type: ignore[arg-type]
     assert items(own, "ann") == ["b1"]
     assert items(own, "bob") == []
     other.close()
@@ -226,7 +228,7 @@ def test_replicas_that_start_together_fill_once(own: Store, server: RedisServer)
 def test_times_that_a_double_would_round_are_refused(own: Store) -> None:
     exact = 2**53 - 1
     own.append([click("e1", time=exact), click("e2", time=-exact)])
-    assert [event.timestamp for event in own.read("ann")] == [-exact, exact]
+    assert [event.timestamp for event in own.read_many(["ann"])[0]] == [-exact, exact]
     with pytest.raises(HistoryStoreError, match="none that an event can have"):
         own.append([click("e3", time=2**53 + 1)])
 
@@ -246,5 +248,21 @@ def test_the_command_line_loads_exports_and_forgets(
     assert pq.read_metadata(out).num_rows == events > 0
     assert "erased 18 events of 'u001'" in histories("forget", "u001")
     assert items(own, "u001") == []
-    assert f"18 events are new, {events - 18:,} were stored" in histories("load", out)
-    assert len(items(own, "u001")) == 18
+    assert f"0 events are new, {events:,} are stored already or" in histories("load", out)
+    assert items(own, "u001") == []  # what was forgotten stays so
+
+
+def test_ids_of_events_expire_and_a_retry_is_still_known(
+    own: Store, server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began = time.time()
+    own.append([click("e1", time=5)])
+    with redis.Redis.from_url(server.url, decode_responses=True) as client:
+        [key] = client.scan_iter("crossfeed:event-ids*")
+        assert 30 * 86_400 < client.ttl(key) <= 60 * 86_400
+        monkeypatch.setattr("time.time", lambda: began + 30 * 86_400)
+        assert own.append([click("e1", time=5), click("e1", user="bob")]) == (0, 2)
+        client.delete(key)  # as if expired
+    monkeypatch.setattr("time.time", lambda: began + 61 * 86_400)
+    assert own.append([click("e1", time=5), click("e1", user="bob")]) == (1, 1)
+    assert items(own) == ["b1"]

@@ -148,7 +148,7 @@ def scoped(bundle: Bundle) -> Iterator[TestClient]:
         ("POST", "/v1/recommend", READER),
         ("POST", "/v1/events", WRITER),
         ("DELETE", "/v1/users/u001", ADMIN),
-        ("POST", "/v1/model/reload", ADMIN),
+        ("POST", "/v1/model/pin", ADMIN),
         ("PATCH", "/v1/a-route-that-may-come", ADMIN),
     ],
 )
@@ -200,7 +200,8 @@ def test_no_path_from_a_request_is_ever_opened(bundle: Bundle, tmp_path: Path) -
             client.post("/v1/recommend", json={"user_id": name, "domain": name})
             lists = {"include": [name], "exclude": [name], "candidates": [name]}
             client.post("/v1/recommend", json={"user_id": name, "domain": "videos", **lists})
-            client.post("/v1/model/reload", json={"path": name, "bundle": name})
+            client.post("/v1/model/pin", json={"version": name})
+            client.post("/v1/model/pin", json={"version": bundle.path.name})
             for path in (name, f"/v1/users/{quote(name, safe='')}/history", f"/docs/{name}"):
                 client.get(f"/{quote(path)}", params={"domain": name, "path": name})
             client.delete(f"/v1/users/{quote(name, safe='')}")
@@ -333,17 +334,4 @@ def test_a_store_that_fails_stops_the_service_before_it_is_announced(
             history_store=f"sqlite:///{tmp_path}/store.sqlite",
             announce=announced.append,
         )
-    assert announced == []
-
-
-def test_a_fill_that_fails_stops_the_service_before_it_is_announced(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fail(*_: object, **__: object) -> None:
-        raise HistoryStoreError("database or disk is full")
-
-    monkeypatch.setattr(SqliteHistoryStore, "fill", fail)
-    announced: list[str] = []
-    with pytest.raises(HistoryStoreError, match="disk is full"):
-        serve(bundle_path, port=0, history_store="sqlite://", announce=announced.append)
     assert announced == []

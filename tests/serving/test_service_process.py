@@ -115,7 +115,9 @@ def test_killing_it_during_10_000_acknowledged_events_loses_none(
         assert bool(waiting) == kill
     assert sorted(sender.acknowledged) == list(range(10_000))
     store = open_store(url)
-    assert [kept.timestamp - EPOCH for kept in store.read("new-user")] == list(range(10_000))
+    assert [kept.timestamp - EPOCH for kept in store.read_many(["new-user"])[0]] == list(
+        range(10_000)
+    )
     store.close()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pyarrow as pa
@@ -19,8 +20,8 @@ from crossfeed.serving.ids import Id, restore_id
 
 def test_what_was_appended_is_read(store: Store) -> None:
     assert store.append([click("e1"), click("e2", user="bob")]) == (2, 0)
-    assert store.read("ann") == [Event("b1", "books", 1_000)]
-    assert store.read("nobody") == []
+    assert store.read_many(["ann"])[0] == [Event("b1", "books", 1_000)]
+    assert store.read_many(["nobody"])[0] == []
 
 
 def test_late_events_take_their_place_and_ties_keep_the_order_of_arrival(store: Store) -> None:
@@ -82,7 +83,7 @@ def test_forget_removes_one_user(store: Store) -> None:
     store.append([click("e1"), click("e2"), click("e3", user="bob")])
     assert store.forget("ann") == 2
     assert store.forget("ann") == 0
-    assert store.read("ann") == []
+    assert store.read_many(["ann"])[0] == []
     assert items(store, "bob") == ["b1"]
 
 
@@ -92,12 +93,12 @@ def test_100_writers_of_one_user_lose_and_double_nothing(store: Store) -> None:
     def write(writer: int) -> int:
         events = [click(f"{writer // 2}-{n}", item=f"b{n}", time=1_000 - n) for n in range(5)]
         accepted = sum(store.append([event])[0] for event in events)
-        assert len(store.read("ann")) >= 5
+        assert len(store.read_many(["ann"])[0]) >= 5
         return accepted
 
     with ThreadPoolExecutor(100) as pool:
         accepted = sum(pool.map(write, range(100)))
-    times = [event.timestamp for event in store.read("ann")]
+    times = [event.timestamp for event in store.read_many(["ann"])[0]]
     assert accepted == len(times) == count(store) == 50 * 5
     assert times == sorted(times)
 
@@ -108,7 +109,7 @@ def test_a_closed_store_says_so(store: Store) -> None:
     with pytest.raises(HistoryStoreError, match="is closed"):
         store.append([click("e1")])
     with pytest.raises(HistoryStoreError, match="is closed"):
-        store.read("ann")
+        store.read_many(["ann"])[0]
     with pytest.raises(HistoryStoreError, match="is closed"):
         store.ping()
 
@@ -118,7 +119,7 @@ def test_it_is_there_after_closing_and_opening(store: Store, store_url: str) -> 
     store.close()
     again = open_store(store_url)
     if not again.durability().kept:
-        assert again.is_new()  # in memory
+        assert again.bulk.is_new()  # in memory
     else:
         assert items(again) == ["b1"]
         assert again.append([click("e1")]) == (0, 1)
@@ -130,11 +131,11 @@ def test_two_workers_see_each_others_events_at_once(store: Store, store_url: str
         pytest.skip("a store in memory belongs to one process")
     other = open_store(store_url)
     store.append([click("1")])
-    assert len(other.read("ann")) == 1
+    assert len(other.read_many(["ann"])[0]) == 1
     other.append([click("2")])
-    assert len(store.read("ann")) == 2
+    assert len(store.read_many(["ann"])[0]) == 2
     assert other.forget("ann") == 2
-    assert store.read("ann") == []
+    assert store.read_many(["ann"])[0] == []
     other.close()
 
 
@@ -194,3 +195,34 @@ def test_ids_are_restored_to_the_logs_type(
 def test_an_id_that_is_no_integer_is_refused_where_ids_are_integers(value: object) -> None:
     with pytest.raises(RequestError, match="user_id must be an integer"):
         restore_id(value, pa.int64(), field="user_id")
+
+
+def test_a_retry_does_not_restore_a_forgotten_users_event(store: Store) -> None:
+    now = int(time.time() * 1000)
+    store.append([click("e1", time=now - 5_000), click("ahead", time=now + 3_600_000)])
+    assert store.forget("ann") == 2
+    again = [click("e1", time=now - 5_000), click("ahead", time=now + 3_600_000)]
+    assert store.append(again) == (0, 2)
+    assert store.read_many(["ann"]) == [[]]
+    assert store.append([click("e1", user="bob", time=now - 5_000)]) == (1, 0)
+    assert store.append([click("later", time=now + 7_200_000)]) == (1, 0)
+    assert store.forget("ann") == 1
+
+
+def test_a_model_is_pinned_and_the_history_of_pins_is_kept(store: Store) -> None:
+    assert store.pins(limit=10) == []
+    first = store.pin("one", only_first=True)
+    assert (first.sequence, first.version) == (1, "one")
+    assert abs(first.timestamp / 1000 - time.time()) < 3_600
+    assert store.pin("two", only_first=True) == first
+    assert store.pin("one") == first
+    assert store.pin("two").sequence == 2
+    store.pin("one")
+    assert [pin.version for pin in store.pins(limit=10)] == ["one", "two", "one"]
+    assert [pin.sequence for pin in store.pins(limit=2)] == [3, 2]
+
+
+def test_workers_that_start_together_pin_one_model(store: Store, store_url: str) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        pinned = list(pool.map(lambda n: store.pin(f"v{n}", only_first=True), range(8)))
+    assert len(set(pinned)) == len(store.pins(limit=10)) == 1

@@ -19,23 +19,23 @@ TEXT = pa.string()
 
 
 def load(store: Store, file: Path, *, ids: pa.DataType = TEXT) -> tuple[int, int]:
-    return store.load(file, user_ids=ids, item_ids=ids)
+    return store.bulk.load(file, user_ids=ids, item_ids=ids)
 
 
 def test_a_new_store_is_filled_once(store: Store) -> None:
-    assert store.is_new()
+    assert store.bulk.is_new()
     rows = [("ann", "b1", "books", 20), ("ann", "b2", "books", 10), ("bob", "b1", "books", 5)]
-    assert store.fill([batch(*rows[:2]), batch(*rows[2:])], origin="v1") == 3
+    assert store.bulk.fill([batch(*rows[:2]), batch(*rows[2:])], origin="v1") == 3
     assert items(store) == ["b2", "b1"]
-    assert store.fill([batch(*rows)], origin="v2") == 0
+    assert store.bulk.fill([batch(*rows)], origin="v2") == 0
     assert count(store) == 3
 
 
 def test_who_was_forgotten_does_not_come_back(store: Store) -> None:
     store.append([click("e1")])
     store.forget("ann")
-    assert not store.is_new()
-    assert store.fill([batch(("ann", "b1", "books", 1))], origin="v1") == 0
+    assert not store.bulk.is_new()
+    assert store.bulk.fill([batch(("ann", "b1", "books", 1))], origin="v1") == 0
     assert items(store) == []
 
 
@@ -45,15 +45,15 @@ def test_filling_that_fails_half_way_keeps_nothing(store: Store) -> None:
         raise ValueError("planted")
 
     with pytest.raises(ValueError, match="planted"):
-        store.fill(broken(), origin="v1")
-    assert store.is_new()
-    assert store.fill([batch(("ann", "b1", "books", 1))], origin="v1") == 1
+        store.bulk.fill(broken(), origin="v1")
+    assert store.bulk.is_new()
+    assert store.bulk.fill([batch(("ann", "b1", "books", 1))], origin="v1") == 1
 
 
 def test_export_and_load_round_trip(store: Store, tmp_path: Path) -> None:
-    store.fill([batch(("ann", "b1", "books", T + 20), ("ann", "b2", "books", T))], origin="v1")
+    store.bulk.fill([batch(("ann", "b1", "books", T + 20), ("ann", "b2", "books", T))], origin="v1")
     store.append([click("e1", item="b3", time=T + 15)])
-    assert store.export(tmp_path / "out.parquet") == 3
+    assert store.bulk.export(tmp_path / "out.parquet") == 3
     other = open_store("sqlite://")
     assert load(other, tmp_path / "out.parquet") == (3, 0)
     assert items(other) == items(store) == ["b2", "b3", "b1"]
@@ -62,8 +62,8 @@ def test_export_and_load_round_trip(store: Store, tmp_path: Path) -> None:
 
 
 def test_export_keeps_integers(store: Store, tmp_path: Path) -> None:
-    store.fill([batch((7, 8, "books", 10))], origin="v1")
-    store.export(tmp_path / "out.parquet")
+    store.bulk.fill([batch((7, 8, "books", 10))], origin="v1")
+    store.bulk.export(tmp_path / "out.parquet")
     expected = {"user_id": 7, "item_id": 8, "domain": "books", "timestamp": 10, "event_id": None}
     assert pq.read_table(tmp_path / "out.parquet").to_pylist() == [expected]
 
@@ -71,17 +71,17 @@ def test_export_keeps_integers(store: Store, tmp_path: Path) -> None:
 def test_export_of_mixed_ids_is_refused(store: Store, tmp_path: Path) -> None:
     store.append([click("e1", user=7), click("e2", user="7")])
     with pytest.raises(HistoryStoreError, match="mixes ids of strings and integers"):
-        store.export(tmp_path / "out.parquet")
+        store.bulk.export(tmp_path / "out.parquet")
     assert not (tmp_path / "out.parquet").exists()
 
 
 def test_export_reads_page_by_page(
     store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("crossfeed.serving.histories.sqlite.store.ROWS_AT_ONCE", 2)
-    monkeypatch.setattr("crossfeed.serving.histories.redis.store._KEYS_AT_ONCE", 2)
+    monkeypatch.setattr("crossfeed.serving.histories.sqlite.bulk.ROWS_AT_ONCE", 2)
+    monkeypatch.setattr("crossfeed.serving.histories.redis.bulk._KEYS_AT_ONCE", 2)
     store.append([click(f"e{number}", user=f"u{number % 5}") for number in range(15)])
-    assert store.export(tmp_path / "out.parquet") == 15
+    assert store.bulk.export(tmp_path / "out.parquet") == 15
     rows = pq.read_table(tmp_path / "out.parquet").select(["user_id", "event_id"]).to_pylist()
     for user in range(5):
         names = [row["event_id"] for row in rows if row["user_id"] == f"u{user}"]
@@ -90,14 +90,14 @@ def test_export_reads_page_by_page(
 
 def test_export_does_not_replace_unasked(store: Store, tmp_path: Path) -> None:
     out = tmp_path / "out.parquet"
-    assert store.export(out) == 0
+    assert store.bulk.export(out) == 0
     with pytest.raises(OutputError, match="exists already"):
-        store.export(out)
-    assert store.export(out, overwrite=True) == 0
+        store.bulk.export(out)
+    assert store.bulk.export(out, overwrite=True) == 0
     assert pq.read_table(out).num_rows == 0
     out.write_text("mine")
     with pytest.raises(OutputError, match="is no file of events"):
-        store.export(out, overwrite=True)
+        store.bulk.export(out, overwrite=True)
     assert out.read_text() == "mine"
 
 
@@ -107,7 +107,7 @@ def test_load_takes_times_of_any_arrow_unit(store: Store, tmp_path: Path) -> Non
         rows = batch(("ann", f"b{place}", "books", 0)).set_column(3, "timestamp", time)
         pq.write_table(pa.Table.from_batches([rows]), tmp_path / "in.parquet")
         assert load(store, tmp_path / "in.parquet") == (1, 0)
-    assert [event.timestamp for event in store.read("ann")] == [T] * 4
+    assert [event.timestamp for event in store.read_many(["ann"])[0]] == [T] * 4
 
 
 def test_load_restores_ids_to_the_logs_type(store: Store, tmp_path: Path) -> None:
@@ -143,7 +143,7 @@ def test_load_refuses_what_the_service_would_refuse(
     pq.write_table(pa.Table.from_batches([rows]), tmp_path / "in.parquet")
     with pytest.raises(HistoryStoreError, match=rf"row 2 of '.*in\.parquet': [\s\S]*{message}"):
         load(store, tmp_path / "in.parquet")
-    assert store.is_new()
+    assert store.bulk.is_new()
 
 
 def test_load_refuses_text_where_ids_are_integers(store: Store, tmp_path: Path) -> None:
@@ -173,14 +173,14 @@ def test_load_stores_nothing_twice(store: Store, tmp_path: Path) -> None:
 
 
 def test_what_was_exported_is_loaded_without_doubles(store: Store, tmp_path: Path) -> None:
-    store.fill([batch(("ann", "b1", "books", T))], origin="v1")
+    store.bulk.fill([batch(("ann", "b1", "books", T))], origin="v1")
     store.append([click("e1", time=T + 1)])
-    store.export(tmp_path / "out.parquet")
+    store.bulk.export(tmp_path / "out.parquet")
     assert load(store, tmp_path / "out.parquet") == (0, 2)
     other = open_store("sqlite://")
-    other.fill([batch(("ann", "b1", "books", T))], origin="v1")
+    other.bulk.fill([batch(("ann", "b1", "books", T))], origin="v1")
     assert load(other, tmp_path / "out.parquet") == (1, 1)
-    assert other.read("ann") == store.read("ann")
+    assert other.read_many(["ann"])[0] == store.read_many(["ann"])[0]
     other.close()
 
 
@@ -205,7 +205,7 @@ def test_load_refuses_what_is_no_history(
     pq.write_table(table, tmp_path / "in.parquet")
     with pytest.raises(HistoryStoreError, match=message):
         load(store, tmp_path / "in.parquet")
-    assert store.is_new()
+    assert store.bulk.is_new()
 
 
 def test_load_refuses_what_is_no_parquet(store: Store, tmp_path: Path) -> None:

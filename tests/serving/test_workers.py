@@ -1,184 +1,307 @@
-"""Several workers behind one port: one model, one store, one memory; ended together."""
+"""Several workers behind one port, several replicas of one store: one model, ended together."""
 
 from __future__ import annotations
 
+import http.client
+import itertools
+import json
 import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from multiprocessing.connection import Connection
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
 
 import httpx2
-import numpy as np
-import pyarrow as pa
 import pytest
-from service import Service
+from bundles import best, variant
+from redis_server import RedisServer
+from service import Service, is_running
 
-from crossfeed.bundle import Bundle, BundleContents, write_bundle
+from crossfeed.bundle import Bundle
 from crossfeed.errors import ConfigError
-from crossfeed.serving.operations.metric_pages import merged
-from crossfeed.serving.process.channel import Channel, ChannelClosed
+from crossfeed.serving.histories.url import open_store
 from crossfeed.serving.process.server import serve
-from crossfeed.serving.process.supervisor import Supervisor
 
-ASKED = "/v1/users/u001/recommendations?domain=videos&k=3"
+ASKED = "/v1/users/u001/recommendations?domain=videos&k=5"
 EVENT = {"event_id": "e1", "user_id": "ann", "item_id": "a03", "domain": "articles"}
 
 
-def children(process: int) -> set[int]:
-    listed = Path(f"/proc/{process}/task/{process}/children").read_text()
-    return {int(child) for child in listed.split()}
-
-
-def until(holds: Callable[[], bool]) -> None:
-    for _ in range(1_500):
+def until(holds: Callable[[], object]) -> None:
+    for _ in range(3_000):
         if holds():
             return
         time.sleep(0.02)
     raise AssertionError("it does not come to hold")
 
 
-def is_running(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0] != "Z"
-    except OSError:
-        return False
+def answers(service: Service, path: str) -> list[Any]:
+    """Return JSON answers; each connection is new, so that every worker is met."""
+    return [httpx2.get(f"{service.url}{path}", timeout=60).json() for _ in range(30)]
 
 
 def versions(service: Service) -> set[str]:
-    """Return the models that answer; each connection is new, so that every worker is met."""
-    return {httpx2.get(f"{service.url}{ASKED}").json()["model_version"] for _ in range(40)}
+    return {answer["model_version"] for answer in answers(service, ASKED)}
+
+
+def metric(service: Service, name: str) -> float:
+    page = httpx2.get(f"{service.url}/metrics", timeout=60).text
+    [found] = [line for line in page.splitlines() if line.startswith(f"{name} ")]
+    return float(found.rpartition(" ")[2])
+
+
+def pin(service: Service, wanted: str) -> httpx2.Response:
+    return httpx2.post(f"{service.url}/v1/model/pin", json={"version": wanted}, timeout=60)
 
 
 @pytest.fixture(scope="module")
 def other(bundle: Bundle, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    contents = BundleContents(
-        scorer=bundle.scorer,
-        item_ids=pa.chunked_array([bundle.item_ids]),
-        user_id_type=bundle.user_id_type,
-        clicks=bundle.clicks,
-        recent_clicks=bundle.recent_clicks,
-        histories=None,
-        card={"another": True},
-        encoder=(bundle.path / "user_encoder.onnx").read_bytes(),
-    )
-    return write_bundle(tmp_path_factory.mktemp("other") / "bundle", contents)
+    out = tmp_path_factory.mktemp("other") / "other"
+    return variant(bundle, out, factor=-0.5, clicks=bundle.clicks[::-1])
+
+
+@pytest.fixture(scope="module")
+def first(bundle_path: Path) -> str:
+    return Bundle.stated_version(bundle_path)
+
+
+@pytest.fixture(scope="module")
+def second(other: Path) -> str:
+    return Bundle.stated_version(other)
 
 
 @pytest.fixture
 def folder(bundle_path: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
+    """Return a folder of versions with one bundle in it."""
+    shutil.copytree(bundle_path, tmp_path / "bundles" / "first")
+    return tmp_path / "bundles"
 
 
 @pytest.fixture
-def service(folder: Path, tmp_path: Path) -> Iterator[Service]:
-    store = f"sqlite:///{tmp_path}/store.sqlite"
-    with Service(folder, store, log=tmp_path / "log", workers=2) as started:
+def store_url(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path}/store.sqlite"
+
+
+@pytest.fixture
+def service(folder: Path, store_url: str, tmp_path: Path) -> Iterator[Service]:
+    log = tmp_path / "log"
+    with Service(folder, store_url, log=log, workers=2, timeout_seconds=60) as started:
         yield started
         if started.process.poll() is None:
             assert started.end(signal.SIGTERM) == -signal.SIGTERM
 
 
-def reload(service: Service) -> httpx2.Response:
-    return httpx2.post(f"{service.url}/v1/model/reload", timeout=60)
-
-
-def put_in_place(folder: Path, bundle: Path) -> None:
-    """Replace a served folder as an export with --overwrite does: its old files stay mapped."""
-    folder.rename(folder.with_name(f"old-{time.time_ns()}"))
-    shutil.copytree(bundle, folder)
-
-
 def test_workers_share_one_model_one_store_and_one_page_of_metrics(
-    service: Service, bundle: Bundle
+    service: Service, first: str
 ) -> None:
-    assert len(children(service.process.pid)) == 2
+    assert len(service.workers) == 2
     for number in range(20):
         event = {**EVENT, "event_id": f"e{number}", "timestamp": 1_700_000_000 + number}
         httpx2.post(f"{service.url}/v1/events", json={"events": [event]}).raise_for_status()
         told = httpx2.get(f"{service.url}/v1/users/ann/history").json()["events"]
         assert len(told) == number + 1  # whichever worker is asked
-    assert versions(service) == {bundle.version}
-    page = httpx2.get(f"{service.url}/metrics").text
-    counted = [line for line in page.splitlines() if line.startswith("crossfeed_events_total")]
-    accepted = [float(line.split()[1]) for line in counted if 'outcome="accepted"' in line]
-    assert sum(accepted) == 20
-    workers = {line.partition('worker="')[2][0] for line in counted}
-    assert workers <= {"0", "1"} and page.count("# TYPE crossfeed_model gauge") == 1
-    assert page.count(f'crossfeed_model{{version="{bundle.version}",worker=') == 2
+    assert versions(service) == {first}
+    assert metric(service, 'crossfeed_events_total{outcome="accepted"}') == 20
+    assert metric(service, f'crossfeed_model{{version="{first}"}}') == 2
+    assert metric(service, "crossfeed_store_durable") == 1
 
 
-def test_all_workers_reload_or_none(
-    service: Service, folder: Path, bundle: Bundle, other: Path, tmp_path: Path
+class Clients:
+    """Connections that ask without a pause and keep every answer."""
+
+    def __init__(self, service: Service) -> None:
+        self._at = urlsplit(service.url).netloc
+        self.found: list[tuple[int, bytes]] = []
+        self.enough = threading.Event()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.enough.set()
+
+    def ask(self, number: int) -> None:
+        connection = http.client.HTTPConnection(self._at, timeout=60)
+        for turn in itertools.count(number):
+            asked = ASKED if turn % 10 else ASKED.replace("u001", "nobody")
+            connection.request("GET", asked)
+            answer = connection.getresponse()
+            self.found.append((answer.status, answer.read()))
+            if self.enough.is_set():
+                connection.close()
+                return
+
+    def wait_for(self, answers: int) -> None:
+        while len(self.found) < answers:
+            time.sleep(0.001)
+
+
+def test_pins_under_load_lose_and_mix_no_answer_of_5_000(
+    service: Service, folder: Path, bundle_path: Path, other: Path, first: str, second: str
 ) -> None:
-    assert reload(service).json() == {"model_version": bundle.version, "changed": False}
-    put_in_place(folder, other)
-    fresh = Bundle.load(other).version
-    assert reload(service).json() == {"model_version": fresh, "changed": True}
-    assert versions(service) == {fresh}
+    """Answers, not seconds, say when a pin comes."""
+    shutil.copytree(other, folder / "second")
+    clients = Clients(service)
+    with ThreadPoolExecutor(16) as pool, clients:
+        asking = [pool.submit(clients.ask, number) for number in range(16)]
+        for wanted in (second, first):
+            clients.wait_for(len(clients.found) + 1_000)
+            assert pin(service, wanted).status_code == 200
+            name = f'crossfeed_model{{version="{wanted}"}}'
+            until(lambda name=name: metric(service, name) == 2)
+        clients.wait_for(5_000)
+    for one in asking:
+        one.result()
+    expected = {
+        (version, cold): best(path, "nobody" if cold else "u001")
+        for version, path in ((first, bundle_path), (second, other))
+        for cold in (True, False)
+    }
+    assert {status for status, _ in clients.found} == {200}
+    seen = set()
+    for answer in (json.loads(body) for _, body in clients.found):
+        kind = answer["model_version"], answer["fallback"] is not None
+        assert [item["item_id"] for item in answer["items"]] == expected[kind]
+        seen.add(kind)
+    assert seen == set(expected)
 
-    damaged = tmp_path / "damaged"
-    damaged.write_bytes(b"damaged")
-    damaged.replace(folder / "items.arrow")
-    refused = reload(service)
-    assert refused.status_code == 409 and "stays in service" in refused.json()["detail"]
-    assert versions(service) == {fresh}
-    assert "items.arrow has 7 bytes" in (tmp_path / "log").read_text()
 
-    shutil.rmtree(folder)
-    shutil.copytree(next(tmp_path.glob("old-*")), folder)
-    os.kill(service.process.pid, signal.SIGHUP)
-    until(lambda: versions(service) == {bundle.version})
-
-
-def test_a_worker_that_dies_is_replaced_and_serves_what_the_others_do(
-    service: Service, folder: Path, other: Path
+def test_a_broken_bundle_changes_nothing_and_is_reported(
+    service: Service,
+    folder: Path,
+    store_url: str,
+    other: Path,
+    first: str,
+    second: str,
+    tmp_path: Path,
 ) -> None:
-    """The folder holds another model by then: all go over to it together."""
-    before = children(service.process.pid)
-    put_in_place(folder, other)
+    shutil.copytree(other, folder / "broken")
+    whole = (folder / "broken" / "weights.safetensors").read_bytes()
+    (folder / "broken" / "weights.safetensors").write_bytes(whole[:-1])
+    refused = pin(service, second)
+    assert refused.status_code == 409 and f"model {first} stays" in refused.json()["detail"]
+    store = open_store(store_url)
+    assert [one.version for one in store.pins(limit=9)] == [first]
+    store.pin(second)  # somebody else does, without a look at it
+    store.close()
+    until(lambda: metric(service, "crossfeed_model_problem") == 2)
+    assert versions(service) == {first}
+    for ready in answers(service, "/health/ready"):
+        assert (ready["status"], ready["model_version"]) == ("degraded", first)
+        assert ready["pinned_version"] == second
+        assert f"version {second} cannot be put into service" in ready["problem"]
+    assert "weights.safetensors has" in (tmp_path / "log").read_text()
+    (folder / "broken" / "weights.safetensors").write_bytes(whole)
+    until(lambda: metric(service, f'crossfeed_model{{version="{second}"}}') == 2)
+    assert metric(service, "crossfeed_model_problem") == 0
+    assert {ready["status"] for ready in answers(service, "/health/ready")} == {"ready"}
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
+def test_a_worker_that_dies_or_hangs_is_replaced_and_deploys_nothing(
+    how: signal.Signals, service: Service, folder: Path, other: Path, first: str
+) -> None:
+    """The folder holds a newer bundle by then, which nobody pinned."""
+    sent = {"events": [{**EVENT, "timestamp": 1_700_000_000}]}
+    httpx2.post(f"{service.url}/v1/events", json=sent).raise_for_status()
+    before = service.workers
+    shutil.copytree(other, folder / "second")
+    os.kill(min(before), how)
+    until(lambda: len(service.workers - before) == 1 and len(service.workers) == 2)
+    assert not is_running(min(before))
+    until(lambda: metric(service, f'crossfeed_model{{version="{first}"}}') == 2)
+    assert versions(service) == {first}
+    assert metric(service, 'crossfeed_events_total{outcome="accepted"}') == 1
+
+
+def test_a_worker_without_a_bundle_waits_for_one_and_the_others_answer(
+    service: Service, folder: Path, first: str, tmp_path: Path
+) -> None:
+    before = service.workers
+    folder.rename(tmp_path / "away")
     os.kill(min(before), signal.SIGKILL)
-    until(lambda: len(children(service.process.pid) - before) == 1)
-    fresh = Bundle.load(other).version
-    until(lambda: versions(service) == {fresh})
-    assert httpx2.get(f"{service.url}/health/ready").json()["status"] == "ready"
+    until(lambda: "no model can be loaded" in (tmp_path / "log").read_text())
+    assert versions(service) == {first}
+    (tmp_path / "away").rename(folder)
+    until(lambda: metric(service, f'crossfeed_model{{version="{first}"}}') == 2)
+    assert max(before) in service.workers
 
 
-def test_a_page_of_metrics_is_there_before_prometheus_gives_up(
-    monkeypatch: pytest.MonkeyPatch,
+def is_refused(service: Service) -> bool:
+    at = urlsplit(service.url)
+    try:
+        socket.create_connection((str(at.hostname), int(at.port or 0)), timeout=60).close()
+    except ConnectionRefusedError:
+        return True
+    return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_who_is_told_to_end_refuses_new_clients_and_finishes_begun_answers(
+    workers: int, folder: Path, store_url: str, tmp_path: Path
 ) -> None:
-    waited = []
+    log = tmp_path / "log"
+    with Service(folder, store_url, log=log, workers=workers, timeout_seconds=30) as service:
+        begun = [_begun(service) for _ in range(4)]
+        service.process.send_signal(signal.SIGTERM)
+        until(lambda: is_refused(service))
+        assert service.process.poll() is None  # it waits for what is begun
+        for connection, rest in begun:
+            connection.sendall(rest)
+            assert connection.recv(10_000).startswith(b"HTTP/1.1 200 ")
+            connection.close()
+        assert service.process.wait(timeout=60) == -signal.SIGTERM
 
-    def ask_all(what: str, *, seconds: float) -> list[dict[str, str]]:
-        waited.append(seconds)
-        return [{"error": "worker 0: 'page' was not answered"}, {what: "seen_total 5.0"}]
 
-    with socket.socket() as listening:
-        supervisor = Supervisor({}, listening, workers=2, stop_seconds=1)
-        monkeypatch.setattr(supervisor, "_ask_all", ask_all)
-        assert supervisor._answer("pages", {}) == {"pages": {"1": "seen_total 5.0"}}
-    assert waited[0] < 10  # seconds, as Prometheus is set up by default
+def _begun(service: Service) -> tuple[socket.socket, bytes]:
+    """Send the half of a request, and wait until its worker reads the body."""
+    at = urlsplit(service.url)
+    connection = socket.create_connection((str(at.hostname), int(at.port or 0)), timeout=60)
+    body = json.dumps({"events": [{**EVENT, "timestamp": 1_700_000_000}]}).encode()
+    head = (
+        "POST /v1/events HTTP/1.1\r\nhost: here\r\nexpect: 100-continue\r\n"
+        f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
+    )
+    connection.sendall(head.encode())
+    assert connection.recv(1_000).startswith(b"HTTP/1.1 100 ")
+    return connection, body
 
 
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_no_worker_outlives_the_one_in_charge(how: signal.Signals, service: Service) -> None:
-    workers = children(service.process.pid)
+def test_a_hung_worker_does_not_keep_the_service_from_ending(
+    folder: Path, store_url: str, tmp_path: Path
+) -> None:
+    log = tmp_path / "log"
+    with Service(folder, store_url, log=log, workers=2, timeout_seconds=0.5) as service:
+        workers = service.workers
+        os.kill(min(workers), signal.SIGSTOP)
+        assert service.end(signal.SIGTERM) == -signal.SIGTERM
+        assert not any(map(is_running, workers))
+
+
+def test_no_worker_outlives_its_parent(service: Service) -> None:
+    workers = service.workers
     assert len(workers) == 2
-    assert service.end(how) == -how
+    assert service.end(signal.SIGKILL) == -signal.SIGKILL
     until(lambda: not any(map(is_running, workers)))
 
 
-def test_a_worker_that_cannot_start_is_told_of(
-    bundle_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_nothing_is_imported_from_the_working_directory(
+    folder: Path, store_url: str, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("sys.executable", shutil.which("false"))
-    store = f"sqlite:///{tmp_path}/store.sqlite"
-    with pytest.raises(ConfigError, match="worker 0 did not start: see the log"):
-        serve(bundle_path, port=0, history_store=store, workers=2)
+    planted = tmp_path / "working-directory"
+    planted.mkdir()
+    for name in ("queue", "json", "logging", "multiprocessing", "selectors", "crossfeed"):
+        (planted / f"{name}.py").write_text("open('imported', 'w').close()\nraise SystemExit(9)\n")
+    log = tmp_path / "log"
+    with Service(folder, store_url, log=log, workers=2, folder=planted) as service:
+        assert httpx2.get(f"{service.url}/health/ready").status_code == 200
+        assert service.end(signal.SIGTERM) == -signal.SIGTERM
+    assert not (planted / "imported").exists()
 
 
 def test_histories_in_memory_cannot_be_shared(bundle_path: Path) -> None:
@@ -186,81 +309,58 @@ def test_histories_in_memory_cannot_be_shared(bundle_path: Path) -> None:
         serve(bundle_path, port=0, history_store="sqlite://", workers=2)
 
 
-def maps(file: Path) -> list[range]:
-    """Return where a file is mapped into this process, read-only."""
-    lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
-    found = [fields for fields in lines if fields[-1] == str(file) and fields[1][:3] == "r--"]
-    bounds = [[int(end, 16) for end in fields[0].split("-")] for fields in found]
-    return [range(*pair) for pair in bounds]
-
-
-def test_what_grows_with_the_catalogue_is_a_map_of_its_file(bundle_path: Path) -> None:
-    bundle = Bundle.load(bundle_path)
-    arrays = {
-        "item_vectors.npy": [bundle.item_vectors],
-        "item_biases.npy": [bundle.item_biases],
-        "items.arrow": [bundle.clicks, bundle.recent_clicks, bundle.by_id],
-    }
-    for name, mapped in arrays.items():
-        for array in mapped:
-            assert not array.flags.writeable
-            with pytest.raises(ValueError, match="read-only"):
-                array[0] = 0
-            assert any(array.ctypes.data in area for area in maps(bundle_path / name)), name
-    for buffer in bundle.item_ids.buffers()[1:]:
-        assert any(buffer.address in area for area in maps(bundle_path / "items.arrow"))
-
-
-def test_torch_reads_the_same_vectors_from_a_map(bundle: Bundle) -> None:
-    table = bundle.scorer.players.discriminator.scoring_layer.vectors.weight
-    lines = Path("/proc/self/maps").read_text().splitlines()
-    areas = [line.split()[0].split("-") for line in lines if line.endswith("item_vectors.npy")]
-    at = table.data_ptr()
-    assert any(int(first, 16) <= at < int(last, 16) for first, last in areas)
-    width = bundle.config.width
-    np.testing.assert_array_equal(table.detach().numpy(), bundle.item_vectors[:, :width])
-
-
-@dataclass
-class Ends:
-    one: Channel
-    other: Channel
-    cut: Callable[[], None]
-
-
 @pytest.fixture
-def ends() -> Iterator[Ends]:
-    def answer(what: str, facts: dict[str, object]) -> dict[str, object]:
-        if what == "never":
-            time.sleep(1)
-        return {"said": what, **facts}
-
-    pair = socket.socketpair()
-    one, other = (Channel(Connection(os.dup(end.fileno())), answer) for end in pair)
-    one.start()
-    other.start()
-    yield Ends(one, other, lambda: pair[0].shutdown(socket.SHUT_RDWR))
-    for end in pair:
-        end.close()
+def server(tmp_path: Path) -> Iterator[RedisServer]:
+    (tmp_path / "redis").mkdir()
+    started = RedisServer(tmp_path / "redis")
+    yield started
+    started.kill()
 
 
-def test_both_ends_ask_and_answer(ends: Ends) -> None:
-    told = ends.one.ask("hello", seconds=10, to="other")
-    assert told == {"said": "hello", "to": "other"}
-    assert ends.other.ask("and you", seconds=10) == {"said": "and you"}
+def test_two_replicas_follow_one_pin(
+    server: RedisServer, folder: Path, other: Path, first: str, second: str, tmp_path: Path
+) -> None:
+    """The second replica's folder gets the bundle later."""
+    late = Path(shutil.copytree(folder, tmp_path / "late"))
+    shutil.copytree(other, folder / "second")
+    os.utime(folder / "second" / "bundle.json", (0, 0))  # the older one
+    with (
+        Service(folder, server.url, log=tmp_path / "one") as one,
+        Service(late, server.url, log=tmp_path / "two") as two,
+    ):
+        assert versions(one) == versions(two) == {first}
+        assert pin(two, second).status_code == 404
+        assert pin(one, second).json() == {"pinned_version": second, "model_version": second}
+        ready = f"{two.url}/health/ready"
+        until(lambda: httpx2.get(ready).json()["pinned_version"] == second)
+        told = httpx2.get(ready).json()
+        assert (told["status"], told["model_version"]) == ("degraded", first)
+        assert told["problem"] == f"the pinned version {second} is not in the folder of bundles"
+        shutil.copytree(other, late / ".second")
+        (late / ".second").rename(late / "second")
+        until(lambda: httpx2.get(ready).json()["model_version"] == second)
+        assert pin(two, first).status_code == 200  # and back
+        until(lambda: versions(one) == {first})
+    with Service(folder, server.url, log=tmp_path / "again") as again:
+        assert versions(again) == {first}
 
 
-def test_who_does_not_answer_or_has_gone_is_not_waited_for(ends: Ends) -> None:
-    with pytest.raises(ChannelClosed, match="'never' was not answered"):
-        ends.one.ask("never", seconds=0.05)
-    ends.cut()
-    with pytest.raises(ChannelClosed, match="the other side has gone"):
-        ends.one.ask("hello", seconds=60)
+def test_a_service_starts_without_its_store_and_takes_it_up(
+    server: RedisServer, folder: Path, first: str, tmp_path: Path
+) -> None:
+    server.stop()
+    with Service(folder, server.url, log=tmp_path / "log", workers=2) as service:
+        assert versions(service) == {first}
+        ready = httpx2.get(f"{service.url}/health/ready").json()
+        assert (ready["status"], ready["pinned_version"]) == ("degraded", None)
+        server.start()
+        until(lambda: {one["status"] for one in answers(service, "/health/ready")} == {"ready"})
+        assert {one["fallback"] for one in answers(service, ASKED)} == {None}  # it is filled
+        until(lambda: open_pins(server) == [first])
 
 
-def test_pages_of_workers_are_one_page_of_each_metric_once() -> None:
-    page = '# HELP seen_total Seen.\n# TYPE seen_total counter\nseen_total{kind="a"} 2.0\n'
-    text = merged({"0": page, "1": page.replace("2.0", "5.0")}).decode()
-    assert text.count("# TYPE seen_total counter") == 1
-    assert 'seen_total{kind="a",worker="0"} 2.0' in text
-    assert 'seen_total{kind="a",worker="1"} 5.0' in text
+def open_pins(server: RedisServer) -> list[str]:
+    store = open_store(server.url)
+    found = [one.version for one in store.pins(limit=9)]
+    store.close()
+    return found

@@ -93,6 +93,15 @@ class Bundle:
             by_id=_column(items, "by_id").to_numpy(),
         )
 
+    @staticmethod
+    def stated_version(path: Path) -> str:
+        """Return the version of a bundle without a look into its other files.
+
+        Raises:
+            BundleError: its `bundle.json` is missing, damaged or of another format version.
+        """
+        return str(_read_about(path)["version"])
+
     @property
     def version(self) -> str:
         """Return a hash of the model's whole content, which identifies it."""

@@ -170,8 +170,10 @@ def load_histories(
     crossfeed histories load BUNDLE events.parquet
     """
     with _open_store(bundle, history_store) as (loaded, store):
-        new, known = store.load(file, user_ids=loaded.user_id_type, item_ids=loaded.item_id_type)
-    output.say(f"{new:,} events are new, {known:,} were stored already")
+        new, known = store.bulk.load(
+            file, user_ids=loaded.user_id_type, item_ids=loaded.item_id_type
+        )
+    output.say(f"{new:,} events are new, {known:,} are stored already or belong to forgotten users")
 
 
 def export_histories(
@@ -192,7 +194,7 @@ def export_histories(
 
     with _open_store(bundle, history_store) as (_, store):
         require_apart(out, [bundle])
-        written = store.export(out, overwrite=overwrite)
+        written = store.bulk.export(out, overwrite=overwrite)
     output.say(f"wrote {written:,} events to {out}")
 
 
@@ -236,7 +238,7 @@ def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, History
     loaded = Bundle.load(bundle)
     store = open_store(url or default_store_url(bundle))
     try:
-        store.fill(loaded.histories(), origin=loaded.version)
+        store.bulk.fill(loaded.histories(), origin=loaded.version)
         yield loaded, store
     finally:
         store.close()

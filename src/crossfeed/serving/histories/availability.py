@@ -37,7 +37,7 @@ class ItemFlag:
 class Unavailable:
     """The items that may not be recommended, as of one moment."""
 
-    version: int
+    sequence: int
     """Grows with every change."""
     items: Set[tuple[str, Id]]
     """Domain and id of each."""
@@ -49,8 +49,12 @@ ALL_AVAILABLE = Unavailable(0, frozenset())
 class AvailabilityReader(Protocol):
     """Anything that knows which items are not available."""
 
-    def unavailable(self, *, since: int | None) -> Unavailable | None:
-        """Return the items that are not available; None where nothing changed since a version."""
+    def flags_since(self, sequence: int) -> tuple[Sequence[ItemFlag], int]:
+        """Return the flags that changed after a sequence, and the sequence as of now.
+
+        From 0 on these are all items that are not available. A sequence below the one that was
+        given means another store: ask from 0 on.
+        """
 
 
 class Availability:
@@ -58,22 +62,25 @@ class Availability:
 
     def __init__(self, reader: AvailabilityReader) -> None:
         self._reader = reader
-        self._last: Unavailable | None = None
+        self._last = ALL_AVAILABLE
 
     def now(self) -> Unavailable:
         """Return the flags; the same object as long as none of them changes."""
         last = self._last
         try:
-            changed = self._reader.unavailable(since=None if last is None else last.version)
-        except HistoryStoreError:  # who reads counts it; old flags are better than no answer
-            changed = None
-        if changed is not None:
-            self._last = changed
-        return self._last or ALL_AVAILABLE
+            changed, sequence = self._reader.flags_since(last.sequence)
+            if sequence < last.sequence:
+                last = ALL_AVAILABLE
+                changed, sequence = self._reader.flags_since(0)
+        except HistoryStoreError:  # the reader counts it; old flags are better than no answer
+            return last
+        if sequence != self._last.sequence:
+            self._last = Unavailable(sequence, _with_changes(last.items, changed))
+        return self._last
 
 
 class Stock:
-    """The flags of a bundle's items as a mask, made anew only when a flag changes."""
+    """The flags of a bundle's items as a mask; a change touches the changed items alone."""
 
     def __init__(self, bundle: Bundle) -> None:
         self._bundle = bundle
@@ -83,14 +90,24 @@ class Stock:
         """Return (I,) true where an item is not available."""
         made_from, mask = self._mask
         if made_from is not flags:
-            index = self._bundle.ids.index
-            found = np.array([index(item_id, domain) for domain, item_id in flags.items], np.int64)
-            mask = np.zeros_like(mask)
-            mask[found[found >= 0]] = True
+            mask = mask.copy()  # other threads may be reading it
+            mask[self._indices(made_from.items - flags.items)] = False
+            mask[self._indices(flags.items - made_from.items)] = True
             self._mask = (flags, mask)
         return mask
+
+    def _indices(self, items: Set[tuple[str, Id]]) -> NDArray[np.int64]:
+        """Return the indices of those items that the model knows."""
+        index = self._bundle.ids.index
+        found = np.array([index(item_id, domain) for domain, item_id in items], np.int64)
+        return found[found >= 0]
 
 
 def latest_flags(flags: Sequence[ItemFlag]) -> dict[tuple[str, Id], bool]:
     """Return what each item is set to; of several flags of one item the last counts."""
     return {(flag.domain, flag.item_id): flag.available for flag in flags}
+
+
+def _with_changes(items: Set[tuple[str, Id]], changed: Sequence[ItemFlag]) -> Set[tuple[str, Id]]:
+    latest = latest_flags(changed)
+    return (items - latest.keys()) | {item for item, there in latest.items() if not there}

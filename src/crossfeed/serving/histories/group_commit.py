@@ -17,7 +17,7 @@ from typing import Any, TypeVar
 
 from crossfeed.errors import HistoryStoreError
 
-__all__ = ["GroupCommit"]
+__all__ = ["GroupCommit", "Operation"]
 
 T = TypeVar("T")
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
+import pyarrow as pa
+
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.histories.availability import ItemFlag, Unavailable
+from crossfeed.serving.histories.availability import ItemFlag
 from crossfeed.serving.histories.history import Durability, Event, HistoryStore, NewEvent
+from crossfeed.serving.histories.pins import Pin
 from crossfeed.serving.ids import Id
 
 T = TypeVar("T")
@@ -23,13 +26,15 @@ _PAUSE_SECONDS = 0.5
 class GuardedStore:
     """Passes calls on to a store; after a failure it waits a moment before it tries again.
 
-    A server that does not answer costs each caller its timeout. During the pause callers are told
-    at once; after it there is one trial while they are still told at once, until it succeeds.
+    The store is opened by the first call that needs it, so that a store that cannot be opened at
+    the moment fails like one that does not answer. A server that does not answer costs each caller
+    its timeout. During the pause callers are told at once; after it there is one trial while they
+    are still told at once, until it succeeds.
     """
 
     def __init__(
         self,
-        store: HistoryStore,
+        open_store: Callable[[], HistoryStore],
         *,
         took: Callable[[str, float], None],
         failed: Callable[[str, HistoryStoreError], None],
@@ -38,20 +43,18 @@ class GuardedStore:
         """Guard a store.
 
         Args:
-            store: the store itself.
+            open_store: opens the store itself.
             took: is told the operation and its seconds.
             failed: is told the operation that failed, and how; not of callers during a pause.
             clock: seconds; it never goes back.
         """
-        self._store = store
+        self._open_store = open_store
+        self._opened: HistoryStore | None = None
+        self._opening = threading.Lock()
         self._took, self._failed, self._clock = took, failed, clock
         self._gate = threading.Lock()
         self._closed_until: dict[str, float] = {}
         self._trying: set[str] = set()
-
-    def read(self, user_id: Id) -> Sequence[Event]:
-        """Return all events of a user, oldest first."""
-        return self._reading("read", lambda: self._store.read(user_id))
 
     def read_many(
         self, user_ids: Sequence[Id], *, limit: int | None = None
@@ -71,9 +74,21 @@ class GuardedStore:
         """Set which items may be recommended, durably; return how many flags changed."""
         return self._writing("set_available", lambda: self._store.set_available(flags))
 
-    def unavailable(self, *, since: int | None) -> Unavailable | None:
-        """Return the items that are not available; None where nothing changed since a version."""
-        return self._reading("unavailable", lambda: self._store.unavailable(since=since))
+    def flags_since(self, sequence: int) -> tuple[Sequence[ItemFlag], int]:
+        """Return the flags that changed after a sequence, and the sequence as of now."""
+        return self._reading("flags", lambda: self._store.flags_since(sequence))
+
+    def pin(self, version: str, *, only_first: bool = False) -> Pin:
+        """Put a model into service; return the pin in force."""
+        return self._writing("pin", lambda: self._store.pin(version, only_first=only_first))
+
+    def pins(self, *, limit: int) -> Sequence[Pin]:
+        """Return the newest pins, newest first; the first is in force."""
+        return self._reading("pins", lambda: self._store.pins(limit=limit))
+
+    def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
+        """Store a bundle's histories if the store is new; return how many events."""
+        return self._writing("fill", lambda: self._store.bulk.fill(batches, origin=origin))
 
     def check(self) -> Durability:
         """Return what the store promises now that it answers; asked also during a pause.
@@ -87,6 +102,22 @@ class GuardedStore:
         except HistoryStoreError as error:
             self._failed("ping", error)
             raise
+
+    def close(self) -> None:
+        """Let go of the store."""
+        with self._opening:
+            if self._opened is not None:
+                self._opened.close()
+
+    def __str__(self) -> str:
+        return "that is not open" if self._opened is None else str(self._opened)
+
+    @property
+    def _store(self) -> HistoryStore:
+        with self._opening:
+            if self._opened is None:
+                self._opened = self._open_store()
+            return self._opened
 
     def _reading(self, operation: str, read: Callable[[], T]) -> T:
         """Read; in a pause tell the caller at once, and after it try without letting them wait.

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +15,8 @@ import pyarrow.compute as pc
 from crossfeed.bundle import Bundle
 from crossfeed.scorer import Histories, Ints
 from crossfeed.serving.histories.availability import AvailabilityReader, ItemFlag
+from crossfeed.serving.histories.bulk import BulkHistories
+from crossfeed.serving.histories.pins import Pin, PinReader
 from crossfeed.serving.ids import Id
 
 __all__ = [
@@ -80,9 +81,6 @@ DURABLE = Durability(True, "every event is on disk before it is acknowledged")
 class HistoryReader(Protocol):
     """Anything that knows what users did."""
 
-    def read(self, user_id: Id) -> Sequence[Event]:
-        """Return all events of a user, oldest first; none for an unknown user."""
-
     def read_many(
         self, user_ids: Sequence[Id], *, limit: int | None = None
     ) -> list[Sequence[Event]]:
@@ -94,36 +92,34 @@ class HistoryReader(Protocol):
         """
 
 
-class HistoryStore(HistoryReader, AvailabilityReader, Protocol):
+class HistoryStore(HistoryReader, AvailabilityReader, PinReader, Protocol):
     """A reader that also learns; every method raises HistoryStoreError where the store fails.
 
     Events of a user are ordered by their time, also those that come late; ties as they came.
-    Beside them it keeps which items are available: all processes that share it must know.
+    Beside them it keeps which items are available and which model is in service: all processes
+    that share it must know.
     """
 
     def append(self, events: Sequence[NewEvent]) -> tuple[int, int]:
         """Store events, all or none; return how many were new and how many known by their id."""
 
     def forget(self, user_id: Id) -> int:
-        """Erase all events of a user; return how many."""
+        """Erase all events of a user; return how many.
+
+        Events of the user up to this moment are not stored again; `append` and `load` count them
+        among the known ones.
+        """
 
     def set_available(self, flags: Sequence[ItemFlag]) -> int:
         """Set which items may be recommended, all or none; return how many flags changed."""
 
-    def is_new(self) -> bool:
-        """Return whether the store was never filled and never given an event."""
+    def pin(self, version: str, *, only_first: bool = False) -> Pin:
+        """Put a model into service; return the pin in force.
 
-    def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
-        """Store a bundle's histories if the store is new; return how many events."""
-
-    def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
-        """Store the events of a Parquet file; return how many were new and how many known.
-
-        Ids become those of the log, whose types are given.
+        Args:
+            version: the version of its bundle; pinning what is pinned changes nothing.
+            only_first: change nothing either where any model is pinned.
         """
-
-    def export(self, out: Path, *, overwrite: bool = False) -> int:
-        """Write all events as Parquet, which `load` reads; return how many."""
 
     def durability(self) -> Durability:
         """Return what becomes of acknowledged events in a crash, as the store is set up now."""
@@ -133,6 +129,10 @@ class HistoryStore(HistoryReader, AvailabilityReader, Protocol):
 
     def close(self) -> None:
         """Finish what was asked for and let go."""
+
+    @property
+    def bulk(self) -> BulkHistories:
+        """Return what fills, loads and exports the same store."""
 
 
 class BundleHistories:
@@ -159,10 +159,6 @@ class BundleHistories:
 
     def __len__(self) -> int:
         return len(self.user_ids)
-
-    def read(self, user_id: Id) -> Sequence[Event]:
-        """Return all events of a user, oldest first; none for an unknown user."""
-        return self.read_many([user_id])[0]
 
     def read_many(
         self, user_ids: Sequence[Id], *, limit: int | None = None

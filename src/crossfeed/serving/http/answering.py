@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from crossfeed.errors import HistoryStoreError
-from crossfeed.serving.engine.reload import ModelInService
+from crossfeed.serving.engine.in_service import ModelInService
 from crossfeed.serving.http.schemas import Answer
 from crossfeed.serving.operations.monitoring import Monitoring
 from crossfeed.serving.operations.tracing import Tracing

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import BundleError, HistoryStoreError, UnknownDomainError
+from crossfeed.errors import (
+    BundleError,
+    HistoryStoreError,
+    UnknownDomainError,
+    UnknownVersionError,
+)
 from crossfeed.model.onnx.runtime import OnnxEncoder
 from crossfeed.serving.engine.batching import BatchingThreads
-from crossfeed.serving.engine.reload import ModelInService, Reloaded, check_answers
-from crossfeed.serving.histories.availability import Availability, ItemFlag
+from crossfeed.serving.engine.in_service import Following, ModelInService
+from crossfeed.serving.engine.versions import Versions
+from crossfeed.serving.histories.availability import ItemFlag
 from crossfeed.serving.histories.guarded_store import GuardedStore
-from crossfeed.serving.histories.history import HistoryStore, NewEvent
+from crossfeed.serving.histories.history import Durability, HistoryStore, NewEvent
 from crossfeed.serving.http.answering import PendingQuery, answer_all
 from crossfeed.serving.http.description import DescribedApi, description_routes
 from crossfeed.serving.http.guards.access import Access
@@ -40,17 +47,18 @@ from crossfeed.serving.http.schemas import (
     HistoryParameters,
     ItemFlagBody,
     ModelFacts,
+    PinBody,
+    PinFacts,
     Readiness,
     RecommendBody,
     RecommendParameters,
-    ReloadFacts,
     StoreFacts,
     UserHistory,
 )
 from crossfeed.serving.ids import Id, restore_id
-from crossfeed.serving.operations.metric_pages import merged
 from crossfeed.serving.operations.monitoring import Monitoring
 from crossfeed.serving.operations.tracing import Tracing
+from crossfeed.serving.operations.worker_folder import WorkerFolder
 from crossfeed.serving.recommend.fallback import Fallbacks
 from crossfeed.serving.recommend.query import Query as RecommendQuery
 
@@ -62,46 +70,48 @@ _ANYWHERE = Access()
 _THREADS = 2
 """Batches of recommendations in work at once: one computes while another waits for the store."""
 _CHECK_SECONDS = 1.0
-"""How long `/health/ready` waits for the history store."""
+"""How long `/health/ready` waits for the history store, and how long it believes the answer."""
 _UNREACHABLE = StoreFacts(reachable=False, durable=None, durability="unknown at the moment")
 
 
 def create_app(
     bundle: Bundle,
     *,
-    store: HistoryStore,
+    store: HistoryStore | Callable[[], HistoryStore],
+    versions: Versions | None = None,
     keys: Sequence[ApiKey] = (),
     limits: Limits = _DEFAULTS,
     access: Access = _ANYWHERE,
     fallbacks: Fallbacks | None = None,
     tracing: Tracing | None = None,
+    workers: WorkerFolder | None = None,
 ) -> FastAPI:
-    """Make the service; its `state.service` can reload the model.
+    """Make the service.
 
     Args:
-        bundle: the model in service.
-        store: what users did; it is filled from the bundle's histories when it is new, and
-            closed with the application.
+        bundle: the model in service; it was checked.
+        store: what users did, or what opens it; it is filled from the bundle's histories when it
+            is new, and closed with the application.
+        versions: where other models lie that may be pinned; by default in the bundle's folder.
         keys: API keys of which a request must bring one; none means that everybody may ask.
         limits: what the process takes on.
         access: which hosts are answered, and which other sites' pages may ask.
         fallbacks: what domains fall back on where nothing is known of a user.
         tracing: records requests and their stages; closed with the application.
+        workers: what this process shares with others of its port.
     """
-    service = Service(bundle, store, fallbacks=fallbacks, tracing=tracing)
+    opened = store if callable(store) else (lambda: store)
+    service = Service(
+        bundle, opened, versions=versions, fallbacks=fallbacks, tracing=tracing, workers=workers
+    )
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         try:
-            store.fill(bundle.histories(), origin=bundle.version)
-            check_answers(bundle, fallbacks=fallbacks)  # loads the model before the first request
-            service.monitoring.started(str(store), store.durability())
+            await service.start()
             yield
         finally:
-            await service.threads.close()
-            store.close()
-            if tracing is not None:
-                tracing.close()
+            await service.close()
 
     app = DescribedApi(lifespan=lifespan)
     app.state.service = service
@@ -120,44 +130,60 @@ def create_app(
     return app
 
 
-class Colleagues(Protocol):
-    """All workers of one port."""
-
-    def reload(self) -> Reloaded:
-        """Put another model into service in all of them, or raise BundleError and in none."""
-
-    def pages(self) -> Mapping[str, str]:
-        """Return the metrics of each of them."""
-
-
 class Service:
     """The handlers. Plain functions run in threads off the event loop."""
 
     def __init__(
         self,
         bundle: Bundle,
-        store: HistoryStore,
+        open_store: Callable[[], HistoryStore],
         *,
+        versions: Versions | None = None,
         fallbacks: Fallbacks | None = None,
         tracing: Tracing | None = None,
+        workers: WorkerFolder | None = None,
     ) -> None:
         self.tracing = tracing
-        self.monitoring = Monitoring(model_version=bundle.version)
+        self.monitoring = Monitoring(
+            model_version=bundle.version, shared=workers.metrics if workers else None
+        )
+        self._workers = workers
         self.store = GuardedStore(
-            store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
+            open_store, took=self.monitoring.store_took, failed=self.monitoring.store_failed
         )
         self.model = ModelInService(
             bundle,
-            histories=self.store,
-            availability=Availability(self.store),
+            store=self.store,
+            versions=versions,
             fallbacks=fallbacks,
+            changed=self._model_changed,
+            failed=self.monitoring.model_failed,
+            settled=self.monitoring.model_settled,
         )
+        self._following = Following(self.model)
         self.threads = BatchingThreads(self.answer_all, threads=_THREADS)
-        self.colleagues: Colleagues | None = None
-        """All workers of this port together, where there are several."""
         self.stopping = False
         """Whether no new work should be sent here."""
+        self._checked = (_UNREACHABLE, -math.inf)
+        self._knows_durability = False
         self._checking: asyncio.Task[StoreFacts] | None = None
+
+    async def start(self) -> None:
+        """Fill the store if it is new, serve the pinned model, and begin to follow the pin.
+
+        A store that does not answer is tried again while requests are answered.
+        """
+        await asyncio.to_thread(self.model.follow)
+        await self._store_facts_in_time()
+        self._following.start()
+
+    async def close(self) -> None:
+        """Finish what waits, and let go of the store."""
+        self._following.stop()
+        await self.threads.close()
+        self.store.close()
+        if self.tracing is not None:
+            self.tracing.close()
 
     def routes(self) -> list[Route]:
         """Return the routes, those that are asked most first."""
@@ -197,10 +223,14 @@ class Service:
             Route("GET", "/v1/domains", self.domains, answer=list[DomainFacts], tag="model"),
             Route("GET", "/v1/model", self.model_facts, answer=ModelFacts, tag="model"),
             Route(
-                *("POST", "/v1/model/reload", self.reload),
-                answer=ReloadFacts,
+                *("POST", "/v1/model/pin", self.pin),
+                answer=PinFacts,
                 tag="model",
-                problems={409: "The new bundle was refused."},
+                body=PinBody,
+                problems={
+                    404: "There is no such version.",
+                    409: "The version is damaged or does not fit.",
+                },
             ),
             Route(
                 *("GET", "/metrics", self.metrics),
@@ -301,35 +331,35 @@ class Service:
         bundle = self.model.bundle
         return ModelFacts(
             model_version=bundle.version,
+            pinned_version=self.model.pinned,
+            versions=self._versions(),
             crossfeed=bundle.about["crossfeed"],
             encoder="onnxruntime" if isinstance(bundle.encoder, OnnxEncoder) else "torch",
             card=bundle.card,
         )
 
-    def reload(self) -> ReloadFacts:
-        """Put what lies in the bundle's folder now into service, unless it fails its check."""
-        reloaded = self.reload_model()
-        if reloaded is None:
-            stays = f"model {self.model.bundle.version} stays in service; the log tells why"
-            raise HTTPException(409, f"the new bundle was refused; {stays}")
-        return ReloadFacts(model_version=reloaded.version, changed=reloaded.changed)
+    def pin(self, body: PinBody) -> PinFacts:
+        """Put a version into service in all processes that share the history store.
 
-    def reload_model(self) -> Reloaded | None:
-        """Do what `reload` does, and log it; return None where the model in service stays."""
+        Each of them loads and checks it beside the present one, and then switches.
+        """
         try:
-            if self.colleagues:
-                return self.colleagues.reload()  # each logs for itself
-            reloaded = self.model.reload()
+            pin = self.model.pin(body.version)
+        except UnknownVersionError as error:
+            raise HTTPException(404, error.message) from None
         except BundleError as error:
-            if not self.colleagues:
-                self.monitoring.reload_failed(error)
-            return None
-        self.monitoring.reloaded(reloaded)
-        return reloaded
+            self.monitoring.pin_refused(body.version, error)
+            there = ", ".join(self._versions())
+            raise HTTPException(
+                409,
+                f"version '{body.version}' is damaged or does not fit, the log tells why; model "
+                f"{self.model.bundle.version} stays in service; there are: {there}",
+            ) from None
+        return PinFacts(pinned_version=pin.version, model_version=self.model.bundle.version)
 
     async def metrics(self) -> Response:
         """Return the metrics in Prometheus' text format, of all workers of this port."""
-        return PlainTextResponse(await asyncio.to_thread(self._metrics_page))
+        return PlainTextResponse(await asyncio.to_thread(self.monitoring.page))
 
     async def live(self) -> dict[str, str]:
         """Return that the process answers."""
@@ -342,10 +372,14 @@ class Service:
         a store, taking all of them away would leave nobody to answer at all.
         """
         store = await self._store_facts_in_time()
-        able: Literal["ready", "degraded"] = "ready" if store.reachable else "degraded"
+        problem = self.model.problem
+        whole = store.reachable and problem is None
+        able: Literal["ready", "degraded"] = "ready" if whole else "degraded"
         readiness = Readiness(
             status="stopping" if self.stopping else able,
             model_version=self.model.bundle.version,
+            pinned_version=self.model.pinned,
+            problem=problem,
             history_store=store,
         )
         return Response(
@@ -364,11 +398,19 @@ class Service:
     def _user(self, text: str) -> Id:
         return restore_id(text, self.model.bundle.user_id_type, field="user_id")
 
-    def _metrics_page(self) -> bytes:
-        return merged(self.colleagues.pages()) if self.colleagues else self.monitoring.page()
+    def _versions(self) -> list[str]:
+        return [one.version for one in self.model.versions.found() if one.version]
+
+    def _model_changed(self, version: str) -> None:
+        self.monitoring.model_changed(version)
+        if self._workers is not None:
+            self._workers.remember(version)
 
     async def _store_facts_in_time(self) -> StoreFacts:
-        """Return how the store is; who asks while it is being asked shares the answer."""
+        """Return how the store is; requests share a question to it and, for a while, its answer."""
+        found, since = self._checked
+        if time.monotonic() < since + _CHECK_SECONDS:
+            return found
         if self._checking is None or self._checking.done():
             # asyncio's threads, as FastAPI's may all be waiting for the store.
             self._checking = asyncio.create_task(asyncio.to_thread(self._store_facts))
@@ -379,9 +421,20 @@ class Service:
         try:
             found = self.store.check()
         except HistoryStoreError:
-            return _UNREACHABLE
-        self.monitoring.store_durable(found)
-        return StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
+            facts = _UNREACHABLE
+        else:
+            self._note_durability(found)
+            facts = StoreFacts(reachable=True, durable=found.kept, durability=found.sentence)
+        self._checked = (facts, time.monotonic())
+        return facts
+
+    def _note_durability(self, found: Durability) -> None:
+        """Note what the store promises, and log it when it is known for the first time."""
+        if self._knows_durability:
+            self.monitoring.store_durable(found)
+        else:
+            self._knows_durability = True
+            self.monitoring.started(str(self.store), found)
 
 
 def _check_domain(domain: str, name: str, bundle: Bundle) -> None:
@@ -397,7 +450,6 @@ def _item_flag(flag: ItemFlagBody, name: str, bundle: Bundle) -> ItemFlag:
 
 
 def _new_event(event: EventBody, name: str, bundle: Bundle) -> NewEvent:
-    _check_domain(event.domain, name, bundle)
     user_id = restore_id(event.user_id, bundle.user_id_type, field=f"{name}.user_id")
     item_id = restore_id(event.item_id, bundle.item_id_type, field=f"{name}.item_id")
     return NewEvent(event.event_id, user_id, item_id, event.domain, event.timestamp)

@@ -40,11 +40,12 @@ __all__ = [
     "ItemFlagBody",
     "ModelFacts",
     "PastEvent",
+    "PinBody",
+    "PinFacts",
     "Problem",
     "Readiness",
     "RecommendBody",
     "RecommendParameters",
-    "ReloadFacts",
     "StoreFacts",
     "UserHistory",
     "refuse_too_many_errors",
@@ -350,18 +351,30 @@ class ModelFacts(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     model_version: str
+    pinned_version: str | None = Field(description="What should be in service; null if nothing is.")
+    versions: list[str] = Field(description="What can be pinned, the newest first.")
     crossfeed: str
     encoder: Literal["onnxruntime", "torch"] = Field(description="What encodes users.")
     card: dict[str, object]
 
 
-class ReloadFacts(BaseModel):
-    """What a reload came to."""
+class PinBody(BaseModel):
+    """The model that should be in service."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    version: Annotated[
+        str, Field(min_length=1, max_length=200, description="Or the name of its folder.")
+    ]
+
+
+class PinFacts(BaseModel):
+    """The pin in force."""
 
     model_config = ConfigDict(protected_namespaces=())
 
-    model_version: str
-    changed: bool
+    pinned_version: str
+    model_version: str = Field(description="The model in service in this process.")
 
 
 class StoreFacts(BaseModel):
@@ -373,12 +386,17 @@ class StoreFacts(BaseModel):
 
 
 class Readiness(BaseModel):
-    """Whether requests should be sent here; `degraded` answers without the history store."""
+    """Whether requests should be sent here.
+
+    `degraded` answers without the history store, or by another model than the pinned one.
+    """
 
     model_config = ConfigDict(protected_namespaces=())
 
     status: Literal["ready", "degraded", "stopping"]
     model_version: str
+    pinned_version: str | None = Field(description="What should be in service; null if nothing is.")
+    problem: str | None = Field(description="Why another model is in service.")
     history_store: StoreFacts
 
 

@@ -8,36 +8,29 @@ import logging
 import secrets
 import time
 import traceback
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
+from pathlib import Path
 
-from prometheus_client import (
-    CollectorRegistry,
-    Counter,
-    Gauge,
-    Histogram,
-    Metric,
-    generate_latest,
-)
-from prometheus_client.core import CounterMetricFamily
-from prometheus_client.registry import Collector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Match
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from crossfeed.errors import CrossfeedError, HistoryStoreError
-from crossfeed.serving.engine.reload import Reloaded
 from crossfeed.serving.histories.history import Durability
-from crossfeed.serving.operations.log_writer import dropped_lines
+from crossfeed.serving.operations.log_writer import dropped_lines, write_logs
 from crossfeed.serving.recommend.answers import Step
 
-__all__ = ["REQUEST_LOG", "Monitoring", "RequestLog"]
+__all__ = ["REQUEST_LOG", "Monitoring", "RequestLog", "log_requests"]
 
 REQUEST_LOG = "crossfeed.requests"
 """Name of the logger that gets one line of JSON per request and per accident."""
 
 _log = logging.getLogger(REQUEST_LOG)
+_SUPERVISOR_LOG = "crossfeed.serving.process"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -45,8 +38,18 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 class Monitoring:
     """Counters of one application, in a registry of its own, and its request log."""
 
-    def __init__(self, *, model_version: str) -> None:
+    def __init__(self, *, model_version: str, shared: Path | None = None) -> None:
+        """Begin to count.
+
+        Args:
+            model_version: the model in service.
+            shared: the folder in which all workers of a port count (prometheus_client's
+                multiprocess mode); by default this process counts alone.
+        """
         self._registry = registry = CollectorRegistry()
+        self._shared = shared
+        self._version = model_version
+        self._known_dropped = dropped_lines(REQUEST_LOG)
         self._requests = Counter(
             "crossfeed_requests", "Answered requests.", ["route", "status"], registry=registry
         )
@@ -83,19 +86,43 @@ class Monitoring:
             "crossfeed_store_durable",
             "1 if acknowledged events outlive a crash, as the store was set up when last asked.",
             registry=registry,
+            multiprocess_mode="livemin",
         )
-        self._reloads = Counter(
-            "crossfeed_reloads", "Reloads by outcome.", ["outcome"], registry=registry
+        self._switches = Counter(
+            "crossfeed_model_switches",
+            "Changes to the pinned model by outcome.",
+            ["outcome"],
+            registry=registry,
         )
         self._model = Gauge(
-            "crossfeed_model", "The model in service.", ["version"], registry=registry
+            "crossfeed_model",
+            "How many processes serve a version.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._unpinned = Gauge(
+            "crossfeed_model_problem",
+            "How many processes cannot serve the pinned version.",
+            registry=registry,
+            multiprocess_mode="livesum",
         )
         self._model.labels(version=model_version).set(1)
-        registry.register(_DroppedLines())
+        self._dropped = Counter(
+            "crossfeed_log_lines_dropped",
+            "Lines of the log that were dropped because nobody read fast enough.",
+            registry=registry,
+        )
+        self._unpinned.set(0)
 
     def page(self) -> bytes:
-        """Return the metrics in Prometheus' text format."""
-        return generate_latest(self._registry)
+        """Return the metrics in Prometheus' text format, of all processes that count together."""
+        self._count_dropped()
+        if self._shared is None:
+            return generate_latest(self._registry)
+        together = CollectorRegistry()
+        MultiProcessCollector(together, path=str(self._shared))
+        return generate_latest(together)
 
     def recommended(
         self,
@@ -142,18 +169,28 @@ class Monitoring:
         """Note whether the history store keeps what it acknowledged."""
         self._durable.set(durability.kept)
 
-    def reloaded(self, reloaded: Reloaded) -> None:
-        """Count and log one reload that went well."""
-        self._reloads.labels(outcome="changed" if reloaded.changed else "unchanged").inc()
-        self._model.clear()
-        self._model.labels(version=reloaded.version).set(1)
-        facts = {"model": reloaded.version, "changed": reloaded.changed}
-        _write(logging.INFO, "reload", facts)
+    def model_changed(self, version: str) -> None:
+        """Count and log that another model is in service."""
+        self._switches.labels(outcome="changed").inc()
+        self._model.labels(version=self._version).set(0)
+        self._model.labels(version=version).set(1)
+        self._version = version
+        _write(logging.INFO, "model", {"version": version})
 
-    def reload_failed(self, error: CrossfeedError) -> None:
-        """Count and log one reload that left the model as it was."""
-        self._reloads.labels(outcome="refused").inc()
-        _write(logging.ERROR, "reload refused", {"message": str(error)})
+    def model_failed(self, version: str, error: CrossfeedError) -> None:
+        """Count and log that the pinned model cannot be served; the one in service stays."""
+        self._switches.labels(outcome="failed").inc()
+        self._unpinned.set(1)
+        facts = {"pinned": version, "serving": self._version, "message": str(error)}
+        _write(logging.ERROR, "model failed", facts)
+
+    def model_settled(self) -> None:
+        """Note that the pinned model is in service."""
+        self._unpinned.set(0)
+
+    def pin_refused(self, version: str, error: CrossfeedError) -> None:
+        """Log why a version cannot be pinned."""
+        _write(logging.ERROR, "pin refused", {"version": version, "message": str(error)})
 
     def stored(self, *, accepted: int, duplicates: int) -> None:
         """Count events by what became of them."""
@@ -174,6 +211,7 @@ class Monitoring:
             "took_ms": round(seconds * 1000, 2),
         }
         _write(logging.INFO, "request", facts)
+        self._count_dropped()
 
     def failed(self, error: Exception, *, request_id: str) -> None:
         """Log what went wrong inside, without any value: a value may be somebody's id."""
@@ -187,15 +225,19 @@ class Monitoring:
             facts["message"] = error.message
         _write(logging.ERROR, "error", facts)
 
+    def _count_dropped(self) -> None:
+        dropped = dropped_lines(REQUEST_LOG)
+        self._dropped.inc(dropped - self._known_dropped)
+        self._known_dropped = dropped
 
-class _DroppedLines(Collector):
-    def collect(self) -> Iterator[Metric]:
-        """Yield how many lines of the log were dropped."""
-        yield CounterMetricFamily(
-            "crossfeed_log_lines_dropped",
-            "Lines of the log that were dropped because nobody read fast enough.",
-            value=dropped_lines(REQUEST_LOG),
-        )
+
+def log_requests() -> None:
+    """Send the request log to stderr as it is, one line of JSON each; likewise uvicorn's warnings.
+
+    A thread writes them: nobody waits while nobody reads stderr.
+    """
+    write_logs(REQUEST_LOG, level=logging.INFO)
+    write_logs("uvicorn.error", _SUPERVISOR_LOG, level=logging.WARNING)
 
 
 class RequestLog:

@@ -1,112 +1,77 @@
-"""One of several processes that answer: `python -m crossfeed.serving.process.worker SOCKET PIPE`.
-
-Started by the supervisor, which hands over a listening socket, a pipe and, as the first thing in
-it, the settings. Where the supervisor dies, the worker finishes its work and ends.
-"""
+"""One of several processes that answer: it starts on the model that the others serve."""
 
 from __future__ import annotations
 
 import contextlib
-import json
+import logging
+import multiprocessing
 import os
 import signal
-import socket
-import sys
-from multiprocessing.connection import Connection
-from pathlib import Path
+import threading
+import time
+from multiprocessing.connection import wait
+from typing import TYPE_CHECKING
 
-from crossfeed.errors import BundleError, CrossfeedError
-from crossfeed.serving.engine.reload import Reloaded
-from crossfeed.serving.http.app import Service
-from crossfeed.serving.http.guards.access import Access
-from crossfeed.serving.http.guards.limits import Limits
-from crossfeed.serving.process.channel import Channel, Facts
-from crossfeed.serving.process.server import Serving, log_requests, make_app, run_app
+from crossfeed.bundle import Bundle
+from crossfeed.errors import BundleError, HistoryStoreError
+from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.operations.monitoring import log_requests
+from crossfeed.serving.process.application import Serving, first_bundle, make_app, pinned_versions
+from crossfeed.serving.process.uvicorn_server import ServiceServer
 
-__all__ = ["main"]
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
-_RELOAD_SECONDS = 660.0
-_PAGES_SECONDS = 20.0
+__all__ = ["worker_server"]
 
+_log = logging.getLogger(__name__)
 
-class Colleagues:
-    """All workers together, as one of them sees them through the supervisor."""
-
-    def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-
-    def reload(self) -> Reloaded:
-        """Put another model into service in all workers, or in none.
-
-        Raises:
-            BundleError: one of them refused it; all serve what they did before.
-        """
-        facts = self._channel.ask("reload", seconds=_RELOAD_SECONDS)
-        if "error" in facts:
-            raise BundleError(facts["error"])
-        return Reloaded(facts["version"], changed=facts["changed"])
-
-    def pages(self) -> dict[str, str]:
-        """Return the metrics of each worker that answers."""
-        return dict(self._channel.ask("pages", seconds=_PAGES_SECONDS)["pages"])
+_LONGEST_PAUSE_SECONDS = 60.0
 
 
-def main() -> None:
-    """Answer requests until told to stop."""
-    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor reloads all together
-    signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    listening = socket.socket(fileno=int(sys.argv[1]))
-    pipe = Connection(int(sys.argv[2]))
-    settings = json.loads(pipe.recv_bytes())
-    serving = Serving(
-        Path(settings["bundle"]),
-        settings["history_store"],
-        Limits(**settings["limits"]),
-        None if settings["fallbacks"] is None else Path(settings["fallbacks"]),
-        Access(**settings["access"]),
-        traced=settings["traced"],
-    )
-    log_requests()
-    service: Service | None = None
+def worker_server(serving: Serving) -> ServiceServer:
+    """Return the server of a worker; it finishes its work and ends where its parent dies."""
 
-    def answer(what: str, facts: Facts) -> Facts:
-        assert service is not None
-        return _answer(service, what)
+    def make() -> FastAPI:
+        _end_with_parent()
+        log_requests()
+        return make_app(serving, _wait_for_bundle(serving))
 
-    channel = Channel(pipe, answer, closed=lambda: os.kill(os.getpid(), signal.SIGTERM))
+    return ServiceServer(make, serving.limits, ready=lambda: None)
+
+
+def _wait_for_bundle(serving: Serving) -> Bundle:
+    """Return the pinned model, or else the last one that can be loaded; wait until there is one.
+
+    Only versions that were in service will do: a crash must not deploy what lies there by then.
+    """
+    assert serving.workers is not None
+    pause = 1.0
+    while True:
+        pinned = _pinned(serving)
+        try:
+            wanted = [*pinned[:1], serving.workers.last_version(), *pinned[1:]]
+            return first_bundle(serving, wanted, others=False)
+        except BundleError as error:
+            _log.error("no model can be loaded, trying again in %g s: %s", pause, error)
+        time.sleep(pause)
+        pause = min(2 * pause, _LONGEST_PAUSE_SECONDS)
+
+
+def _pinned(serving: Serving) -> list[str]:
     try:
-        with contextlib.ExitStack() as stack:
-            app = make_app(serving, stack)
-            service = app.state.service
-            service.colleagues = Colleagues(channel)
-            channel.start()
-            ready = {"version": service.model.bundle.version}
-            run_app(app, listening, lambda: channel.tell("ready", **ready), serving.limits)
-    except CrossfeedError as error:
-        channel.tell("failed", message=str(error))
-        sys.exit(1)
+        with contextlib.closing(open_store(serving.history_store)) as store:
+            return [*pinned_versions(store)]
+    except HistoryStoreError:  # the application opens it again, and tells
+        return []
 
 
-def _answer(service: Service, what: str) -> Facts:
-    """Answer the supervisor."""
-    match what:
-        case "prepare":
-            try:
-                return {"version": service.model.prepare()}
-            except BundleError as error:
-                service.monitoring.reload_failed(error)
-                return {"error": str(error)}
-        case "commit":
-            reloaded = service.model.commit()
-            service.monitoring.reloaded(reloaded)
-            return {"changed": reloaded.changed}
-        case "drop":
-            service.model.drop()
-            return {}
-        case "page":
-            return {"page": service.monitoring.page().decode()}
-    raise AssertionError(what)
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
 
+    def watch() -> None:
+        wait([parent.sentinel])
+        os.kill(os.getpid(), signal.SIGTERM)
 
-if __name__ == "__main__":
-    main()
+    threading.Thread(target=watch, name="parent", daemon=True).start()

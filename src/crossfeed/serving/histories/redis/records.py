@@ -6,7 +6,6 @@ import json
 from collections.abc import Iterable
 from typing import Any
 
-from crossfeed.serving.histories.redis.scripts import SEQUENCE_DIGITS
 from crossfeed.serving.histories.tables import Row
 from crossfeed.serving.ids import Id, is_id
 
@@ -14,14 +13,21 @@ __all__ = [
     "COUNTER",
     "EVENT_IDS",
     "FACTS",
-    "FLAGS_VERSION",
+    "FLAGS_IN",
+    "FLAGS_OUT",
+    "FLAGS_SEQUENCE",
+    "FORGOTTEN",
+    "OLD_UNAVAILABLE",
+    "PERIOD_SECONDS",
     "PING",
+    "PINS",
+    "SEQUENCE_DIGITS",
     "TIMELINES",
-    "UNAVAILABLE",
     "Members",
     "ValueRefused",
     "checked",
     "content",
+    "event_id_keys",
     "parse",
     "timeline",
     "user_of",
@@ -30,10 +36,21 @@ __all__ = [
 COUNTER = "crossfeed:counter"
 EVENT_IDS = "crossfeed:event-ids"
 FACTS = "crossfeed:facts"
-FLAGS_VERSION = "crossfeed:flags-version"
+FLAGS_IN = "crossfeed:flags-in"
+FLAGS_OUT = "crossfeed:flags-out"
+FLAGS_SEQUENCE = "crossfeed:flags-version"
+FORGOTTEN = "crossfeed:forgotten"
+OLD_UNAVAILABLE = "crossfeed:unavailable"
+"""Where version 1 kept the items that are not available."""
 PING = "crossfeed:ping"
+PINS = "crossfeed:pins"
 TIMELINES = "crossfeed:timeline:"
-UNAVAILABLE = "crossfeed:unavailable"
+
+SEQUENCE_DIGITS = 16
+"""Digits before the content of a timeline's member."""
+
+PERIOD_SECONDS = 30 * 86_400
+"""How long one set takes the ids of events; it is looked into for one period more."""
 
 _EXACT_TIMES = range(-(2**53), 2**53 + 1)
 """Scores are doubles: times beyond (285,000 years) would be rounded."""
@@ -49,6 +66,12 @@ class ValueRefused(Exception):
 def timeline(user_id: Id) -> str:
     """Return the key of a user's events; 7 and "7" are two users."""
     return f"{TIMELINES}{'i' if isinstance(user_id, int) else 's'}:{user_id}"
+
+
+def event_id_keys(seconds: float) -> list[str]:
+    """Return the sets of event ids that are looked into at a time: the present one first."""
+    period = int(seconds // PERIOD_SECONDS)
+    return [f"{EVENT_IDS}:{number}" for number in (period, period - 1)]
 
 
 def user_of(key: str) -> Id:

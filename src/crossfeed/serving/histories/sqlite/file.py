@@ -10,7 +10,7 @@ from crossfeed.errors import HistoryStoreError
 
 __all__ = ["FORMAT_VERSION", "create", "hint_for", "open_file"]
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 
 _APPLICATION_ID = 0x63726664
 """Marks the file as crossfeed's ("crfd")."""
@@ -41,7 +41,37 @@ _SECOND = (
     ) WITHOUT ROWID
     """,
 )
-_STEPS = (_FIRST, _SECOND)
+# A flag keeps the sequence of its last change, so that readers ask for what changed since.
+_THIRD = (
+    """
+    CREATE TABLE flags (
+        domain TEXT NOT NULL,
+        item_id NOT NULL CHECK (typeof(item_id) IN ('text', 'integer')),
+        available INTEGER NOT NULL,
+        sequence INTEGER NOT NULL,
+        PRIMARY KEY (domain, item_id)
+    ) WITHOUT ROWID
+    """,
+    "CREATE INDEX flags_by_sequence ON flags (sequence)",
+    "INSERT OR IGNORE INTO facts VALUES ('flags_version', '0')",
+    """
+    INSERT INTO flags
+    SELECT domain, item_id, 0, (SELECT max(1, CAST(value AS INTEGER)) FROM facts
+                                WHERE name = 'flags_version')
+    FROM unavailable
+    """,
+    "DROP TABLE unavailable",
+    "CREATE TABLE forgotten (user TEXT PRIMARY KEY, until INTEGER NOT NULL) WITHOUT ROWID",
+    "INSERT INTO facts VALUES ('salt', lower(hex(randomblob(32))))",
+    """
+    CREATE TABLE pins (
+        sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+        version TEXT NOT NULL,
+        timestamp INTEGER NOT NULL
+    )
+    """,
+)
+_STEPS = (_FIRST, _SECOND, _THIRD)
 """What makes a file of each format version from one of the version before."""
 
 _WRITABLE = "it must be a file, readable and writable, in a folder that is so too"
@@ -127,6 +157,7 @@ def _version(connection: sqlite3.Connection, file: Path | None) -> int:
 
 
 def _make_tables(connection: sqlite3.Connection) -> None:
+    """Make the tables, or migrate those of an older version: all in one transaction."""
     connection.execute("BEGIN IMMEDIATE")
     [version] = connection.execute("PRAGMA user_version").fetchone()  # somebody may be faster
     for step in _STEPS[version:]:

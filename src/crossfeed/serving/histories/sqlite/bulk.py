@@ -1,0 +1,103 @@
+"""Whole histories in and out of the file."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from crossfeed.serving.histories.sqlite.connections import Connections
+from crossfeed.serving.histories.sqlite.events import insert, is_new
+from crossfeed.serving.histories.tables import (
+    ROWS_AT_ONCE,
+    Row,
+    open_events,
+    rows_of,
+    write_events,
+)
+from crossfeed.serving.ids import Id
+
+__all__ = ["SqliteBulkHistories"]
+
+_PAGE = """
+SELECT sequence, user_id, item_id, domain, timestamp, event_id FROM events
+WHERE sequence > ? ORDER BY sequence LIMIT ?
+"""
+
+
+class SqliteBulkHistories:
+    """Fills, loads and exports a file."""
+
+    def __init__(self, connections: Connections) -> None:
+        self._connections = connections
+
+    def is_new(self) -> bool:
+        """Return whether the store never held an event; forgetting all does not make it new."""
+        return self._connections.read(is_new)
+
+    def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
+        """Store a bundle's histories if the store is new; return how many events.
+
+        Only a new store is filled, so that a user who was forgotten does not come back with a
+        restart. All of it is one transaction: a process that dies leaves the store as it was.
+
+        Args:
+            batches: user_id, item_id, domain, timestamp (ms).
+            origin: where they come from, kept in the store.
+        """
+
+        def write(connection: sqlite3.Connection) -> int:
+            if not is_new(connection):
+                return 0
+            connection.execute("INSERT OR REPLACE INTO facts VALUES ('filled_from', ?)", (origin,))
+            return sum(insert(connection, rows_of(batch)) for batch in batches)
+
+        return self._connections.write(write)
+
+    def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
+        """Store the events of a Parquet file such as `export` writes.
+
+        An event is known by its event id, or by user, item, domain and time together: a bundle's
+        histories have no event ids, and loading what was exported must not double them.
+
+        Args:
+            file: the file.
+            user_ids: the type of the log's user ids, string or int64, which those of the file
+                become.
+            item_ids: likewise of its item ids.
+
+        Returns:
+            How many were new, and how many were stored already or belong to a forgotten user.
+
+        Raises:
+            HistoryStoreError: the file cannot be read, or holds an id or a time that the service
+                would refuse; nothing of it was stored.
+        """
+        with open_events(file, user_ids=user_ids, item_ids=item_ids) as source:
+            stored = self._connections.write(
+                lambda connection: insert(connection, source.events, by_content=True)
+            )
+        return stored, source.rows - stored
+
+    def export(self, out: Path, *, overwrite: bool = False) -> int:
+        """Write all events as Parquet, in the order in which they came; return how many.
+
+        Raises:
+            OutputError: `out` exists and may not be replaced, or cannot be written.
+            HistoryStoreError: the file cannot be read, or holds ids of two types.
+        """
+        return write_events(out, self._pages(), store=self._connections, overwrite=overwrite)
+
+    def _pages(self) -> Iterator[Sequence[Row]]:
+        """Yield all events page by page, so that no reader holds the file for long."""
+        last = 0
+        while rows := self._page(last):
+            last = rows[-1][0]
+            yield [row[1:] for row in rows]
+
+    def _page(self, last: int) -> list[tuple[int, Id, Id, str, int, str | None]]:
+        return self._connections.read(
+            lambda connection: connection.execute(_PAGE, (last, ROWS_AT_ONCE)).fetchall()
+        )
