@@ -58,8 +58,8 @@ class Demand(nn.Module):
         share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
         begin = line + period.long()
         # Not vectors[begin]: threads would add to its gradient in no fixed order.
-        sides = (self.vectors.index_select(0, boundary) for boundary in (begin, begin + 1))
-        within = torch.lerp(*sides, share)
+        before, after = (self.vectors.index_select(0, row) for row in (begin, begin + 1))
+        within = torch.lerp(before, after, share)
         if self.training:
             return within
         return torch.where((times > last).unsqueeze(1), self._afterwards(domains), within)

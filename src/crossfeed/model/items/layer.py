@@ -75,7 +75,7 @@ class ItemLayer(nn.Module):
         table = self.vectors
         rows = items
         if items is not None and isinstance(table, HashedTable):
-            rows = torch.cat(table.hashed(items)).unique()
+            rows = torch.cat(table.hashed(items)).unique()  # type: ignore[no-untyped-call]
         return [(one, items if one is self.biases else rows) for one in self.sparse_tables()]
 
     def pools(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:

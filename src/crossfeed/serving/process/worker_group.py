@@ -21,6 +21,7 @@ from pathlib import Path
 from types import FrameType
 
 from prometheus_client.multiprocess import mark_process_dead
+from uvicorn import Config
 from uvicorn.supervisors.multiprocess import SIGNALS, Multiprocess, Process
 
 from crossfeed.errors import ConfigError
@@ -101,7 +102,7 @@ class WorkerGroup(Multiprocess):
         self.processes = [self._start() for _ in range(self.processes_num)]
         for process in self.processes:
             while not process.is_ready(timeout=1):
-                if self._received is not None:
+                if self._is_stopping():
                     return
                 if not process.process.is_alive():
                     raise ConfigError(
@@ -114,13 +115,13 @@ class WorkerGroup(Multiprocess):
     def keep_subprocess_alive(self) -> None:
         """Start a worker where one died or does not answer; whatever its end, the others go on."""
         for place, process in enumerate(self.processes):
-            if self._received is not None:
+            if self._is_stopping():
                 return
             if process.is_alive(timeout=self.config.timeout_worker_healthcheck):
                 continue
             process.kill()  # it may hang
             process.join()
-            if self._received is not None:
+            if self._is_stopping():
                 return
             _log.error("worker %s ended: %s; another starts", process.pid, process.exitcode)
             self._forget_gauges(process)
@@ -141,6 +142,9 @@ class WorkerGroup(Multiprocess):
                 process.kill()
                 process.join()
 
+    def _is_stopping(self) -> bool:
+        return self._received is not None
+
     def _start(self) -> _Worker:
         worker = _Worker(self._serving, self.config, self.sockets)
         worker.start()
@@ -149,7 +153,7 @@ class WorkerGroup(Multiprocess):
     def _forget_gauges(self, process: Process) -> None:
         """Drop what holds of living processes only; what a worker counted stays in the sums."""
         assert self._serving.workers is not None
-        mark_process_dead(process.pid, str(self._serving.workers.metrics))
+        mark_process_dead(process.pid, str(self._serving.workers.metrics))  # type: ignore[no-untyped-call]
 
     def _stop_at_once(self, number: int, frame: FrameType | None) -> None:
         """Listen no more, so that new clients are refused while the workers finish."""
@@ -163,7 +167,7 @@ class WorkerGroup(Multiprocess):
 class _Worker(Process):
     """One process; it makes its server from what it is sent."""
 
-    def __init__(self, serving: Serving, config: object, sockets: list[socket.socket]) -> None:
+    def __init__(self, serving: Serving, config: Config, sockets: list[socket.socket]) -> None:
         self._serving = serving
         super().__init__(config, sockets)
 

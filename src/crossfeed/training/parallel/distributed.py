@@ -168,7 +168,7 @@ class Workers:
         counts = gather_tensors(torch.tensor([len(numbers)]))
         padded = numbers.new_full((int(counts.max()),), -1)
         padded[: len(numbers)] = numbers
-        told = gather_tensors(padded).unique()
+        told: Tensor = gather_tensors(padded).unique()  # type: ignore[no-untyped-call]
         return told[told >= 0]
 
     def means(self, values: Mapping[str, float]) -> dict[str, float]:

@@ -90,7 +90,8 @@ class Batch:
             if isinstance(pool, slice):
                 pool = torch.arange(pool.start, pool.stop, device=self.times.device)
             items.append(pool.flatten())
-        return torch.cat(items).unique()
+        items_once: Tensor = torch.cat(items).unique()  # type: ignore[no-untyped-call]
+        return items_once
 
     def to(self, device: torch.device) -> Batch:
         """Return the batch on another device."""

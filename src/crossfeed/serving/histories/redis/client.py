@@ -116,7 +116,7 @@ class Client:
                 return
             present = event_id_keys(time.time())[0]
             old = [OLD_UNAVAILABLE, FLAGS_SEQUENCE, FLAGS_OUT, EVENT_IDS, present]
-            given = [FORMAT_VERSION, secrets.token_hex(32), 2 * PERIOD_SECONDS]
+            given: list[int | str] = [FORMAT_VERSION, secrets.token_hex(32), 2 * PERIOD_SECONDS]
             version, salt = self._migrate(keys=[FACTS, *old], args=given)
             if version != FORMAT_VERSION:
                 raise HistoryStoreError(

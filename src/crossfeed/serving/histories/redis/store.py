@@ -161,7 +161,7 @@ class RedisHistoryStore:
         """
         now = int(time.time() * 1000)
         with self._client.using("write"):
-            args = [version, now, "only first" if only_first else ""]
+            args: list[int | str] = [version, now, "only first" if only_first else ""]
             return _parse_pin(self._pin(keys=[PINS], args=args))
 
     def pins(self, *, limit: int) -> Sequence[Pin]:
@@ -224,6 +224,6 @@ def _events(user_id: Id, members: Members) -> list[Event]:
     return [Event(item_id, domain, timestamp) for _, item_id, domain, timestamp, _ in rows]
 
 
-def _parse_pin(text: str) -> Pin:
+def _parse_pin(text: bytes | str) -> Pin:
     pin = json.loads(text)
     return Pin(int(pin["sequence"]), str(pin["version"]), int(pin["timestamp"]))
