@@ -90,6 +90,9 @@ def test_a_known_error_is_one_line_and_a_hint_on_stderr() -> None:
         (["demo", "--port", "99999"], "'--port': Input should be less than or equal to 65535"),
         (["simulate", "x.parquet", "--seed", "-1"], "'--seed': Input should be greater than or"),
         (["recommend", "b", "--domain", "d", "--user", "u", "--out", "f"], "--out goes with --all"),
+        (["train", "d", "--out", "r", "--epochs", "3"], "--set train.epochs=VALUE"),
+        (["train", "d", "--out", "r", "--learning-rate", "1"], "--set train.learning_rate=VALUE"),
+        (["evaluate", "run", "-k", "0"], "'-k': Input should be greater than or equal to 1"),
         (["predict"], "No such command 'predict'"),
     ],
 )
@@ -110,7 +113,7 @@ def test_misuse_is_exit_code_2_and_says_what_is_allowed(words: list[str], senten
         ),
         (
             ["prepare", "x", "--out", "y", "--set", "data.spilt=z"],
-            "data.spilt is unknown; known",
+            "data.spilt is unknown; did you mean data.split?; known",
         ),
         (["prepare", "x", "--out", "y", "--config", "no.toml"], "'no.toml' does not exist"),
         (
@@ -317,3 +320,26 @@ def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m crossfeed sources | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_another_kind_is_called_what_it_is(dataset: Path) -> None:
+    for words, wanted in [
+        (["evaluate", dataset], "is not a run: it has no config.json"),
+        (
+            ["recommend", dataset, "--domain", "d", "--user", "u"],
+            "is not a bundle: it has no bundle.json",
+        ),
+    ]:
+        assert f"'{dataset}' {wanted}; it is a dataset\n" in run(*words).stderr
+
+
+def test_double_quotes_around_text_are_told(log: Path) -> None:
+    result = run("validate", log, "--set", 'data.positive=domain = "music"')
+    assert result.exit_code == 1
+    assert "text has single quotes, double ones name a column" in result.stderr
+
+
+def test_a_command_to_go_on_with_is_quoted(log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my data"
+    result = run("prepare", log, "--out", out)
+    assert f"next: crossfeed train '{out}' --out RUN\n" in result.stderr

@@ -164,9 +164,8 @@ def test_any_id_makes_the_round_trip(store: Store, name: str | int) -> None:
         ("redis://", "hint: name a file"),
         ("redis:/me:secret@host:6379/0", "what was named is no kind of history store"),
         ("postgresql://me:secret@host/db", "'postgresql' is no kind of history store"),
-        ("histories.sqlite", r"\nhint: name a file, sqlite:///histories"),
+        ("histories.sqlite", r"\nhint: name a file, sqlite://histories"),
         ("sqlite:///", "hint: name a file"),
-        ("sqlite://host/file", "hint: name a file"),
         ("", "hint: name a file"),
     ],
 )

@@ -66,6 +66,7 @@ def compare(
         output.print_json(_plain(found, made, metric=metric, part=part))
     else:
         _print(output.stdout(), made, metric=metric, part=part)
+        output.say(f"next: {output.command('report', runs[0])}")
     _note_few_seeds(found)
 
 

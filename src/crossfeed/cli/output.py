@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 
 from rich import box
@@ -15,6 +16,7 @@ from rich.text import Text
 from crossfeed.errors import CrossfeedError
 
 __all__ = [
+    "command",
     "log_to_stderr",
     "make_table",
     "print_error",
@@ -60,6 +62,11 @@ def print_json(value: object) -> None:
 def say(line: str) -> None:
     """Print a line for people, on stderr."""
     print(line, file=sys.stderr)
+
+
+def command(*words: object) -> str:
+    """Return a command of crossfeed as it is typed, with quotes where a shell needs them."""
+    return shlex.join(["crossfeed", *map(str, words)])
 
 
 def status(text: str) -> Status:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
+from crossfeed.errors import require_type
 from crossfeed.run import Run, may_begin, only_training, require_place
 from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.requirements import (
@@ -56,15 +57,14 @@ def train(
             figure of `train.select_on`; what it raises ends the training.
         profile: write torch's profile of some steps into the run (`step_profiler`); a refit is not
             profiled.
-        command: the command that continues it, shown when it is interrupted.
-        By default `crossfeed train` with
-            --resume.
+        command: the command that continues it, shown when it is interrupted; by default
+            `crossfeed train` with --resume.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set, or another process
             trains there.
-        ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
-            processes than its clicks allow.
+        ConfigError: an argument is of another type, a domain of `train.expand_domains` is not in
+            the dataset, or there are more processes than its clicks allow.
         RunError: the run to be resumed was trained on another dataset or has other settings, or
             `out` is another kind of folder.
         TrainingError: the dataset has no training or no validation click.
@@ -73,6 +73,8 @@ def train(
         WorkerLostError: one of several processes died.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
+    require_type(dataset, Dataset, "dataset", hint="Dataset.load(path)")
+    require_type(config, Config, "config", hint="load_config(...)")
     out = Path(out)
     require_clicks(dataset)
     require_precision(config.train)
