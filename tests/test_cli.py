@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from planted import planted_log
@@ -17,12 +18,14 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from crossfeed import __version__
-from crossfeed.cli import COMMANDS, HISTORIES, app, output, tables
+from crossfeed.cli import COMMANDS, HISTORIES, app, comparing, output, tables
 from crossfeed.cli import data as data_commands
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.simulate.clicks import simulate
+from crossfeed.errors import LogError
 from crossfeed.evaluation.evaluate import Results
 from crossfeed.evaluation.outcomes import Outcomes
+from crossfeed.evaluation.statistics.comparisons import Comparison
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
@@ -246,6 +249,37 @@ def test_results_fit_the_terminal(width: int, headers: int) -> None:
     assert all(row[1] == "1,234" for row in rows)
 
 
+@pytest.mark.parametrize(("width", "headers"), [(200, 1), (80, 3)])
+def test_comparisons_fit_the_terminal(width: int, headers: int) -> None:
+    one = Comparison(
+        scope="micro",
+        metric="ndcg@10",
+        events=12_345,
+        users=2_345,
+        first=0.4129,
+        first_low=0.4012,
+        first_high=0.4233,
+        second=0.3887,
+        second_low=0.3801,
+        second_high=0.3999,
+        low=0.0101,
+        high=0.0333,
+        p=0.0012,
+        p_wilcoxon=0.0021,
+        p_holm=0.0096,
+    )
+    console = Console(width=width, record=True, file=io.StringIO())
+    comparing._print_comparisons(console, "run", "item-knn", [one])
+    lines = console.export_text().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert sum(line.strip().startswith("domain ") for line in lines) == headers
+    rows = [line for line in lines if line.strip().startswith("all clicks (micro)")]
+    assert len(rows) == headers  # no cell was folded
+    text = "".join(rows)
+    for cell in ("+0.0242 (+0.0101 .. +0.0333)", "0.4129 (0.4012 .. 0.4233)", "0.0096", "0.0021"):
+        assert cell in text
+
+
 def test_names_that_look_like_markup_are_printed_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -314,6 +348,46 @@ def test_ctrl_c_is_exit_code_130_and_a_sentence(tmp_path: Path) -> None:
             process.kill()
     assert (process.returncode, errors) == (130, "stopped\n")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Query interrupted"),  # what DuckDB makes of the signal
+        duckdb.InterruptException("INTERRUPT Error: Interrupted!"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ctrl_c_within_a_query_is_no_traceback(
+    error: Exception, wrapped: bool, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        if wrapped:
+            raise LogError("the log cannot be read") from error
+        raise error
+
+    monkeypatch.setattr("crossfeed.data.prepare.pipeline.encode", interrupted)
+    result = run("prepare", log, "--out", tmp_path / "dataset")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "stopped")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_ctrl_c_during_the_first_imports_is_no_traceback() -> None:
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Interrupts(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "crossfeed.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from crossfeed.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
 
 
 def test_a_closed_pipe_is_no_traceback() -> None:

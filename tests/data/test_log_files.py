@@ -325,10 +325,12 @@ def test_times_of_two_numeric_types(tmp_path: Path, read: Callable[..., object])
 def test_a_log_without_rows(tmp_path: Path, prepared: Callable[..., object]) -> None:
     with pytest.raises(LogError, match="the log has no rows: 'table in memory'"):
         prepared(TABLE.slice(0, 0))
+    logs = tmp_path / "logs"
+    logs.mkdir()
     for number in range(6):
-        (tmp_path / f"{number}.csv").write_text("user_id,item_id,domain,timestamp\n", "utf-8")
+        (logs / f"{number}.csv").write_text("user_id,item_id,domain,timestamp\n", "utf-8")
     with pytest.raises(LogError, match=r"has no rows: '.*/0.csv', .*'.*/4.csv', \.\.\.$"):
-        prepared(tmp_path)
+        prepared(logs)
 
 
 def test_names_with_blanks_are_told_apart(tmp_path: Path, read: Callable[..., object]) -> None:

@@ -281,10 +281,13 @@ def _verify(path: Path, about: Mapping[str, Any]) -> None:  # Any: JSON
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise _damaged(path, f"{name} is missing")
-        size = file.stat().st_size
+        try:
+            size, found = file.stat().st_size, file_hash(file)
+        except OSError as error:
+            raise _damaged(path, f"{name} cannot be read: {error.strerror}") from None
         if size != stated["bytes"]:
             raise _damaged(path, f"{name} has {size} bytes instead of {stated['bytes']}")
-        if file_hash(file) != stated["sha256"]:
+        if found != stated["sha256"]:
             raise _damaged(path, f"{name} was changed after it was written")
 
 

@@ -9,6 +9,7 @@ import sys
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -17,6 +18,7 @@ from crossfeed.errors import CrossfeedError
 
 __all__ = [
     "command",
+    "fits",
     "log_to_stderr",
     "make_table",
     "print_error",
@@ -47,6 +49,12 @@ def make_table(*columns: str) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     return table
+
+
+def fits(console: Console, table: Table) -> bool:
+    """Return whether a console is wide enough for a table without folding its cells."""
+    unbounded = console.options.update(width=10_000)
+    return Measurement.get(console, unbounded, table).maximum <= console.width
 
 
 def title(text: str) -> Text:
