@@ -19,7 +19,7 @@ LOOK_ALIKE = "case, white space, invisible characters, the form of accents or a 
 """The differences between twins."""
 _EXAMPLES = 3
 _WORDS = sorted({word.lower() for word in DataConfig().missing_values} | {"undefined"})
-"""What an id is that was none before something made text of it."""
+"""Texts that libraries write for a missing id."""
 _DAY = 86_400_000
 _BOT_CLICKS = 200
 _BOT_TIMES = 50
