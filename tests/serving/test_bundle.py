@@ -192,9 +192,7 @@ def test_a_missing_truncated_or_changed_file_is_named(name: str, copied: Path) -
         Bundle.load(copied)
 
 
-def test_a_file_that_cannot_be_read_is_named(
-    copied: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_that_cannot_be_read_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(file: Path) -> str:
         raise PermissionError(13, "Permission denied")
 

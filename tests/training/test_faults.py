@@ -157,7 +157,9 @@ def test_a_resume_begins_no_run_in_another_folder(data: Dataset, tmp_path: Path)
     (tmp_path / "other" / "checkpoints" / "best.pt").touch()
     for folder in (dataset, tmp_path / "other"):
         before = sorted(folder.rglob("*"))
-        with pytest.raises(RunError, match=r"is not a run: it has no config\.json.*\nhint: make one"):
+        with pytest.raises(
+            RunError, match=r"is not a run: it has no config\.json.*\nhint: make one"
+        ):
             train(data, out=folder, config=CONFIG, resume=True)
         assert sorted(folder.rglob("*")) == before
 
