@@ -264,7 +264,7 @@ def _begun(service: Service) -> tuple[socket.socket, bytes]:
     connection = socket.create_connection((str(at.hostname), int(at.port or 0)), timeout=60)
     body = json.dumps({"events": [{**EVENT, "timestamp": 1_700_000_000}]}).encode()
     head = (
-        "POST /v1/events HTTP/1.1\r\nhost: here\r\nexpect: 100-continue\r\n"
+        "POST /v1/events HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     connection.sendall(head.encode())
