@@ -67,7 +67,7 @@ def validation_problem(error: RequestValidationError) -> Response:
         "The request is not valid",
         "; ".join(sentences),
         field=names[0],
-        value=details[0].get("input"),
+        value=None if details[0]["type"] == "missing" else details[0].get("input"),
         allowed=allowed[0],
     )
 
