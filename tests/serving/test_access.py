@@ -149,11 +149,25 @@ def test_settings_of_another_form_are_refused(access: dict[str, object], message
         Access(**access)  # type: ignore[arg-type]
 
 
-def test_refused_requests_count_for_their_route(serve: Serve) -> None:
+def test_refused_requests_count_for_their_route_and_for_no_stage(serve: Serve) -> None:
     client = serve(Access(hosts=("localhost",)), [ApiKey(KEY)])
     client.get("/v1/users/u001/history")
     client.get("/v1/domains", headers={"host": "evil.example"})
-    page = client.get("/metrics", headers={"x-api-key": KEY}).text
-    assert 'crossfeed_requests_total{route="/v1/users/{user_id}/history",status="401"} 1.0' in page
-    assert 'crossfeed_requests_total{route="/v1/domains",status="421"} 1.0' in page
+    key = {"x-api-key": KEY}
+    client.post("/v1/events", content=b"x" * 1_048_577, headers=key)
+    client.post("/v1/events", content=b"x", headers=key)
+    for body in ({"user_id": "u001", "domain": "films"}, {"user_id": "u001", "domains": {}}):
+        client.post("/v1/recommend", json=body, headers=key)
+    page = client.get("/metrics", headers=key).text
+    for route, status in (
+        ("/v1/users/{user_id}/history", 401),
+        ("/v1/domains", 421),
+        ("/v1/events", 413),
+        ("/v1/events", 415),
+    ):
+        counted = f'crossfeed_requests_total{{route="{route}",status="{status}"}} 1.0'
+        assert counted in page
+    assert 'crossfeed_requests_total{route="/v1/recommend",status="422"} 2.0' in page
     assert 'route="unknown"' not in page
+    for stage in ("recommend", "feed", "encode", "retrieve", "rank"):
+        assert f'stage="{stage}"' not in page

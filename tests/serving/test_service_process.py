@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import select
 import signal
 import socket
@@ -115,6 +116,26 @@ def test_killing_it_during_10_000_acknowledged_events_loses_none(
         range(10_000)
     )
     store.close()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_waits_where_nobody_reads_the_log(
+    workers: int, bundle_path: Path, tmp_path: Path
+) -> None:
+    """The log goes into a pipe that holds 64 KiB; the lines of 1,000 requests are more."""
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR)
+    url = f"sqlite:///{tmp_path}/store.sqlite"
+    with (
+        Service(bundle_path, url, log=pipe, workers=workers) as service,
+        httpx2.Client(base_url=service.url, timeout=30) as client,
+    ):
+        for _ in range(1_000):
+            client.get("/v1/domains").raise_for_status()
+        assert client.get("/health/live").status_code == 200
+        assert service.end(signal.SIGTERM) == -signal.SIGTERM
+    os.close(held)
 
 
 @pytest.fixture(scope="module")

@@ -233,6 +233,18 @@ def test_a_worker_without_a_bundle_waits_for_one_and_the_others_answer(
     assert max(before) in service.workers
 
 
+def test_a_worker_that_is_loading_does_not_keep_the_service_from_ending(
+    service: Service, folder: Path, tmp_path: Path
+) -> None:
+    """It has no bundle, and would be given two minutes to finish its requests."""
+    folder.rename(tmp_path / "away")
+    os.kill(min(service.workers), signal.SIGKILL)
+    until(lambda: "no model can be loaded" in (tmp_path / "log").read_text())
+    workers = service.workers
+    assert service.end(signal.SIGTERM) == -signal.SIGTERM  # within a minute
+    assert not any(map(is_running, workers))
+
+
 def is_refused(service: Service) -> bool:
     at = urlsplit(service.url)
     try:
