@@ -170,9 +170,10 @@ def _pss_kilobytes(process: int) -> int:
     return int(rollup.split("\nPss:")[1].split()[0])
 
 
-def reload_seconds(bundle: Path, work: Path) -> float:
-    """Return how long a reload takes: of the same files under another version."""
-    current, other = work / "current", work / f"{bundle.name}-again"
+def switch_seconds(bundle: Path, work: Path) -> float:
+    """Return how long a pin takes: of the same files under another version."""
+    folder, other = work / "versions", work / f"{bundle.name}-again"
+    shutil.rmtree(folder, ignore_errors=True)
     shutil.rmtree(other, ignore_errors=True)
     shutil.copytree(bundle, other, copy_function=os.link)
     about = json.loads((bundle / "bundle.json").read_text("utf-8"))
@@ -180,22 +181,25 @@ def reload_seconds(bundle: Path, work: Path) -> float:
     del about["version"]
     (other / "bundle.json").unlink()
     write_json(other / "bundle.json", {**about, "version": version_of(about)})
-    current.unlink(missing_ok=True)
-    current.symlink_to(bundle)
-    with serving(current, work) as service:
-        (work / "next").symlink_to(other)
-        (work / "next").replace(current)
+    folder.mkdir()
+    (folder / "first").symlink_to(bundle)
+    with serving(folder, work) as service:
+        (folder / "second").symlink_to(other)
+        asked = urllib.request.Request(
+            f"{service.url}/v1/model/pin",
+            data=json.dumps({"version": "second"}).encode(),
+            headers={"content-type": "application/json"},
+        )
         began = time.perf_counter()
-        asked = urllib.request.Request(f"{service.url}/v1/model/reload", method="POST")
         answer = json.loads(urllib.request.urlopen(asked).read())
         seconds = time.perf_counter() - began
-    if not answer["changed"]:
-        sys.exit(f"the reload changed nothing: {answer}")
+    if answer["model_version"] != Bundle.stated_version(other):
+        sys.exit(f"the pin changed nothing: {answer}")
     return seconds
 
 
 def footprint(bundle: Path, work: Path) -> Json:
-    """Measure start, memory by the number of workers (after they answered), and a reload."""
+    """Measure start, memory by the number of workers (after they answered), and a switch."""
     starts, memory = {}, {}
     for workers in _WORKERS:
         with serving(bundle, work, workers=workers) as service:
@@ -207,7 +211,7 @@ def footprint(bundle: Path, work: Path) -> Json:
         "start_seconds": starts,
         "pss_megabytes": memory,
         "bundle_megabytes": round(files, 1),
-        "reload_seconds": round(reload_seconds(bundle, work), 2),
+        "switch_seconds": round(switch_seconds(bundle, work), 2),
     }
 
 
@@ -291,14 +295,14 @@ def table() -> str:
     for one in results:
         cells = [f"{value:.2f}" for value in one["medians"].values()]
         lines.append(f"| {one['items']:,} | {' | '.join(cells)} |")
-    heads = ["bundle", "one worker", "each further one", "start", "reload"]
+    heads = ["bundle", "one worker", "each further one", "start", "switch"]
     lines += ["", f"| items | {' | '.join(heads)} |", "|--:" * (len(heads) + 1) + "|"]
     for one in results:
         found = one["footprint"]
         memory = {int(workers): size for workers, size in found["pss_megabytes"].items()}
         further = (memory[4] - memory[2]) / 2
         cells = [f"{size:,.0f} MiB" for size in (found["bundle_megabytes"], memory[1], further)]
-        cells += [f"{found['start_seconds']['1']:.1f} s", f"{found['reload_seconds']:.2f} s"]
+        cells += [f"{found['start_seconds']['1']:.1f} s", f"{found['switch_seconds']:.2f} s"]
         lines.append(f"| {one['items']:,} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

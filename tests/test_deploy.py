@@ -18,6 +18,8 @@ import yaml
 
 from crossfeed.cli import app
 from crossfeed.serving.histories.url import open_store
+from crossfeed.serving.http.guards.limits import Limits
+from crossfeed.serving.process.uvicorn_server import stop_seconds
 
 ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
@@ -85,6 +87,11 @@ def test_compose_names_a_durable_redis_and_demands_keys() -> None:
     assert (DEPLOY / service["build"]["context"] / service["build"]["dockerfile"]).is_file()
     assert all(port.startswith("127.0.0.1:") for port in service["ports"])
     serve_options(["crossfeed", "serve", *service["command"]])
+    [mounted] = service["volumes"]
+    [entry] = runs("ENTRYPOINT")
+    assert mounted.split(":")[1] == yaml.safe_load(entry)[2]  # the folder above the bundles
+    grace = int(service["stop_grace_period"].removesuffix("s"))
+    assert grace > stop_seconds(Limits()) + 5  # and what workers are given beyond it
     with_store = service["command"][service["command"].index("--history-store") + 1]
     open_store(with_store.replace("//redis:", "//127.0.0.1:")).close()  # the URL can be read
 

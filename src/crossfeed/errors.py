@@ -11,6 +11,7 @@ CrossfeedError
 │   ├── NonFiniteLossError  a loss or its gradient became infinite or not a number
 │   └── WorkerLostError     one of several processes died
 ├── BundleError             a bundle is missing, damaged, tampered with or of another version
+│   └── UnknownVersionError the version is not in the folder of bundles
 ├── RequestError            a request for recommendations is not valid
 │   └── UnknownDomainError  the domain is not one of the model's
 ├── HistoryStoreError       the history store cannot be reached or written
@@ -39,6 +40,7 @@ __all__ = [
     "RunError",
     "TrainingError",
     "UnknownDomainError",
+    "UnknownVersionError",
     "WorkerLostError",
     "require_type",
 ]

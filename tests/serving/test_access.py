@@ -68,7 +68,9 @@ def test_named_hosts_are_answered_and_no_others(serve: Serve) -> None:
         ("myshop.example", 421),
         ("localhost", 421),
     ):
-        assert client.get("/health/live", headers={"host": host}).status_code == status, host
+        assert client.get("/v1/domains", headers={"host": host}).status_code == status, host
+    for path in ("/health/live", "/health/ready"):  # a platform asks by address
+        assert client.get(path, headers={"host": "10.0.0.7:8000"}).status_code == 200
 
 
 FORM = {"content-type": "application/x-www-form-urlencoded"}
@@ -78,7 +80,7 @@ FORM = {"content-type": "application/x-www-form-urlencoded"}
 def test_another_sites_page_changes_nothing_without_keys(origin: str, serve: Serve) -> None:
     client = serve(Access())
     for method, path in (
-        ("POST", "/v1/model/reload"),
+        ("POST", "/v1/model/pin"),
         ("POST", "/v1/events"),
         ("DELETE", "/v1/users/u001"),
         ("PUT", "/v1/items/availability"),
@@ -88,7 +90,8 @@ def test_another_sites_page_changes_nothing_without_keys(origin: str, serve: Ser
         assert "--allow-origin" in refused.json()["detail"]
     assert len(client.get("/v1/users/u001/history").json()["events"]) == 18
     own = {"origin": "http://localhost:8000"}
-    assert client.post("/v1/model/reload", headers=own).status_code == 200
+    sent = client.post("/v1/events", json={"events": [EVENT]}, headers=own)
+    assert sent.json() == {"accepted": 1, "duplicates": 0}
 
 
 def test_pages_of_sites_that_may_ask_are_told_so(serve: Serve) -> None:
@@ -146,11 +149,25 @@ def test_settings_of_another_form_are_refused(access: dict[str, object], message
         Access(**access)  # type: ignore[arg-type]
 
 
-def test_refused_requests_count_for_their_route(serve: Serve) -> None:
+def test_refused_requests_count_for_their_route_and_for_no_stage(serve: Serve) -> None:
     client = serve(Access(hosts=("localhost",)), [ApiKey(KEY)])
     client.get("/v1/users/u001/history")
     client.get("/v1/domains", headers={"host": "evil.example"})
-    page = client.get("/metrics", headers={"x-api-key": KEY}).text
-    assert 'crossfeed_requests_total{route="/v1/users/{user_id}/history",status="401"} 1.0' in page
-    assert 'crossfeed_requests_total{route="/v1/domains",status="421"} 1.0' in page
+    key = {"x-api-key": KEY}
+    client.post("/v1/events", content=b"x" * 1_048_577, headers=key)
+    client.post("/v1/events", content=b"x", headers=key)
+    for body in ({"user_id": "u001", "domain": "films"}, {"user_id": "u001", "domains": {}}):
+        client.post("/v1/recommend", json=body, headers=key)
+    page = client.get("/metrics", headers=key).text
+    for route, status in (
+        ("/v1/users/{user_id}/history", 401),
+        ("/v1/domains", 421),
+        ("/v1/events", 413),
+        ("/v1/events", 415),
+    ):
+        counted = f'crossfeed_requests_total{{route="{route}",status="{status}"}} 1.0'
+        assert counted in page
+    assert 'crossfeed_requests_total{route="/v1/recommend",status="422"} 2.0' in page
     assert 'route="unknown"' not in page
+    for stage in ("recommend", "feed", "encode", "retrieve", "rank"):
+        assert f'stage="{stage}"' not in page

@@ -179,7 +179,7 @@ def test_the_next_answer_knows_a_flag_also_through_another_worker(
 @pytest.mark.parametrize(
     ("sent", "field"),
     [
-        (body("v01", available=False, domain="boks"), "items[0].domain"),
+        (body("v01", available=False, domain=""), "items[0].domain"),
         ({"items": []}, "items"),
         ({"items": [{"item_id": "v01", "domain": "videos"}]}, "items[0].available"),
         (
@@ -194,6 +194,16 @@ def test_a_flag_that_is_not_valid_is_refused(
     refused = client.put("/v1/items/availability", json=sent)
     assert refused.status_code == 422
     assert refused.json()["field"] == field
+
+
+def test_a_flag_of_a_domain_that_the_model_does_not_know_is_kept(bundle: Bundle) -> None:
+    """The next model may know it, and be in service in another worker already."""
+    store = SqliteHistoryStore(None)
+    with TestClient(create_app(bundle, store=store)) as client:
+        sent = client.put("/v1/items/availability", json=body("t1", available=False, domain="toys"))
+        assert sent.json() == {"changed": 1}
+        assert client.get(KNOWN_USER).status_code == 200
+        assert store.flags_since(0)[0] == [ItemFlag("t1", "toys", False)]
 
 
 def test_flags_need_the_admin_scope(bundle: Bundle, tmp_path: Path) -> None:

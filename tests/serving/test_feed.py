@@ -151,7 +151,7 @@ def test_over_http(client: TestClient, recommender: Recommender) -> None:
     ("body", "message"),
     [
         ({"domains": {}}, "at least 1"),
-        ({"domains": {"videos": 0}}, "greater than or equal to 1"),
+        ({"domains": {"videos": 0}}, "domains.videos: must be an integer from 1 to 1000"),
         ({"domains": {"videos": True}}, "integer"),
         ({"domains": {"videos": 2}, "domain": "videos"}, "either domain or domains"),
         ({}, "either domain or domains"),

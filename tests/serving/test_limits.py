@@ -252,6 +252,8 @@ def test_the_service_refuses_with_the_time_to_wait(serve: Serve) -> None:
     assert refused.status_code == 429
     assert refused.headers["retry-after"] == "1"
     assert refused.json()["title"] == "Too many requests"
+    page = often.get("/metrics").text
+    assert 'crossfeed_requests_total{route="/v1/domains",status="429"} 1.0' in page
     for path in ("/health/ready", "/metrics"):
         assert often.get(path).status_code == 200
     busy = serve(Limits(requests_at_once=0))
@@ -259,5 +261,7 @@ def test_the_service_refuses_with_the_time_to_wait(serve: Serve) -> None:
     assert refused.status_code == 503
     assert refused.headers["retry-after"] == "1"
     assert refused.headers["content-type"] == "application/problem+json"
+    page = busy.get("/metrics").text
+    assert 'crossfeed_requests_total{route="/v1/domains",status="503"} 1.0' in page
     for path in ("/health/live", "/health/ready", "/metrics"):
         assert busy.get(path).status_code == 200

@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from bundles import variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from crossfeed.bundle import Bundle
+from crossfeed.bundle.item_ids import ItemIds
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import OutputError, RequestError, UnknownDomainError
 from crossfeed.scorer import Histories
-from crossfeed.serving.histories.history import Event
+from crossfeed.serving.histories.history import BundleHistories, Event
+from crossfeed.serving.ids import Id, restore_id
+from crossfeed.serving.recommend import reading as reading_module
 from crossfeed.serving.recommend.query import Query
 from crossfeed.serving.recommend.ranking import best_first
 from crossfeed.serving.recommend.recommender import Recommender
@@ -162,6 +168,87 @@ def test_many_at_once_are_one_by_one(recommender: Recommender) -> None:
     assert recommender.recommend_many([]) == []
 
 
+class Reads:
+    """The histories of a bundle; it counts how often they are read, and how many events of each."""
+
+    def __init__(self, bundle: Bundle) -> None:
+        self._read = BundleHistories(bundle).read_many
+        self.limits: list[int | None] = []
+
+    def read_many(
+        self, user_ids: Sequence[Id], *, limit: int | None = None
+    ) -> list[Sequence[Event]]:
+        self.limits.append(limit)
+        return self._read(user_ids, limit=limit)
+
+
+def test_the_histories_of_a_batch_are_read_at_once_and_not_without_end(bundle: Bundle) -> None:
+    reads = Reads(bundle)
+    recommender = Recommender(bundle, histories=reads)
+    queries = [Query(domains={"videos": 2}, user_id=f"u{user:03}") for user in range(20)]
+    together = recommender.recommend_many(queries)
+    assert reads.limits == [10_000]
+    for query, answer in zip(queries, together, strict=True):
+        assert query.user_id is not None
+        assert answer.items == Recommender(bundle).recommend_many([query])[0].items
+
+
+def test_histories_that_know_nobody_are_not_replaced_by_those_of_the_bundle(
+    bundle: Bundle,
+) -> None:
+    class Nobody(Sequence[Event]):
+        """A store of which Python says that it is empty, and thus false."""
+
+        def __len__(self) -> int:
+            return 0
+
+        def __getitem__(self, place: Any) -> Any:
+            raise IndexError
+
+        def read_many(
+            self, user_ids: Sequence[Id], *, limit: int | None = None
+        ) -> list[Sequence[Event]]:
+            return [() for _ in user_ids]
+
+    answer = Recommender(bundle, histories=Nobody()).recommend(user_id="u001", domain="videos")
+    assert answer.fallback == "recent"
+
+
+def test_lists_of_ids_are_read_once_however_many_domains_there_are(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    restored, compared = [], []
+    monkeypatch.setattr(
+        reading_module, "restore_id", lambda *a, **k: restored.append(a[0]) or restore_id(*a, **k)
+    )
+    is_in = reading_module.pc.is_in
+    monkeypatch.setattr(
+        reading_module.pc, "is_in", lambda *a, **k: compared.append(1) or is_in(*a, **k)
+    )
+    monkeypatch.setattr(ItemIds, "index", lambda *_: pytest.fail("ids are looked up one by one"))
+    unknown = [f"no-{number}" for number in range(500)]
+    Recommender(bundle).feed(
+        dict.fromkeys(bundle.catalogue.domains, 2),
+        history=[],
+        include=[*unknown, "a01", "v01", "s01"],
+        exclude=unknown,
+    )
+    assert len(restored) == 2 * 500 + 3
+    assert len(compared) == 2
+
+
+def test_numbers_of_numpy_are_numbers(bundle: Bundle, tmp_path: Path) -> None:
+    """Any loop over a table gives them."""
+    integers = variant(bundle, tmp_path / "integers", user_id_type=pa.int64(), histories=None)
+    recommender = Recommender.load(integers)
+    for user_id in (np.int64(7), np.int32(7), np.uint8(7)):
+        found = recommender.recommend(user_id=user_id, domain="videos", k=np.int64(2))  # type: ignore[arg-type]
+        assert found == recommender.recommend(user_id=7, domain="videos", k=2)
+    history = [{"item_id": np.str_("a01"), "domain": "articles", "timestamp": np.int64(5)}]
+    answer = recommender.recommend(history=history, domain="videos", exclude=np.array(["v01"]))  # type: ignore[arg-type]
+    assert answer.fallback is None and "v01" not in {item.item_id for item in answer.items}
+
+
 def test_all_users_to_parquet(recommender: Recommender, tmp_path: Path) -> None:
     out = recommender.recommend_all(tmp_path / "all.parquet", domain="videos", k=4)
     table = pq.read_table(out).to_pandas()
@@ -221,9 +308,19 @@ def test_numbers_of_numpy_are_numbers(recommender: Recommender) -> None:
         ),
         ({"history": [{"item_id": None, "domain": "articles"}]}, r"history\[0\].item_id", "string"),
         ({"user_id": "u001", "include": [None]}, "include", "include must be a string"),
-        ({"user_id": "u001", "exclude": "v01"}, "exclude", "exclude must be a list of item ids"),
         ({"user_id": "u001", "include": "v01"}, "include", "include must be a list of item ids"),
         ({"user_id": "u001", "k": np.float64(3)}, "k", "k must be an integer"),
+        (
+            {"user_id": "u001", "include": {"a01": 1}},
+            "include",
+            "include must be a list of item ids",
+        ),
+        ({"user_id": "u001", "exclude": "a01"}, "exclude", "list of item ids; it is 'a01'"),
+        ({"user_id": "u001", "candidates": 5}, "candidates", "candidates must be a list"),
+        ({"user_id": "u001", "sources": "pool"}, "sources", "sources must be a list of names"),
+        ({"user_id": "u001", "sources": [["pool"]]}, "sources", "sources must be a list of names"),
+        ({"history": "a01"}, "history", "history must be a list of events"),
+        ({"history": 5}, "history", "history must be a list of events"),
     ],
 )
 def test_a_request_that_is_not_valid_says_what_is(

@@ -115,10 +115,11 @@ def test_draws_follow_the_generators_confidence(
     monkeypatch.setattr(sources_module, "_DRAWS", 1)
     drawn = [found(bundle, number=number, k=1, source="generator")[0][0] for number in range(2_000)]
     players = bundle.scorer.players
-    layer = players.generator.output_layer
     vector = bundle.scorer.user_vectors(Histories.of([[20, 21, 22]]), np.array([0]))[0]
-    user = torch.from_numpy(vector[players.config.width :])
-    confidence = layer(user[None], slice(0, 20)).softmax(dim=1)[0].detach().numpy()
+    user = torch.from_numpy(vector[players.config.width :] / players.config.output_share)
+    with torch.no_grad():
+        output = players.generator.layer.item_vectors()[:20] @ user
+        confidence = (output + players.confidence_biases()[:20]).softmax(dim=0).numpy()
     np.testing.assert_allclose(np.bincount(drawn, minlength=20) / 2_000, confidence, atol=0.04)
     assert confidence.max() > 0.06  # more than one in twenty: there is something to follow
 

@@ -1,11 +1,10 @@
-"""The service as a process: killed, ended in order, told to reload."""
+"""The service as a process: killed, ended in order, with clients that do not go on."""
 
 from __future__ import annotations
 
 import json
 import os
 import select
-import shutil
 import signal
 import socket
 import threading
@@ -19,9 +18,7 @@ import pytest
 from service import Service
 from stores import items
 
-from crossfeed.errors import BundleError
 from crossfeed.serving.histories.url import open_store
-from crossfeed.serving.process.server import serve
 
 KEY = "a-key-of-enough-characters"
 EPOCH = 1_700_000_000_000
@@ -121,45 +118,24 @@ def test_killing_it_during_10_000_acknowledged_events_loses_none(
     store.close()
 
 
-def logged(tmp_path: Path, event: str) -> dict[str, object]:
-    """Wait for a line of the log and return it."""
-    for _ in range(1_000):
-        for line in (tmp_path / "log").read_text().splitlines():
-            if f'"event": "{event}"' in line:
-                return dict(json.loads(line))
-        time.sleep(0.01)
-    raise AssertionError(f"{event} was not logged")
-
-
-def test_hanging_up_reloads_or_keeps_the_model(bundle_path: Path, tmp_path: Path) -> None:
-    copy = Path(shutil.copytree(bundle_path, tmp_path / "bundle"))
-    with Service(copy, "sqlite://", log=tmp_path / "log") as service:
-        assert "in memory and end with the process" in (tmp_path / "log").read_text()
-        os.kill(service.process.pid, signal.SIGHUP)
-        assert logged(tmp_path, "reload")["changed"] is False
-        (tmp_path / "damaged").write_bytes(b"damaged")
-        os.replace(tmp_path / "damaged", copy / "items.arrow")  # the old one stays mapped
-        os.kill(service.process.pid, signal.SIGHUP)
-        assert "items.arrow has 7 bytes" in str(logged(tmp_path, "reload refused")["message"])
-        answer = httpx2.get(f"{service.url}/v1/users/u001/recommendations?domain=videos")
-        assert answer.status_code == 200
-
-
-def test_hanging_up_while_it_loads_does_not_end_it(
-    bundle_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", [1, 2])
+def test_nobody_waits_where_nobody_reads_the_log(
+    workers: int, bundle_path: Path, tmp_path: Path
 ) -> None:
-    found = []
-
-    def load(*_: object) -> None:
-        found.append(signal.getsignal(signal.SIGHUP))
-        raise BundleError("planted")
-
-    monkeypatch.setattr("crossfeed.serving.process.server.make_app", load)
-    before = signal.getsignal(signal.SIGHUP)
-    with pytest.raises(BundleError, match="planted"):
-        serve(bundle_path, port=0)
-    assert signal.getsignal(signal.SIGHUP) == before
-    assert found == [signal.SIG_IGN]
+    """The log goes into a pipe that holds 64 KiB; the lines of 1,000 requests are more."""
+    pipe = tmp_path / "log"
+    os.mkfifo(pipe)
+    held = os.open(pipe, os.O_RDWR)
+    url = f"sqlite:///{tmp_path}/store.sqlite"
+    with (
+        Service(bundle_path, url, log=pipe, workers=workers) as service,
+        httpx2.Client(base_url=service.url, timeout=30) as client,
+    ):
+        for _ in range(1_000):
+            client.get("/v1/domains").raise_for_status()
+        assert client.get("/health/live").status_code == 200
+        assert service.end(signal.SIGTERM) == -signal.SIGTERM
+    os.close(held)
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +149,8 @@ def service(bundle_path: Path, tmp_path_factory: pytest.TempPathFactory) -> Iter
     "begin",
     [
         b"GET /health/live HTTP/1.1\r\nx-long: ",
-        b"POST /v1/events HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1\r\n{\r\n0\r\nx-long: ",
+        b"POST /v1/events HTTP/1.1\r\nhost: localhost\r\ntransfer-encoding: chunked\r\n\r\n"
+        b"1\r\n{\r\n0\r\nx-long: ",
     ],
     ids=["before the body", "behind it"],
 )
@@ -195,7 +172,7 @@ def test_headers_without_end_are_hung_up_on(begin: bytes, service: Service) -> N
     [
         b"",
         b"GET /health/live HTTP/1.1\r\nx-slow: ",
-        b"GET /health/live HTTP/1.1\r\nhost: here\r\n\r\nGET /health/live HTTP/1.1\r\nx: ",
+        b"GET /health/live HTTP/1.1\r\nhost: localhost\r\n\r\nGET /health/live HTTP/1.1\r\nx: ",
     ],
     ids=["nothing", "half of the first", "half of the second"],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -134,6 +135,9 @@ def test_load_restores_ids_to_the_logs_type(store: Store, tmp_path: Path) -> Non
             ("ann", "", "books", T),
             "item_id must be .*; it is ''\nhint: ids must be those of the log",
         ),
+        (("ann", "b1", "", T), "domain must be a string of 1 to 1024 characters; it is ''"),
+        (("ann", "b1", None, T), "domain must be .*; it is None"),
+        (("ann", "b1", "b" * 1025, T), "domain must be a string of 1 to 1024 characters"),
     ],
 )
 def test_load_refuses_what_the_service_would_refuse(
@@ -142,6 +146,37 @@ def test_load_refuses_what_the_service_would_refuse(
     rows = batch(("ann", "b1", "books", T), row)
     pq.write_table(pa.Table.from_batches([rows]), tmp_path / "in.parquet")
     with pytest.raises(HistoryStoreError, match=rf"row 2 of '.*in\.parquet': [\s\S]*{message}"):
+        load(store, tmp_path / "in.parquet")
+    assert store.bulk.is_new()
+
+
+def test_load_takes_domains_that_no_model_knows_yet(store: Store, tmp_path: Path) -> None:
+    """As the service does."""
+    rows = pa.Table.from_batches([batch(("ann", "t1", "toys", T))])
+    pq.write_table(rows, tmp_path / "in.parquet")
+    assert load(store, tmp_path / "in.parquet") == (1, 0)
+    assert store.read_many(["ann"])[0][0].domain == "toys"
+
+
+@pytest.mark.parametrize("type_", [pa.date32(), pa.date64()])
+def test_load_takes_dates_as_their_first_moment(
+    store: Store, tmp_path: Path, type_: pa.DataType
+) -> None:
+    rows = pa.Table.from_batches([batch(("ann", "b1", "books", 0))])
+    day = pa.array([datetime.date(2023, 11, 14)], type_)
+    pq.write_table(rows.set_column(3, "timestamp", day), tmp_path / "in.parquet")
+    assert load(store, tmp_path / "in.parquet") == (1, 0)
+    assert store.read_many(["ann"])[0][0].timestamp == 1_699_920_000_000  # 2023-11-14T00:00Z
+
+
+@pytest.mark.parametrize("event_id", ["", "e" * 1025])
+def test_load_refuses_event_ids_that_the_service_would_refuse(
+    store: Store, tmp_path: Path, event_id: str
+) -> None:
+    rows = pa.Table.from_batches([batch(("ann", "b1", "books", T))])
+    named = rows.append_column("event_id", pa.array([event_id]))
+    pq.write_table(named, tmp_path / "in.parquet")
+    with pytest.raises(HistoryStoreError, match=r"row 1 of .*: event_id must be a string of 1 to"):
         load(store, tmp_path / "in.parquet")
     assert store.bulk.is_new()
 

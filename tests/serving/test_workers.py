@@ -50,9 +50,10 @@ def versions(service: Service) -> set[str]:
 
 
 def metric(service: Service, name: str) -> float:
+    """Return a metric; 0 if nothing has counted there yet."""
     page = httpx2.get(f"{service.url}/metrics", timeout=60).text
-    [found] = [line for line in page.splitlines() if line.startswith(f"{name} ")]
-    return float(found.rpartition(" ")[2])
+    found = [line for line in page.splitlines() if line.startswith(f"{name} ")]
+    return sum(float(line.rpartition(" ")[2]) for line in found)
 
 
 def pin(service: Service, wanted: str) -> httpx2.Response:
@@ -232,6 +233,18 @@ def test_a_worker_without_a_bundle_waits_for_one_and_the_others_answer(
     assert max(before) in service.workers
 
 
+def test_a_worker_that_is_loading_does_not_keep_the_service_from_ending(
+    service: Service, folder: Path, tmp_path: Path
+) -> None:
+    """It has no bundle, and would be given two minutes to finish its requests."""
+    folder.rename(tmp_path / "away")
+    os.kill(min(service.workers), signal.SIGKILL)
+    until(lambda: "no model can be loaded" in (tmp_path / "log").read_text())
+    workers = service.workers
+    assert service.end(signal.SIGTERM) == -signal.SIGTERM  # within a minute
+    assert not any(map(is_running, workers))
+
+
 def is_refused(service: Service) -> bool:
     at = urlsplit(service.url)
     try:
@@ -264,7 +277,7 @@ def _begun(service: Service) -> tuple[socket.socket, bytes]:
     connection = socket.create_connection((str(at.hostname), int(at.port or 0)), timeout=60)
     body = json.dumps({"events": [{**EVENT, "timestamp": 1_700_000_000}]}).encode()
     head = (
-        "POST /v1/events HTTP/1.1\r\nhost: here\r\nexpect: 100-continue\r\n"
+        "POST /v1/events HTTP/1.1\r\nhost: localhost\r\nexpect: 100-continue\r\n"
         f"content-type: application/json\r\ncontent-length: {len(body)}\r\n\r\n"
     )
     connection.sendall(head.encode())
@@ -355,7 +368,7 @@ def test_a_service_starts_without_its_store_and_takes_it_up(
         assert (ready["status"], ready["pinned_version"]) == ("degraded", None)
         server.start()
         until(lambda: {one["status"] for one in answers(service, "/health/ready")} == {"ready"})
-        assert {one["fallback"] for one in answers(service, ASKED)} == {None}  # it is filled
+        until(lambda: {one["fallback"] for one in answers(service, ASKED)} == {None})  # filled
         until(lambda: open_pins(server) == [first])
 
 

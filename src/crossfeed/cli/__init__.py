@@ -57,6 +57,7 @@ COMMANDS: dict[str, dict[str, Command]] = {
     "From a bundle to recommendations": {
         "recommend": serving.recommend,
         "serve": serving.serve,
+        "pin": serving.pin,
     },
 }
 """Panel of the help page -> name of a command -> what it runs."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,17 +16,22 @@ from crossfeed.cli.options import Json, Overwrite
 
 if TYPE_CHECKING:
     from crossfeed.bundle import Bundle
+    from crossfeed.serving.engine.versions import Versions
     from crossfeed.serving.histories.history import HistoryStore
 
-__all__ = ["export_histories", "forget_user", "load_histories", "recommend", "serve"]
+__all__ = ["export_histories", "forget_user", "load_histories", "pin", "recommend", "serve"]
 
 BundleFolder = Annotated[Path, typer.Argument(metavar="BUNDLE", help="A folder that export wrote.")]
+BundlesFolder = Annotated[
+    Path,
+    typer.Argument(metavar="BUNDLES", help="A folder with one bundle per version, or one bundle."),
+]
 StoreUrl = Annotated[
     str | None,
     typer.Option(
         "--history-store",
         metavar="URL",
-        help="sqlite://PATH or redis://HOST:PORT/0; by default BUNDLE.histories.sqlite beside it.",
+        help="sqlite://PATH or redis://HOST:PORT/0; by default FOLDER.histories.sqlite beside it.",
     ),
 ]
 
@@ -87,7 +92,7 @@ def recommend(
 
 
 def serve(
-    bundle: BundleFolder,
+    bundles: BundlesFolder,
     *,
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes a free one.")] = 8000,
@@ -129,13 +134,13 @@ def serve(
 ) -> None:
     """Serve a bundle over HTTP, with a store of the users' histories.
 
-    Beyond this machine it asks for an API key: set CROSSFEED_API_KEYS. SIGHUP puts the bundle that
-    lies in the folder by then into service.
+    Among several bundles it serves the one that `crossfeed pin` chose, at first the newest. Beyond
+    this machine it asks for an API key: set CROSSFEED_API_KEYS.
 
     \b
     crossfeed serve BUNDLE
-    crossfeed serve BUNDLE --port 9000 --history-store sqlite://histories.sqlite --workers 4
-    crossfeed serve BUNDLE --history-store redis://localhost:6379/0
+    crossfeed serve BUNDLES --port 9000 --history-store sqlite://histories.sqlite --workers 4
+    crossfeed serve BUNDLES --history-store redis://localhost:6379/0
     """
     from crossfeed.serving.http.guards.access import Access
     from crossfeed.serving.http.guards.limits import Limits
@@ -147,7 +152,7 @@ def serve(
         timeout_seconds=timeout_seconds,
     )
     serve(
-        bundle,
+        bundles,
         host=host,
         port=port,
         history_store=history_store,
@@ -160,8 +165,52 @@ def serve(
     )
 
 
+def pin(
+    bundles: BundlesFolder,
+    version: Annotated[
+        str | None,
+        typer.Argument(metavar="VERSION", help="The version to serve, or the name of its folder."),
+    ] = None,
+    *,
+    history_store: StoreUrl = None,
+    as_json: Json = False,
+) -> None:
+    """Choose the bundle that is in service, or show which one is and which there are.
+
+    All services that share the history store load the version, check it and switch. To go back, pin
+    the one before. The version is checked here, too, and is not pinned if it is not sound.
+
+    \b
+    crossfeed export RUN --out BUNDLES/monday
+    crossfeed pin BUNDLES monday
+    crossfeed pin BUNDLES
+    """
+    from crossfeed.serving.engine.checking import pin_checked
+    from crossfeed.serving.engine.versions import Versions
+
+    versions = Versions(bundles)
+    with _open_store(versions, history_store) as store:
+        if version is not None:
+            pinned = pin_checked(versions, version, store=store)
+            output.say(f"version {pinned.version} is pinned; services switch within seconds")
+            return
+        pins, found = store.pins(limit=10), versions.found()
+    if as_json:
+        output.print_json(
+            {
+                "pins": [dataclasses.asdict(one) for one in pins],
+                "versions": [
+                    {"version": one.version, "folder": str(one.path), "problem": one.problem}
+                    for one in found
+                ],
+            }
+        )
+    else:
+        output.stdout().print(tables.bundles(found, pins))
+
+
 def load_histories(
-    bundle: BundleFolder,
+    bundle: BundlesFolder,
     file: Annotated[Path, typer.Argument(metavar="FILE", help="Parquet, as export writes it.")],
     *,
     history_store: StoreUrl = None,
@@ -171,7 +220,7 @@ def load_histories(
     \b
     crossfeed histories load BUNDLE events.parquet
     """
-    with _open_store(bundle, history_store) as (loaded, store):
+    with _open_filled(bundle, history_store) as (loaded, store):
         new, known = store.bulk.load(
             file, user_ids=loaded.user_id_type, item_ids=loaded.item_id_type
         )
@@ -179,7 +228,7 @@ def load_histories(
 
 
 def export_histories(
-    bundle: BundleFolder,
+    bundle: BundlesFolder,
     *,
     out: Annotated[
         Path, typer.Option(metavar="FILE", help="The file to write: .parquet, .csv, .jsonl.")
@@ -194,14 +243,14 @@ def export_histories(
     """
     from crossfeed.outputs import require_apart
 
-    with _open_store(bundle, history_store) as (_, store):
+    with _open_filled(bundle, history_store) as (_, store):
         require_apart(out, [bundle])
         written = store.bulk.export(out, overwrite=overwrite)
     output.say(f"wrote {written:,} events to {out}")
 
 
 def forget_user(
-    bundle: BundleFolder,
+    bundle: BundlesFolder,
     user: Annotated[str, typer.Argument(metavar="USER", help="The user's id.")],
     *,
     history_store: StoreUrl = None,
@@ -215,7 +264,7 @@ def forget_user(
     """
     from crossfeed.serving.ids import restore_id
 
-    with _open_store(bundle, history_store) as (loaded, store):
+    with _open_filled(bundle, history_store) as (loaded, store):
         erased = store.forget(restore_id(user, loaded.user_id_type, field="USER"))
     output.say(f"erased {erased:,} events of '{user}'")
 
@@ -232,15 +281,24 @@ def _announce(url: str) -> None:
 
 
 @contextmanager
-def _open_store(bundle: Path, url: str | None) -> Iterator[tuple[Bundle, HistoryStore]]:
-    """Open the store of a bundle, filled as the service would fill it."""
-    from crossfeed.bundle import Bundle
+def _open_store(versions: Versions, url: str | None) -> Iterator[HistoryStore]:
+    """Open the store of a service."""
     from crossfeed.serving.histories.url import default_store_url, open_store
 
-    loaded = Bundle.load(bundle)
-    store = open_store(url or default_store_url(bundle))
-    try:
+    versions.require()
+    with closing(open_store(url or default_store_url(versions.path))) as store:
+        yield store
+
+
+@contextmanager
+def _open_filled(bundles: Path, url: str | None) -> Iterator[tuple[Bundle, HistoryStore]]:
+    """Open the store of a service and the bundle in service; the store is filled from it if new."""
+    from crossfeed.bundle import Bundle
+    from crossfeed.serving.engine.versions import Versions, first_loadable, pinned_versions
+
+    versions = Versions(bundles)
+    with _open_store(versions, url) as store:
+        pinned = pinned_versions(store)
+        loaded = first_loadable(versions, pinned, others=True, load=Bundle.load)
         store.bulk.fill(loaded.histories(), origin=loaded.version)
         yield loaded, store
-    finally:
-        store.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rich import box
@@ -17,10 +18,13 @@ if TYPE_CHECKING:
     from crossfeed.data.sources import Source
     from crossfeed.evaluation.audit import AuditReport
     from crossfeed.evaluation.results import Results
+    from crossfeed.serving.engine.versions import BundleFolder
+    from crossfeed.serving.histories.pins import Pin
     from crossfeed.serving.recommend.answers import Recommendations
 
 __all__ = [
     "audit_table",
+    "bundles",
     "dataset_summary",
     "log_report",
     "print_results",
@@ -198,4 +202,27 @@ def recommendations(found: Recommendations) -> Table:
     table = make_table("item", "score", "source")
     for item in found.items:
         table.add_row(str(item.item_id), f"{item.score:.4f}", item.source)
+    return table
+
+
+def bundles(found: Sequence[BundleFolder], pins: Sequence[Pin]) -> Table:
+    """Return the bundles of a folder, when each was pinned last, and which one is in service.
+
+    Args:
+        found: the bundles, the newest first.
+        pins: the newest pins, newest first.
+    """
+    table = make_table("version", "folder", "pinned", "state")
+    times: dict[str, str] = {}
+    for pin in pins:
+        moment = datetime.fromtimestamp(pin.timestamp / 1000, UTC)
+        times.setdefault(pin.version, moment.strftime("%Y-%m-%d %H:%M:%S UTC"))
+    in_service = pins[0].version if pins else None
+    for one in found:
+        state = "in service" if one.version == in_service else ""
+        version = one.version or "?"
+        table.add_row(version, one.path.name, times.get(version, ""), one.problem or state)
+    for version in times.keys() - {one.version for one in found}:
+        state = "pinned, but not here" if version == in_service else "not here"
+        table.add_row(version, "", times[version], state)
     return table

@@ -10,22 +10,31 @@ import pyarrow as pa
 
 from crossfeed.errors import RequestError
 
-__all__ = ["ANY_ID", "Id", "is_id", "restore_id"]
+__all__ = ["ANY_ID", "ANY_NAME", "LONGEST_ID", "Id", "is_id", "is_name", "restore_id"]
 
 Id = str | int
 
-_LONGEST_ID = 1024
+LONGEST_ID = 1024
+"""Characters in an id or a name."""
 _INT64 = range(-(2**63), 2**63)
 
-ANY_ID = f"a string of 1 to {_LONGEST_ID} characters or an integer of 64 bits"
+ANY_ID = f"a string of 1 to {LONGEST_ID} characters or an integer of 64 bits"
 """What `is_id` allows, in words."""
+
+ANY_NAME = f"a string of 1 to {LONGEST_ID} characters"
+"""What `is_name` allows, in words."""
 
 
 def is_id(value: object) -> TypeGuard[Id]:
     """Return whether a value can be an id, so that it can be stored and comes back unchanged."""
-    if isinstance(value, str):
-        return 0 < len(value) <= _LONGEST_ID and _is_unicode(value)
-    return isinstance(value, int) and not isinstance(value, bool) and value in _INT64
+    return is_name(value) or (
+        isinstance(value, int) and not isinstance(value, bool) and value in _INT64
+    )
+
+
+def is_name(value: object) -> TypeGuard[str]:
+    """Return whether a value can be the name of a domain or of an event."""
+    return isinstance(value, str) and 0 < len(value) <= LONGEST_ID and _is_unicode(value)
 
 
 def restore_id(value: object, type_: pa.DataType, *, field: str) -> Id:

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, CrossfeedError
-from crossfeed.serving.histories.history import Event
+from crossfeed.serving.engine.versions import Versions, first_loadable, pinned_versions
+from crossfeed.serving.histories.history import Event, HistoryStore
+from crossfeed.serving.histories.pins import Pin
 from crossfeed.serving.recommend.fallback import Fallbacks
 from crossfeed.serving.recommend.recommender import Recommender
 
-__all__ = ["check_answers", "load_checked", "require_same_ids"]
+__all__ = ["check_answers", "load_checked", "pin_checked", "require_same_ids"]
 
 
 def load_checked(path: Path, *, fallbacks: Fallbacks | None) -> Bundle:
@@ -34,6 +36,29 @@ def load_checked(path: Path, *, fallbacks: Fallbacks | None) -> Bundle:
             f"the bundle '{path}' was replaced while it was loaded", hint="load it once more"
         )
     return bundle
+
+
+def pin_checked(versions: Versions, wanted: str, *, store: HistoryStore) -> Pin:
+    """Load a version, ask it for recommendations and pin it; return the pin in force.
+
+    Args:
+        versions: the bundles.
+        wanted: the version, or the name of its folder.
+        store: the history store of the services that are to serve it.
+
+    Raises:
+        UnknownVersionError: it is not there.
+        BundleError: it is damaged, fails its check or has ids of other types than the one before.
+        HistoryStoreError: the pin cannot be stored.
+    """
+    bundle = load_checked(versions.folder_of(wanted), fallbacks=None)
+    if before := pinned_versions(store):
+        try:
+            served = first_loadable(versions, before, others=False, load=Bundle.load)
+        except BundleError:  # none of them is here any more
+            served = bundle
+        require_same_ids(bundle, served)
+    return store.pin(bundle.version)
 
 
 def check_answers(bundle: Bundle, *, fallbacks: Fallbacks | None) -> None:

@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import BundleError, UnknownVersionError
+from crossfeed.errors import BundleError, HistoryStoreError, UnknownVersionError
+from crossfeed.serving.histories.pins import PinReader
 
-__all__ = ["BundleFolder", "Versions", "first_loadable"]
+__all__ = ["BundleFolder", "Versions", "first_loadable", "pinned_versions"]
 
 _FILE = "bundle.json"
+_PINS = 100
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,18 @@ class Versions:
     def is_single(self) -> bool:
         """Return whether the folder is itself a bundle."""
         return (self.path / _FILE).exists()
+
+    def require(self) -> None:
+        """Check that there is a bundle at all, sound or not.
+
+        Raises:
+            BundleError: there is none.
+        """
+        if not self.is_single and not self._folders():
+            raise BundleError(
+                f"'{self.path}' is neither a bundle nor a folder of bundles",
+                hint="make one with: crossfeed export RUN --out BUNDLE",
+            )
 
     def found(self) -> list[BundleFolder]:
         """Return the bundles that are there now, the newest first; no other file is looked into."""
@@ -75,7 +89,7 @@ def first_loadable(
 
     Args:
         versions: the bundles.
-        wanted: versions, the one that is wanted most first.
+        wanted: versions, the one that is wanted most first; at least one, or `others`.
         others: whether, after these, any other one will do; the newest is tried first.
         load: loads the bundle in a folder, or raises BundleError.
 
@@ -84,6 +98,7 @@ def first_loadable(
     """
     names = [*wanted]
     if others:
+        versions.require()
         names += [one.version or one.path.name for one in versions.found()]
     problems: list[BundleError] = []
     for name in dict.fromkeys(names):
@@ -91,12 +106,15 @@ def first_loadable(
             return load(versions.folder_of(name))
         except BundleError as error:
             problems.append(error)
-    if problems:
-        raise problems[0]
-    raise BundleError(
-        f"'{versions.path}' is neither a bundle nor a folder of bundles",
-        hint="make one with: crossfeed export RUN --out BUNDLE",
-    )
+    raise problems[0]
+
+
+def pinned_versions(store: PinReader) -> list[str]:
+    """Return the versions that were pinned, the newest pin first; none if the store is down."""
+    try:
+        return [pin.version for pin in store.pins(limit=_PINS)]
+    except HistoryStoreError:
+        return []
 
 
 def _read(folder: Path) -> BundleFolder:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import reprlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ import pyarrow.parquet as pq
 
 from crossfeed.errors import HistoryStoreError, RequestError
 from crossfeed.serving.histories.history import POSSIBLE_TIMES, is_possible_time
-from crossfeed.serving.ids import Id, restore_id
+from crossfeed.serving.ids import ANY_NAME, Id, is_name, restore_id
 from crossfeed.table_files import require_table, table_writer
 
 __all__ = [
@@ -85,8 +86,8 @@ def rows_of(batch: pa.RecordBatch) -> Iterator[Row]:
         )
     columns.setdefault("event_id", pa.nulls(batch.num_rows))
     times = columns["timestamp"]
-    if pa.types.is_timestamp(times.type):  # of whatever unit
-        times = times.cast(pa.timestamp("ms", times.type.tz), safe=False)
+    if pa.types.is_temporal(times.type):  # timestamps of whatever unit, or dates
+        times = times.cast(pa.timestamp("ms", getattr(times.type, "tz", None)), safe=False)
     columns["timestamp"] = times.cast(pa.int64())
     return zip(*(columns[name].to_pylist() for name in _COLUMNS), strict=True)
 
@@ -98,7 +99,7 @@ def chunks_of(rows: Iterator[Row], size: int) -> Iterator[list[Row]]:
 
 
 def _restored(
-    row: tuple[Id, Id, str, int | None, str | None],  # a file may lack a time
+    row: tuple[object, object, object, int | None, object],  # what a file holds
     user_ids: pa.DataType,
     item_ids: pa.DataType,
     *,
@@ -113,12 +114,18 @@ def _restored(
         raise HistoryStoreError(
             f"{name}: {error.message}", hint="ids must be those of the log that was trained on"
         ) from None
+    for column, value in (("domain", domain), ("event_id", event_id)):
+        if not is_name(value) and (column, value) != ("event_id", None):
+            raise HistoryStoreError(
+                f"{name}: {column} must be {ANY_NAME}; it is {reprlib.repr(value)}",
+                hint="an event id may be missing; a domain may be one that no model knows yet",
+            )
     if timestamp is None or not is_possible_time(timestamp):
         raise HistoryStoreError(
             f"{name}: timestamp must be {POSSIBLE_TIMES}; it is {timestamp}",
             hint="times must be milliseconds since 1970 (UTC), or a column of timestamps",
         )
-    return user_id, item_id, domain, timestamp, event_id
+    return user_id, item_id, domain, timestamp, event_id  # type: ignore[return-value]  # checked
 
 
 def write_events(

@@ -17,7 +17,6 @@ from crossfeed.bundle import Bundle
 from crossfeed.errors import (
     BundleError,
     HistoryStoreError,
-    UnknownDomainError,
     UnknownVersionError,
 )
 from crossfeed.model.onnx.runtime import OnnxEncoder
@@ -437,14 +436,7 @@ class Service:
             self.monitoring.started(str(self.store), found)
 
 
-def _check_domain(domain: str, name: str, bundle: Bundle) -> None:
-    domains = bundle.catalogue.domains
-    if domain not in domains:
-        raise UnknownDomainError(domain, domains, field=f"{name}.domain")
-
-
 def _item_flag(flag: ItemFlagBody, name: str, bundle: Bundle) -> ItemFlag:
-    _check_domain(flag.domain, name, bundle)
     item_id = restore_id(flag.item_id, bundle.item_id_type, field=f"{name}.item_id")
     return ItemFlag(item_id, flag.domain, flag.available)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from http import HTTPStatus
 from typing import Any
 
 from fastapi.exceptions import RequestValidationError
@@ -66,17 +67,19 @@ def validation_problem(error: RequestValidationError) -> Response:
         "The request is not valid",
         "; ".join(sentences),
         field=names[0],
-        value=details[0].get("input"),
+        value=None if details[0]["type"] == "missing" else details[0].get("input"),
         allowed=allowed[0],
     )
 
 
 def http_problem(error: HTTPException) -> Response:
-    """Return what routing found: no such path, no such method, no readable body."""
-    detail = {
-        404: "there is no such path; /docs shows those that there are",
-        405: f"this path takes {', '.join((error.headers or {}).values())}",
-    }.get(error.status_code, str(error.detail))
+    """Return what routing or a handler found: no such path, no such method, no readable body."""
+    detail = str(error.detail)
+    if detail == HTTPStatus(error.status_code).phrase:  # it comes from the router
+        detail = {
+            404: "there is no such path; /docs shows those that there are",
+            405: f"this path takes {', '.join((error.headers or {}).values())}",
+        }.get(error.status_code, detail)
     answer = problem(error.status_code, "The request cannot be answered", detail)
     answer.headers.update(error.headers or {})
     return answer

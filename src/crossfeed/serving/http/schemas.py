@@ -23,7 +23,7 @@ from pydantic.config import JsonDict, JsonValue
 
 from crossfeed.errors import RequestError
 from crossfeed.serving.histories.history import POSSIBLE_TIMES, is_possible_time
-from crossfeed.serving.ids import ANY_ID, Id, is_id
+from crossfeed.serving.ids import ANY_ID, LONGEST_ID, Id, is_id
 from crossfeed.serving.recommend.answers import Recommendation, Recommendations, Step
 from crossfeed.serving.recommend.query import DEFAULT_K, MAX_K, MOST_EVENTS, SOURCES, Query, Source
 
@@ -110,7 +110,7 @@ def _few(value: object) -> object:
 _ID_SCHEMA = {"anyOf": [{"type": "string", "minLength": 1}, {"type": "integer"}]}
 
 AnyId = Annotated[Id, PlainValidator(_id), WithJsonSchema(_ID_SCHEMA)]
-Name = Annotated[StrictStr, Field(min_length=1, max_length=1024)]
+Name = Annotated[StrictStr, Field(min_length=1, max_length=LONGEST_ID)]
 Time = Annotated[int, BeforeValidator(_milliseconds)]
 _COUNT_SCHEMA = {"type": "integer", "minimum": 1, "maximum": MAX_K}
 Count = Annotated[int, PlainValidator(_count), WithJsonSchema(_COUNT_SCHEMA)]

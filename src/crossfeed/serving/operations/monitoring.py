@@ -30,7 +30,7 @@ REQUEST_LOG = "crossfeed.requests"
 """Name of the logger that gets one line of JSON per request and per accident."""
 
 _log = logging.getLogger(REQUEST_LOG)
-_SUPERVISOR_LOG = "crossfeed.serving.process"
+_WORKERS_LOG = "crossfeed.serving.process"
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5)
 
@@ -237,7 +237,7 @@ def log_requests() -> None:
     A thread writes them: nobody waits while nobody reads stderr.
     """
     write_logs(REQUEST_LOG, level=logging.INFO)
-    write_logs("uvicorn.error", _SUPERVISOR_LOG, level=logging.WARNING)
+    write_logs("uvicorn.error", _WORKERS_LOG, level=logging.WARNING)
 
 
 class RequestLog:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.engine.checking import load_checked
 from crossfeed.serving.engine.versions import Versions, first_loadable
-from crossfeed.serving.histories.history import HistoryStore
 from crossfeed.serving.histories.url import open_store
 from crossfeed.serving.http.app import create_app
 from crossfeed.serving.http.guards.access import Access
@@ -25,9 +23,7 @@ from crossfeed.serving.recommend.fallback import FallbackChain
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
-__all__ = ["Serving", "first_bundle", "make_app", "pinned_versions"]
-
-_PINS = 100
+__all__ = ["Serving", "first_bundle", "make_app"]
 
 
 @dataclass(frozen=True)
@@ -63,14 +59,6 @@ def first_bundle(
     checking = partial(load_checked, fallbacks=serving.fallbacks)
     load = checking if checked else Bundle.load
     return first_loadable(Versions(serving.bundles), wanted, others=others, load=load)
-
-
-def pinned_versions(store: HistoryStore) -> Sequence[str]:
-    """Return the versions that were pinned, the newest pin first; none if the store is down."""
-    try:
-        return [pin.version for pin in store.pins(limit=_PINS)]
-    except HistoryStoreError:
-        return []
 
 
 def make_app(serving: Serving, bundle: Bundle) -> FastAPI:

@@ -61,20 +61,17 @@ def serve(
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         if importlib.util.find_spec(package) is None:
             raise MissingExtraError(package=package, extra="serve")
+    from crossfeed.serving.engine.versions import Versions, pinned_versions
     from crossfeed.serving.histories.url import default_store_url, open_store
     from crossfeed.serving.http.guards.security import keys_from_environment, require_keys_beyond
     from crossfeed.serving.operations.monitoring import log_requests
-    from crossfeed.serving.process.application import (
-        Serving,
-        first_bundle,
-        make_app,
-        pinned_versions,
-    )
+    from crossfeed.serving.process.application import Serving, first_bundle, make_app
     from crossfeed.serving.recommend.fallback import read_fallbacks
 
     keys = keys_from_environment()
     require_keys_beyond(host, keys)
     access = access if keys else local_access(access, host=host)
+    Versions(Path(bundles)).require()
     url = history_store or default_store_url(Path(bundles))
     _require_shared(url, workers)
     serving = Serving(Path(bundles), url, limits, access, traced=otel)

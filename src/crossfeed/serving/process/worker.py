@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING
 
 from crossfeed.bundle import Bundle
 from crossfeed.errors import BundleError, HistoryStoreError
+from crossfeed.serving.engine.versions import pinned_versions
 from crossfeed.serving.histories.url import open_store
 from crossfeed.serving.operations.monitoring import log_requests
-from crossfeed.serving.process.application import Serving, first_bundle, make_app, pinned_versions
+from crossfeed.serving.process.application import Serving, first_bundle, make_app
 from crossfeed.serving.process.uvicorn_server import ServiceServer
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def _wait_for_bundle(serving: Serving) -> Bundle:
 def _pinned(serving: Serving) -> list[str]:
     try:
         with contextlib.closing(open_store(serving.history_store)) as store:
-            return [*pinned_versions(store)]
+            return pinned_versions(store)
     except HistoryStoreError:  # the application opens it again, and tells
         return []
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -14,10 +15,12 @@ from crossfeed.bundle import Bundle
 from crossfeed.errors import RequestError, UnknownDomainError
 from crossfeed.serving.histories.history import Event
 from crossfeed.serving.ids import Id, restore_id
-from crossfeed.serving.recommend.query import MAX_K, PastEvents, Query
+from crossfeed.serving.recommend.query import MAX_K, Query
 from crossfeed.serving.recommend.target import Lists, User
 
 __all__ = ["CheckedQuery", "QueryReader", "check_count"]
+
+Entry = TypeVar("Entry")
 
 _NO_LISTS = Lists()
 _SEARCH_COST = 256
@@ -55,6 +58,9 @@ class QueryReader:
         """
         if not isinstance(query, Query):
             raise _invalid("query", query, "a crossfeed.Query")
+        names = _listed(query.sources or (), "sources", "names")
+        if not all(isinstance(name, str) for name in names):
+            raise _invalid("sources", query.sources, "a list of names")
         counts = _check_quotas(query.domains)
         domains = tuple(map(self._bundle.catalogue.domain_index, query.domains))
         user_id, events = None, self._given(query)
@@ -79,7 +85,8 @@ class QueryReader:
             )
         if query.history is None:
             return None
-        given = [self._event(entry, place) for place, entry in enumerate(_listed(query.history))]
+        listed = _listed(query.history, "history", "events")
+        given = [self._event(entry, place) for place, entry in enumerate(listed)]
         return sorted(given, key=lambda event: event.timestamp)
 
     def _lists(self, query: Query, domains: Sequence[int]) -> Lists:
@@ -114,9 +121,8 @@ class QueryReader:
     def _ids(self, ids: Sequence[Id] | None, name: str) -> list[Id] | None:
         if ids is None:
             return None
-        if isinstance(ids, str | bytes):
-            raise _invalid(name, ids, "a list of item ids")
-        return [restore_id(value, self._bundle.item_id_type, field=name) for value in ids]
+        listed = _listed(ids, name, "item ids")
+        return [restore_id(value, self._bundle.item_id_type, field=name) for value in listed]
 
     def _event(self, entry: Event | Mapping[str, object], place: int) -> Event:
         """Check one entry of a history that came with the query."""
@@ -164,10 +170,11 @@ def _check_quotas(domains: Mapping[str, int]) -> tuple[int, ...]:
     return counts
 
 
-def _listed(history: PastEvents) -> PastEvents:
-    if isinstance(history, str | bytes | Mapping):
-        raise _invalid("history", history, "a list of events")
-    return history
+def _listed(given: Iterable[Entry], name: str, of_what: str) -> Iterable[Entry]:
+    """Return what was given as a list; a text is none, though Python would take its letters."""
+    if isinstance(given, str | bytes | Mapping) or not isinstance(given, Iterable):
+        raise _invalid(name, given, f"a list of {of_what}")
+    return given
 
 
 def _invalid(name: str, value: object, allowed: str) -> RequestError:

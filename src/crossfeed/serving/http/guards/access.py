@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from dataclasses import dataclass, replace
 from urllib.parse import quote, urlsplit
 
@@ -87,19 +87,24 @@ class BelowRootPath:
 class RequireOwnHost:
     """Refuses a request for another host: a page may have its own name resolve to this machine."""
 
-    def __init__(self, app: ASGIApp, *, hosts: Sequence[str], refusal: Response) -> None:
+    def __init__(
+        self, app: ASGIApp, *, hosts: Sequence[str], open_paths: Set[str], refusal: Response
+    ) -> None:
         """Guard an application.
 
         Args:
             app: what is guarded.
             hosts: the names that are answered.
+            open_paths: what is answered under any name: a platform asks a process by its address.
             refusal: the answer to a request for another one.
         """
-        self.app, self.hosts, self.refusal = app, [host.lower() for host in hosts], refusal
+        self.app, self.open_paths, self.refusal = app, open_paths, refusal
+        self.hosts = [host.lower() for host in hosts]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on what asks for one of the hosts."""
-        if scope["type"] == "http" and not self._is_own(Headers(scope=scope).get("host", "")):
+        guarded = scope["type"] == "http" and scope["path"] not in self.open_paths
+        if guarded and not self._is_own(Headers(scope=scope).get("host", "")):
             await self.refusal(scope, receive, send)
             return
         await self.app(scope, receive, send)

@@ -110,6 +110,7 @@ def add_guards(
         app.add_middleware(
             RequireOwnHost,
             hosts=access.hosts,
+            open_paths=OPEN_PATHS,
             refusal=problem(
                 421, "Not a name of this service", "the header Host is none of --allow-host"
             ),
