@@ -22,12 +22,12 @@ def parse_time(text: str) -> int:
     """Return an ISO 8601 time as milliseconds since 1970; without an offset it is UTC.
 
     Raises:
-        ValueError: it is no such time.
+        ValueError: it is not such a time.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no time in ISO 8601, such as '2024-05-31'") from None
+        raise ValueError(f"'{text}' is not an ISO 8601 time, such as '2024-05-31'") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -69,10 +69,8 @@ class DataConfig(_Section):
     validation."""
     test_share: float = Field(default=0.1, gt=0, lt=1)
     """Likewise for the test."""
-    validation_from: str | None = None
-    """When the validation part of the temporal split begins (ISO 8601), instead of by its share."""
-    test_from: str | None = None
-    """When the test part begins; given together with `validation_from`."""
+    split_times: tuple[str, str] | None = None
+    """When the temporal split's validation and test begin (ISO 8601), instead of by shares."""
     split_seed: int = 0
     """Seed of the new-in-domain split's draw of (user, domain) pairs."""
     time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
@@ -99,19 +97,15 @@ class DataConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _dates_are_in_order(self) -> Self:
-        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
-        if not any(dates.values()):
+    def _split_times_are_in_order(self) -> Self:
+        if self.split_times is None:
             return self
-        if None in dates.values():
-            raise ValueError("data.validation_from and data.test_from are given together")
         if self.split != "temporal":
-            raise ValueError(f"data.validation_from does not go with data.split='{self.split}'")
-        times = {name: parse_time(str(text)) for name, text in dates.items()}
-        if times["validation_from"] >= times["test_from"]:
+            raise ValueError(f"data.split_times does not go with data.split='{self.split}'")
+        validation, test = map(parse_time, self.split_times)
+        if validation >= test:
             raise ValueError(
-                f"data.validation_from='{self.validation_from}' is not before "
-                f"data.test_from='{self.test_from}'"
+                f"data.split_times={list(self.split_times)}: the first is not before the second"
             )
         return self
 
@@ -220,8 +214,6 @@ class TrainConfig(_Section):
     """Weight of the gap loss L3."""
     reward_weight: float = Field(default=0.1, ge=0)
     """Weight of the generator's adversarial loss L1."""
-    select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
-    """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"
     """Reaction to an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
     half the learning rate, at most three times."""

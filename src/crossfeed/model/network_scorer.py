@@ -27,10 +27,11 @@ _GENERATOR = "generator."
 class NetworkScorer:
     """Scores by the players' weights as they were when it was made; inference only."""
 
-    def __init__(self, catalogue: Catalogue, players: Players, *, name: str = "crossfeed") -> None:
+    name = "crossfeed"
+
+    def __init__(self, catalogue: Catalogue, players: Players) -> None:
         self.catalogue = catalogue
         self.players = players.eval()
-        self._name = name
 
     @classmethod
     def from_state(
@@ -43,11 +44,6 @@ class NetworkScorer:
             del players.generator
         players.load_state_dict(dict(state), assign=True)
         return cls(catalogue, players)
-
-    @property
-    def name(self) -> str:
-        """Return the name under which results are shown."""
-        return self._name
 
     @property
     def config(self) -> ModelConfig:

@@ -38,6 +38,7 @@ from crossfeed.config import Config, TrainConfig, parse_config
 from crossfeed.config.differences import RUNNING, differences
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import DatasetError, RunError
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.evaluation.results import Results
 from crossfeed.files import (
@@ -261,9 +262,8 @@ class Run:
         return bool(lines) and bool(lines[-1].get("finished", True))  # former versions did not say
 
     def validation_values(self) -> list[float]:
-        """Return by epoch the validation figure that `train.select_on` names."""
-        kind, metric = self.config.train.select_on.split()
-        return [float(line["validation"][kind][metric]) for line in self.metrics()]
+        """Return by epoch the validation figure that chooses the best one."""
+        return [float(line["validation"]["micro"][SELECTED_BY]) for line in self.metrics()]
 
     def health(self) -> list[dict[str, Any]]:  # Any: JSON
         """Return what was seen of both players, one entry per epoch."""

@@ -9,6 +9,7 @@ from typing import Any
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError, RunError
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.outcomes import Outcomes, read_outcomes
 from crossfeed.evaluation.report.contents import (
     DomainFacts,
@@ -85,7 +86,7 @@ def make_report(run: Run, *, examples: int) -> Report:
         )
     results, transfer = _read(run, "results.json"), _read(run, "transfer.json")
     gate = _read(run, "gate.json")
-    best = max(epochs, key=lambda epoch: _selected(epoch, run))
+    best = max(epochs, key=lambda epoch: float("-inf") if epoch.micro is None else epoch.micro)
     return Report(
         title=f"Report of {run.path.resolve().name}",
         facts=_facts(run, dataset, epochs),
@@ -93,7 +94,7 @@ def make_report(run: Run, *, examples: int) -> Report:
         domains=_domains(dataset),
         settings=changed_settings(run.config),
         epochs=epochs,
-        validation_metric=_selection(run)[1],
+        validation_metric=SELECTED_BY,
         best_epoch=best.number,
         quality=_quality(run, results) if results else None,
         slices=_slices(results) if results else None,
@@ -123,26 +124,14 @@ def _read(run: Run, name: str) -> Json | None:
         ) from None
 
 
-def _selection(run: Run) -> tuple[str, str]:
-    """Return kind and metric by which the best epoch was chosen."""
-    kind, metric = run.config.train.select_on.split()
-    return kind, metric
-
-
-def _selected(epoch: Epoch, run: Run) -> float:
-    value = epoch.micro if _selection(run)[0] == "micro" else epoch.macro
-    return float("-inf") if value is None else value
-
-
 def _epochs(run: Run) -> tuple[Epoch, ...]:
-    metric = _selection(run)[1]
     return tuple(
         Epoch(
             number=line["epoch"],
             seconds=line["seconds"],
             losses=line["losses"],
-            micro=line.get("validation", {}).get("micro", {}).get(metric),
-            macro=line.get("validation", {}).get("macro", {}).get(metric),
+            micro=line.get("validation", {}).get("micro", {}).get(SELECTED_BY),
+            macro=line.get("validation", {}).get("macro", {}).get(SELECTED_BY),
         )
         for line in run.metrics()
     )

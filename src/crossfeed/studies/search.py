@@ -21,6 +21,7 @@ from crossfeed.config import Config
 from crossfeed.config.differences import differences
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, MissingExtraError, NonFiniteLossError, RunError
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.files import atomic_path, require_writable
 from crossfeed.outputs import STUDY, require_folder
 from crossfeed.run import Run
@@ -92,7 +93,7 @@ def search(
     Args:
         dataset: prepared data.
         out: folder of the study, new or continued.
-        config: settings shared by all trials; `train.select_on` names the figure.
+        config: settings shared by all trials.
         space: what is tried.
         trials: how many trials there are at the end, those of earlier calls included.
         seed: of the draws of settings; the trainings have `train.seed`.
@@ -115,7 +116,7 @@ def search(
             _write_best(out, study, config)
         _write_best(out, study, config)  # a process that was killed may not have come to it
         found = tuple(map(_trial, study.trials))
-        return Search(config.train.select_on, found, _importances(study))
+        return Search(f"micro {SELECTED_BY}", found, _importances(study))
 
 
 def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:

@@ -127,7 +127,7 @@ def measure_transfer(
     )
 
 
-def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
+def held_back(run: Run) -> dict[str, str]:
     """Return the domains that this run should not serve, and why.
 
     A domain is held back if the run is significantly worse there, on validation clicks, than
@@ -142,7 +142,6 @@ def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
             name: evaluate(rival, dataset, part=Part.VALIDATION).outcomes
             for name, rival in rivals.items()
         },
-        metric=metric,
     )
 
 

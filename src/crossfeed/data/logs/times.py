@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from crossfeed.config import DataConfig
+from crossfeed.config import DataConfig, parse_time
 from crossfeed.data.engines.sql import quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError
 
@@ -68,18 +68,14 @@ def time_range(config: DataConfig) -> TimeRange:
         ConfigError: `data.time_range` is not two ISO 8601 times in order.
     """
     if config.time_range is None:
-        first = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp() * 1000)
-        return TimeRange(first, int(time.time() * 1000) + _DAY)
+        return TimeRange(parse_time("1990-01-01"), int(time.time() * 1000) + _DAY)
     try:
-        ends = [datetime.fromisoformat(text) for text in config.time_range]
+        first, last = map(parse_time, config.time_range)
     except ValueError as error:
         raise ConfigError(
             f"data.time_range = {list(config.time_range)}: {error}",
             hint='write two times in ISO 8601: ["1970-01-01", "2030-01-01"]',
         ) from None
-    first, last = (
-        int((end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp() * 1000) for end in ends
-    )
     if first >= last:
         raise ConfigError(f"data.time_range = {list(config.time_range)} ends before it begins")
     return TimeRange(first, last)

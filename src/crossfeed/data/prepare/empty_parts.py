@@ -86,16 +86,16 @@ def _time_cause(
         return what, 'set data.split to "last-out", or map a finer data.columns.timestamp'
     if seen["first"] < validation < test <= seen["last"]:
         return None
-    if config.validation_from is not None:
+    if config.split_times is not None:
         return (
             f"the clicks are from {first} to {last}, the cuts at {iso_time(validation)} and "
             f"{iso_time(test)}",
-            "choose data.validation_from and data.test_from between these times",
+            "choose data.split_times between these times",
         )
     return (
         f"too many of the clicks have the same time: both cuts fall to {iso_time(validation)} and "
         f"{iso_time(test)}, between {first} and {last}",
-        "set data.validation_from and data.test_from, or data.split to 'last-out'",
+        "set data.split_times, or data.split to 'last-out'",
     )
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -111,14 +111,6 @@ class Truth:
             logits[rows] = self.logits(users[rows], number, int(phase))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-    def shared_only(self) -> Truth:
-        """Return the truth of users without a taste for single domains.
-
-        Its predictions in a domain can be learnt from the others, so it bounds transfer to new
-        users.
-        """
-        return replace(self, own=np.zeros_like(self.own))
 
     def domain_items(self, domain: str) -> list[str]:
         """Return the ids of a domain's items, in the order of `probabilities`."""

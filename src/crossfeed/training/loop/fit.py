@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.profiler import profile, record_function
 
 from crossfeed.data.dataset import Dataset
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run, seen
 from crossfeed.training.loop.interrupt import Interruptible
@@ -28,7 +29,7 @@ from crossfeed.training.loop.validation import Validation
 from crossfeed.training.parallel.distributed import ALONE, Workers, steps_per_epoch
 from crossfeed.training.step.batches import Batch, batches, prefetched
 from crossfeed.training.step.means import Means
-from crossfeed.training.step.proposals import StaticProposals
+from crossfeed.training.step.proposals import static_proposals
 from crossfeed.training.step.steps import train_step
 from crossfeed.training.watch.alarms import Alarm, find_alarms
 from crossfeed.training.watch.display import Display
@@ -82,7 +83,7 @@ class Fit:
         self.after_epoch: Callable[[int, float], None] | None = None
         self.profiler: profile | None = None
         self.expanded = expanded_domains(dataset, self.config)
-        self.static = StaticProposals(dataset, self.config.train).to(self.device)
+        self.static = static_proposals(dataset, self.config.train).to(self.device)
         with forked(self.device):
             torch.manual_seed(self.config.train.seed)
             self.state = FitState(
@@ -225,7 +226,7 @@ class Fit:
             progress.floor = self.validation.popularity()
         return find_alarms(
             health,
-            metric=self.config.train.select_on,
+            metric=f"micro {SELECTED_BY}",
             value=value,
             best=progress.best,
             floor=progress.floor,

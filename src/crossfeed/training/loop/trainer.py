@@ -53,7 +53,7 @@ def train(
             learning rates of the best weights; these weights are for export, never for evaluation.
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
-            figure of `train.select_on`; what it raises ends the training.
+            validation figure (`SELECTED_BY`); what it raises ends the training.
         profile: write torch's profile of some steps into the run (`step_profiler`); a refit is not
             profiled.
         command: the command that continues it, shown when it is interrupted.

@@ -50,10 +50,6 @@ class Pool:
         biases = self.biases[places].unsqueeze(-1)  # (b, K, 1)
         return torch.baddbmm(biases, vectors, users.unsqueeze(-1)).squeeze(-1)
 
-    def masses(self, values: Tensor) -> Tensor:
-        """Return (..., b, N) logits whose sums of exp are those over the pool; seen items: -inf."""
-        return self.group.as_masses(values)
-
 
 def pools_of(layer: ItemLayer, batch: Batch) -> tuple[Pool, ...]:
     """Look up the pools of a batch's groups in a player's item layer."""

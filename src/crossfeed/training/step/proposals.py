@@ -29,33 +29,21 @@ from crossfeed.training.step.pool import pools_of
 from crossfeed.training.step.pool_groups import PoolGroup
 from crossfeed.training.step.pool_sampling import static_weights
 
-__all__ = ["StaticProposals", "propose"]
+__all__ = ["propose", "static_proposals"]
 
 
-class StaticProposals:
-    """The part of the proposal that does not learn, per domain."""
-
-    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
-        self._weights = torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
-
-    def to(self, device: torch.device) -> StaticProposals:
-        """Move the tables to another device."""
-        self._weights = self._weights.to(device)
-        return self
-
-    def weights(self, group: PoolGroup) -> Tensor:
-        """Return (..., N) unnormalised weights of the pool's items."""
-        return self._weights[group.items]
+def static_proposals(dataset: Dataset, config: TrainConfig) -> Tensor:
+    """Return (I,) the items' weights in the part of the proposal that does not learn."""
+    return torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
 
 
 def propose(
     generator: Generator | None,
     batch: Batch,
     *,
-    static: StaticProposals,
+    static: Tensor,
     config: TrainConfig,
     expanded: Sequence[bool],
-    share: float,
 ) -> Proposals:
     """Let the generator look at a batch and draw candidates.
 
@@ -63,10 +51,9 @@ def propose(
         generator: the player; gradients flow to it through the confidences. Without one all
             proposals are static and confidences count as 1.
         batch: B clicks.
-        static: the part of the proposal that does not learn.
-        config: `candidates` is K.
+        static: (I,) the result of `static_proposals`.
+        config: `candidates` is K, `proposal_share` the generator's share of q in expanded domains.
         expanded: by domain, whether the generator takes part in its proposal.
-        share: the generator's share of q in those domains; 0 during warm-up.
 
     Raises:
         NonFiniteLossError: a confidence is not a number, so that nothing can be drawn by it.
@@ -75,6 +62,7 @@ def propose(
     if confidences:
         _require_finite(batch, confidences)
     of_rows: Tensor | None = None
+    share = config.proposal_share
     shares: Sequence[float | Tensor] = [share] * len(batch.groups)
     if generator is None or not all(expanded):
         expands = torch.tensor([generator is not None and domain for domain in expanded])
@@ -86,7 +74,7 @@ def propose(
             _draw(
                 group,
                 confidences[place] if confidences else None,
-                static.weights(group),
+                static[group.items],
                 share=shares[place],
                 count=config.candidates,
                 of_batch=config.static_proposal == "batch",
@@ -115,7 +103,7 @@ def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
     pools = pools_of(generator.output_layer, batch)
     users = batch.by_domain(generator.users(batch.timelines, batch.times))
     return [
-        pool.masses(pool.values(rows)).log_softmax(dim=-1)
+        pool.group.as_masses(pool.values(rows)).log_softmax(dim=-1)
         for pool, rows in zip(pools, users, strict=True)
     ]
 

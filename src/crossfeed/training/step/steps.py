@@ -25,7 +25,7 @@ from crossfeed.training.parallel.distributed import ALONE, Workers
 from crossfeed.training.step.batches import Batch
 from crossfeed.training.step.optimiser import PlayerOptimiser
 from crossfeed.training.step.pool import Pool, pools_of
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose
 
 __all__ = [
     "MOST_GRADIENT",
@@ -63,7 +63,7 @@ def train_step(
     batch: Batch,
     *,
     config: Config,
-    static: StaticProposals,
+    static: Tensor,
     expanded: Sequence[bool],
     warming_up: bool = False,
     workers: Workers = ALONE,
@@ -78,7 +78,7 @@ def train_step(
         optimisers: by player.
         batch: B clicks.
         config: all settings.
-        static: the part of the proposal that does not learn.
+        static: (I,) the result of `static_proposals`.
         expanded: by domain, whether the generator expands it.
         warming_up: whether the generator learns by likelihood alone, from static proposals.
         workers: the processes of the training.
@@ -102,7 +102,6 @@ def train_step(
             static=static,
             config=config.train,
             expanded=expanded,
-            share=config.train.proposal_share,
         )
     with record_function("discriminator forward"), _autocast(batch, config.train):
         pools = pools_of(players.discriminator.scoring_layer, batch)
@@ -146,7 +145,7 @@ def score(
         places = torch.cat([drawn, pool.group.clicks.unsqueeze(-1)], -1)
         if config.objective == "full-softmax":
             values = pool.values(rows)  # (..., b, N)
-            whole.append(pool.masses(values).logsumexp(dim=-1))
+            whole.append(pool.group.as_masses(values).logsumexp(dim=-1))
             both.append(values.gather(-1, places).float())
         else:
             both.append(pool.values_at(rows, places).float())
