@@ -141,7 +141,6 @@ def test_nothing_is_replaced_without_overwrite(world: Path, command: str) -> Non
         (["train", "data", *SMALL, "--out", "data/run"], "lies in 'data', an input"),
         (["tune", "data", *TUNED, "--out", "data"], "is an input of this command"),
         (["prepare", "logs", "--out", "logs"], "is an input of this command"),
-        (["prepare", "logs", "--out", "logs/data"], "lies in 'logs', an input"),
         (["prepare", "logs/*.parquet", "--out", "logs"], "crossfeed did not write"),
         (["prepare", "data/new.parquet", "--out", "data"], "'data' holds 'data/new.parquet'"),
         (["recommend", "bundle", "--all", "--out", "bundle/a.csv"], "lies in 'bundle', an input"),

@@ -1,8 +1,8 @@
 """The guard of every output: which outputs may be replaced.
 
 Nothing is replaced without `overwrite`. With it, like replaces like: a run replaces a run, a report
-a report. An output never is, contains or lies in an input of the same command. A replaced folder
-holds only files that crossfeed wrote.
+a report. An output never is or contains an input of the same command, nor lies in an input that
+crossfeed wrote. A replaced folder holds only files that crossfeed wrote.
 """
 
 from __future__ import annotations
@@ -135,7 +135,7 @@ def require_file(
 
 
 def require_apart(path: Path, inputs: Iterable[Path | str]) -> None:
-    """Refuse an output that is an input of the same command, lies in one or holds one.
+    """Refuse an output that is an input of the same command, holds one or lies in one of ours.
 
     Raises:
         OutputError: naming the input.
@@ -155,7 +155,8 @@ def require_apart(path: Path, inputs: Iterable[Path | str]) -> None:
                 f"'{path}' holds '{given}', an input of this command",
                 hint="choose an --out that holds no input",
             )
-        if out.is_relative_to(source):
+        # A folder of logs may hold it: reading leaves out what crossfeed wrote.
+        if out.is_relative_to(source) and any(kind.recognises(source) for kind in _FOLDERS):
             raise OutputError(
                 f"'{path}' lies in '{given}', an input of this command",
                 hint=f"choose an --out outside of '{given}'",

@@ -82,7 +82,7 @@ def test_a_link_to_itself_is_no_file(tmp_path: Path) -> None:
 
 def test_users_of_one_event_leave_nothing_and_the_hint_says_why(tmp_path: Path) -> None:
     lonely = log(users=300, items=1)
-    with pytest.raises(LogError, match="nothing is left for the train") as caught:
+    with pytest.raises(LogError, match="no click is left for training") as caught:
         prepare(lonely, out=tmp_path / "out", config=DataConfig(min_domain_events=1))
     assert "lower data.min_user_events (2)" in str(caught.value.hint)
 

@@ -129,7 +129,7 @@ def test_impressions_are_counted_and_never_history(prepared: Callable[..., Datas
 def test_when_nothing_is_left_the_hint_names_the_cause(
     settings: dict[str, object], hint: str, prepared: Callable[..., Dataset], tmp_path: Path
 ) -> None:
-    with pytest.raises(LogError, match=f"nothing is left for the train.*(.|\n)*{hint}"):
+    with pytest.raises(LogError, match=f"no click is left for training.*(.|\n)*{hint}"):
         prepared(random_log(), split="last-out", **settings)
     assert not any(tmp_path.iterdir())
 

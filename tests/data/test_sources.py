@@ -454,7 +454,7 @@ def test_a_given_expression_wins_over_that_of_the_source(
 ) -> None:
     folder = movielens_100k(tmp_path / "ml")
     options = {"source": "movielens-100k", "split": "last-out", "columns": {}}
-    with pytest.raises(LogError, match="nothing is left"):  # 3 clicks in a genre are rare here
+    with pytest.raises(LogError, match="no click is left"):  # 3 clicks in a genre are rare here
         prepared(folder, **options)
     with pytest.raises(LogError, match=r"look at data\.positive"):
         prepared(folder, **options, positive="rating > 5")

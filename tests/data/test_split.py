@@ -184,7 +184,7 @@ def test_new_in_domain_pairs_depend_on_the_seed_alone(prepared: Callable[..., Da
 
 
 def test_a_user_of_one_domain_is_never_held_out(prepared: Callable[..., Dataset]) -> None:
-    with pytest.raises(LogError, match="no click is left for the validation and the test part"):
+    with pytest.raises(LogError, match="no click is left for validation and test"):
         prepared(planted(domains=1), split="new-in-domain")
 
 
@@ -263,7 +263,7 @@ def test_dates_say_where_time_is_cut(prepared: Callable[..., Dataset]) -> None:
 def test_shares_say_how_many_pairs_are_held_out(prepared: Callable[..., Dataset]) -> None:
     log = days(0, 1, domains=6, users=200)
     few = prepared(log, split="new-in-domain")
-    many = prepared(log, split="new-in-domain", test_share=0.3, out="many")
+    many = prepared(log, split="new-in-domain", test_share=0.3, name="many")
     held = [len(dataset.events(Part.TEST)) / 1200 for dataset in (few, many)]
     assert held == pytest.approx([0.1, 0.3], abs=0.03)
     assert "Of 30% of the (user, domain) pairs" in str(many.manifest["rules"])

@@ -292,7 +292,8 @@ def test_seeds_are_averaged_by_event() -> None:
 
 def test_different_events_are_refused() -> None:
     with pytest.raises(
-        RunError, match="'one' and 'other' were not judged on the same events: 2 and 1, of which 1"
+        RunError,
+        match="'one' and 'other' were not judged on the same events: 2 and 1, 1 of them in both",
     ):
         compare(outcomes([0.1, 0.2]), outcomes([0.1], name="other"), METRIC)
     with pytest.raises(RunError, match="not judged on the same events"):

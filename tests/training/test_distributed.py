@@ -618,7 +618,7 @@ def test_one_process_divides_nothing(last_out: Dataset, tmp_path: Path) -> None:
 
 def test_divided_rows_need_torchrec(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sharded_table, "find_spec", lambda name: None)
-    with pytest.raises(MissingExtraError, match=r"'torchrec'.*\n.*crossfeed\[distributed\]"):
+    with pytest.raises(MissingExtraError, match=r"'torchrec'.*\n.*\[distributed\]"):
         sharded_table.require_row_sharding(2)
 
 

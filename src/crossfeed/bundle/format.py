@@ -60,7 +60,7 @@ CONFIDENCE_BIASES = "confidence_biases"
 
 
 def version_of(about: Mapping[str, object]) -> str:
-    """Return a short hash of what bundle.json says, the files' hashes included."""
+    """Return a short hash of bundle.json, which holds the hashes of all files."""
     text = json.dumps(about, sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8")).hexdigest()[:16]
 

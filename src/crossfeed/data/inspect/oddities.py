@@ -16,7 +16,7 @@ __all__ = ["BOT_RULE", "Bot", "Oddities", "Twins", "WordsForMissing", "find_oddi
 
 _EXAMPLES = 3
 _WORDS = sorted({word.lower() for word in DataConfig().missing_values} | {"undefined"})
-"""What an id is that was none before something made text of it."""
+"""Texts that libraries write for a missing id."""
 _DAY = 86_400_000
 _BOT_CLICKS = 200
 _BOT_TIMES = 50

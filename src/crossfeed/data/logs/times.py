@@ -222,10 +222,14 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
     """Return the SQL that makes milliseconds, by unit."""
     if staged_type in _INTEGERS:
         return _of_integers(f"CAST({name} AS HUGEINT)")
-    # Decimals keep nanoseconds exact, which a double does not.
-    number = f"try_cast({name} AS DECIMAL(28, 9))"
+    if staged_type in ("FLOAT", "DOUBLE"):
+        # A double of seconds has no more than seven digits behind the point.
+        number, rounded = f"CAST({name} AS DOUBLE)", "round({}, 3)"
+    else:  # decimals keep nanoseconds exact
+        number, rounded = f"try_cast({name} AS DECIMAL(28, 9))", "{}"
     expressions = {
-        unit: f"try_cast(floor({number} * {factor}) AS BIGINT)" for unit, factor in _FACTORS.items()
+        unit: f"try_cast(floor({rounded.format(f'{number} * {factor}')}) AS BIGINT)"
+        for unit, factor in _FACTORS.items()
     }
     if staged_type == "VARCHAR":
         parsed = _of_moments(f"try_cast({name} AS TIMESTAMPTZ)", "TIMESTAMP WITH TIME ZONE")

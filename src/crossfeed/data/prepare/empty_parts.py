@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Part
@@ -13,9 +13,9 @@ from crossfeed.errors import LogError
 
 __all__ = ["require_parts"]
 
-_NEEDED = (Part.TRAIN, Part.VALIDATION, Part.TEST)
+_NEEDED = {Part.TRAIN: "training", Part.VALIDATION: "validation", Part.TEST: "test"}
 _Cause = tuple[str, str]
-"""What is so, and what to do."""
+"""The cause, and what to do."""
 
 
 def require_parts(
@@ -40,16 +40,21 @@ def require_parts(
     Raises:
         LogError: naming the cause, and the setting to change.
     """
-    empty = [part.name.lower() for part in _NEEDED if not split.parts.get(part.name)]
+    empty = [name for part, name in _NEEDED.items() if not split.parts.get(part.name)]
     if not empty:
         return
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dropped.items() if count)
     cause, hint = _cause(engine, given, split, dropped, config)
     raise LogError(
-        f"no click is left for the {' and the '.join(empty)} part: {cause}; of {rows:,} rows were "
-        f"dropped: {reasons or 'none'}",
+        f"no click is left for {_listed(empty)}: {cause}; of {rows:,} rows were dropped: "
+        f"{reasons or 'none'}",
         hint=hint,
     )
+
+
+def _listed(names: Sequence[str]) -> str:
+    *first, last = names
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _cause(

@@ -21,7 +21,7 @@ from crossfeed.training.step.steps import StepResult
 __all__ = ["Health", "add_health"]
 
 _ENTROPY, _GRADIENT = "entropy ", "gradient "
-"""What names of means begin with that there are one of by domain, or by player."""
+"""Prefixes of the names of means: one mean per domain, and one per player."""
 _SMALLEST = 1e-300
 """Smallest gap loss that counts; below it, the logarithm is undefined."""
 _ROWS = 64
@@ -51,7 +51,7 @@ class Health:
 
     @classmethod
     def of(cls, means: Means) -> Health:
-        """Return what the steps of an epoch say, by what `add_health` added."""
+        """Return the health of an epoch from the means that `add_health` filled."""
         found = means.means()
         mean, square = found.get("reward mean"), found.get("reward square")
         return cls(
@@ -107,8 +107,9 @@ def _distinct(group: PoolGroup, candidates: Tensor) -> Tensor:
 def _entropy(group: PoolGroup, log_masses: Tensor) -> Tensor:
     """Return (n,) each domain's mean over some rows (..., b, N) of entropy by its maximum.
 
-    Of a sampled pool the masses are g / pi, by which sums over the sample are those over the pool;
-    the logarithm is that of g, and the maximum is that of all items. Rows of one item count as 1.
+    In a sampled pool the masses are g / pi, so that sums over the sample estimate sums over the
+    pool. The logarithm is of g, and the maximum is the entropy of equal shares of all items. Rows
+    with one item count as 1.
     """
     log_masses = log_masses[..., :_ROWS, :]
     log_confidence = log_masses
