@@ -1,4 +1,4 @@
-"""The trained players behind the `VectorScorer` protocol: what is evaluated, exported and served.
+"""The trained players as a `VectorScorer`, for evaluation, export and serving.
 
 Dims: B rows, N items of a pool, E width of the score's vectors.
 """
@@ -21,11 +21,11 @@ __all__ = ["NetworkScorer"]
 
 _ROWS_AT_ONCE = 1024
 _GENERATOR = "generator."
-"""What the names of the generator's weights begin with."""
+"""Prefix of the names of the generator's weights."""
 
 
 class NetworkScorer:
-    """Scores by the players' weights as they were when it was made; inference only."""
+    """Scores with the players' weights, frozen at construction; inference only."""
 
     name = "crossfeed"
 
@@ -55,7 +55,7 @@ class NetworkScorer:
         return {name: value.cpu() for name, value in self.players.state_dict().items()}
 
     def served_state(self) -> dict[str, Tensor]:
-        """Return the weights that the score needs: without a generator that is no part of it."""
+        """Return the weights that the score needs; the generator's if it is a part of it."""
         return {
             name: value
             for name, value in self.state().items()

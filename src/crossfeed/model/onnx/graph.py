@@ -47,7 +47,7 @@ def export_encoder(scorer: NetworkScorer) -> bytes:
     vectors = torch.from_numpy(scorer.item_vectors[timelines.items.numpy()])
     fields = {name: getattr(timelines, name) for name in GRAPH_INPUTS[1:]}
     free = {0: torch.export.Dim.DYNAMIC}
-    # With one domain every row has one group, always: what is constant may not be called free.
+    # With one domain every row has one group. A constant size may not be declared dynamic.
     fixed = {"slots"} if len(scorer.catalogue.domains) == 1 else set()
     shapes = tuple(None if name in fixed else free for name in fields)
     graph = _UserSide(scorer.players).eval()

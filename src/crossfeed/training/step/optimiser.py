@@ -1,6 +1,6 @@
-"""The optimiser of one player: AdamW, and for tables too large to move as a whole, row by row.
+"""The optimiser of one player: AdamW, which moves very large tables row by row.
 
-Dims: I items, n rows that a step looks at, E width.
+Dims: I items, n rows that a step uses, E width.
 """
 
 from __future__ import annotations
@@ -29,10 +29,9 @@ class PlayerOptimiser:
         """Prepare to move a player; biases and scales do not decay.
 
         Args:
-            player: its parameters move. Row by row move the tables of a layer with sparse
-                gradients.
+            player: its parameters move; the tables of a layer with sparse gradients row by row.
             config: step size and weight decay.
-            average: is told which rows are about to move.
+            average: gets the rows that are about to move.
         """
         self._layer = player.layer
         tables = self._layer.sparse_tables()
@@ -60,7 +59,7 @@ class PlayerOptimiser:
         return self._rows is not None
 
     def catch_up(self, items: Tensor | None) -> None:
-        """Bring the rows of items (n,), which a step is about to look at, up to date; None: all."""
+        """Bring the rows of items (n,) up to date before a step uses them; None is all rows."""
         if self._rows is not None:
             for table, rows in self._layer.rows_of(items):
                 self._rows.catch_up(table, rows)
@@ -71,7 +70,7 @@ class PlayerOptimiser:
             part.zero_grad(set_to_none=True)
 
     def step(self) -> None:
-        """Move what has a gradient."""
+        """Move the parameters that have a gradient."""
         for part in self.parts:
             part.step()
 
@@ -86,17 +85,18 @@ class PlayerOptimiser:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # Any: torch's own
-        """Take over what `state_dict` returned.
+        """Load the result of `state_dict`.
 
         Raises:
-            RunError: it is that of other groups of parameters.
+            RunError: it has other groups of parameters.
         """
         try:
             for part, its_state in zip(self.parts, state["parts"], strict=True):
                 part.load_state_dict(its_state)
         except ValueError as error:
             raise RunError(
-                "the checkpoint's optimiser state groups the weights as another version did: "
+                "another version wrote the checkpoint's optimiser state, with other groups of "
+                "weights: "
                 f"{error}",
                 hint="train again with --overwrite",
             ) from None
@@ -105,7 +105,7 @@ class PlayerOptimiser:
 def _divided(
     values: list[nn.Parameter], tables: list[nn.Parameter]
 ) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return those that are no sparse tables, and those that are."""
+    """Return the parameters that are not sparse tables, and those that are."""
     inside = [any(value is table for table in tables) for value in values]
     pairs = list(zip(values, inside, strict=True))
     return [v for v, there in pairs if not there], [v for v, there in pairs if there]

@@ -1,11 +1,11 @@
 """Proposals: the distribution q that candidates are drawn from, and the draws.
 
 q = share . g + (1 - share) . static, over the row's pool: the domain's items minus the user's
-history, the click always in it. Draws are independent and with replacement; duplicates and hits
-of the click stay, because the correction -log q counts on them.
+history; the click is always in it. Draws are independent and with replacement. Duplicates and hits
+of the click stay, because the correction -log q relies on them.
 
 With `train.static_proposal = "batch"` the static part of a draw is a click of the batch's other
-rows (Yi et al. 2019). What these are changes from batch to batch; q is the probability over all
+rows (Yi et al. 2019). These rows change from batch to batch; q is the probability over all
 batches, an item's share of the domain's training clicks.
 
 Dims: B clicks, b clicks of one domain, K candidates per click, N items of a pool.
@@ -53,10 +53,10 @@ def propose(
         batch: B clicks.
         static: (I,) the result of `static_proposals`.
         config: `candidates` is K, `proposal_share` the generator's share of q in expanded domains.
-        expanded: by domain, whether the generator takes part in its proposal.
+        expanded: by domain, true if the generator takes part in its proposal.
 
     Raises:
-        NonFiniteLossError: a confidence is not a number, so that nothing can be drawn by it.
+        NonFiniteLossError: a confidence is not a number.
     """
     confidences = [] if generator is None else _log_confidences(generator, batch)
     if confidences:
@@ -96,9 +96,9 @@ def propose(
 
 
 def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
-    """Return by group (..., b, N) the log of the generator's confidence; -inf for what was seen.
+    """Return by group (..., b, N) the log of the generator's confidence; -inf for seen items.
 
-    Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
+    In a sampled pool it is log(g / pi): sums over the sample are then sums over the pool.
     """
     pools = pools_of(generator.output_layer, batch)
     users = batch.by_domain(generator.users(batch.timelines, batch.times))
@@ -109,9 +109,9 @@ def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
 
 
 def _require_finite(batch: Batch, confidences: Sequence[Tensor]) -> None:
-    """Stop where the anchor's loss cannot be finite.
+    """Stop before the anchor's loss is infinite or NaN.
 
-    One score that is inf or NaN makes all confidences of its row NaN, also that of the click.
+    One score that is inf or NaN makes all confidences of its row NaN, the click's included.
     """
     of_clicks = batch.together(
         [
@@ -186,10 +186,10 @@ def _static(group: PoolGroup, weights: Tensor) -> Tensor:
 
 
 def _of_other_rows(group: PoolGroup, static: Tensor) -> Tensor:
-    """Return (..., b, N) how the clicks of each row's other rows are spread over its pool.
+    """Return (..., b, N) the distribution of the other rows' clicks over each row's pool.
 
-    They are not divided by pi: they are draws by the shares of clicks, in a sample too. A row to
-    which the others leave nothing has the static part itself, (..., b, N).
+    It is not divided by pi: in a sample, too, these are draws by the shares of clicks. A row
+    without other clicks in its pool gets the static part (..., b, N).
     """
     counts = static.new_zeros(*group.clicks.shape[:-1], group.size)
     counted = static.new_ones(()) if group.padding is None else group.padding.rows > 0

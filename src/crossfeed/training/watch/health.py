@@ -36,10 +36,10 @@ class Health:
     """Share of pairs of a click and one of its candidates in which the click scores higher, ties
     half: 0.5 where the discriminator cannot tell them apart, 1 where it always does."""
     distinct_share: float | None
-    """Different candidates of a domain's batch, of as many as there could be, in (0, 1]."""
+    """Distinct candidates of a domain's batch, divided by the largest possible number; (0, 1]."""
     entropy: Mapping[str, float]
-    """Domain -> entropy of the generator's confidence over a user's pool, of its maximum log N:
-    1 for all items alike, 0 for one item alone."""
+    """Domain -> entropy of the generator's confidence over a user's pool, divided by its maximum
+    log N: 1 if all items are equal, 0 if one item has all confidence."""
     reward_mean: float | None
     """Mean over candidates of score minus log-confidence, which the generator raises."""
     reward_variance: float | None
