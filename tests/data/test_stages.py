@@ -65,7 +65,7 @@ def test_an_interrupted_preparation_goes_on_behind_its_last_stage(
         interrupt_in(stage, patched)
         with pytest.raises(KeyboardInterrupt):
             prepare(log, out=tmp_path / "dataset", config=CONFIG)
-    assert "the same command goes on behind the last finished stage" in caplog.text
+    assert "the same command continues after the last finished stage" in caplog.text
     assert (tmp_path / WORK).exists() and not (tmp_path / "dataset").exists()
     done = [name for name in order[: order.index(stage)] if name in ("read_log", "encode")]
     for name in done:  # these must not be called again

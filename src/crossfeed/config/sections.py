@@ -41,7 +41,7 @@ class DataConfig(_Section):
     """How a log becomes a dataset."""
 
     columns: dict[Literal["user_id", "item_id", "domain", "timestamp", "label"], str] = {}
-    """Names of the log's columns where they differ from crossfeed's: ours = "theirs". The domain
+    """Names of the log's columns if they differ from crossfeed's: ours = "theirs". The domain
     may also be part of each file's path, `"{domain}.csv"` or `"{domain}/*"`, or one text for the
     whole log, `"{constant:books}"`."""
     header: tuple[str, ...] | None = None
@@ -128,8 +128,8 @@ class ModelConfig(_Section):
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
     table_rows: int = Field(default=0, ge=0)
-    """Rows of each player's item table where the catalogue has more items: an item's vector is the
-    sum of two rows by hashing. 0 gives each item a row of its own."""
+    """Rows of each player's item table if the catalogue has more items: an item's vector is then
+    the sum of two rows chosen by hashing. 0 gives each item a row of its own."""
     heads: int = Field(default=4, ge=1)
     """Attention heads of the cross-domain transformer."""
     layers: int = Field(default=1, ge=1)
@@ -139,7 +139,7 @@ class ModelConfig(_Section):
     drop_share: float = Field(default=0.3, ge=0, lt=1)
     """Share of a history's events hidden in training, whatever their domain."""
     mask_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of the target domain's own events hidden in training, of those that are left."""
+    """Share of the target domain's remaining events hidden in training."""
     history_per_domain: int = Field(default=50, ge=1)
     """Newest events of each domain that the encoder reads."""
     history_total: int = Field(default=200, ge=1)
@@ -203,8 +203,8 @@ class TrainConfig(_Section):
     """Largest pool that a step uses whole. From larger pools each step draws this many items,
     divided among the domains, and corrects for their probabilities."""
     dense_items: int = Field(default=50_000, ge=0)
-    """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
-    that it looked at, so that its cost does not grow with the catalogue."""
+    """Largest catalogue with item tables that move as a whole. With a larger one, a step moves only
+    the rows that it used, so its cost does not grow with the catalogue."""
     static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
     """The static part of the proposal: popularity ^ 0.75, uniform, or clicks of the batch's other
     rows, corrected by the items' shares of all training clicks."""
@@ -218,8 +218,8 @@ class TrainConfig(_Section):
     """Reaction to an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
     half the learning rate, at most three times."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
-    """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
-    ends with one. 0 writes those alone."""
+    """Minutes between checkpoints within an epoch, more if writing one takes long; each epoch ends
+    with one. 0 writes only the checkpoints at the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the players' matrix products; weights, softmax, losses and everything served
     stay float32. bfloat16 is for GPUs and for processors with instructions for it."""
@@ -229,7 +229,7 @@ class TrainConfig(_Section):
     """Whether each of several processes holds all item vectors, or its part of the rows
     (docs/distributed.md; extra `distributed`)."""
     track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
-    """Who is told each epoch's figures besides the run (docs/training.md)."""
+    """Trackers that receive each epoch's figures (docs/training.md)."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
@@ -277,7 +277,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "model": {"fuse": "residual"},
         "train": {"gap": "mmd", "gap_weight": 0.1, "reward_weight": 0.1, "proposal_share": 0.8},
     },
-    # The loss as it is usually published: no correction, the generator's samples alone matter.
+    # The usual published loss: no correction, the generator's samples alone matter.
     "published": {
         "model": {"fuse": "none"},
         "train": {"objective": "binary", "correction": 0.0, "reward_weight": 1.0},

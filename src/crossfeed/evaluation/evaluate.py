@@ -80,7 +80,7 @@ def evaluate(
             process would.
 
     Raises:
-        ConfigError: a baseline is unknown or cannot be fitted to so many items, or `k` is below 1.
+        ConfigError: a baseline is unknown or the items are too many for it, or `k` is below 1.
         DatasetError: the part has no event.
         MissingExtraError: a baseline needs a package that is not installed.
     """

@@ -113,7 +113,7 @@ def make_report(run: Run, *, examples: int) -> Report:
 
 
 def _read(run: Run, name: str) -> Json | None:
-    """Return the content of one of the run's JSON files; None where it is not there."""
+    """Return the content of one of the run's JSON files; None if it is missing."""
     try:
         return dict(json.loads((run.path / name).read_text("utf-8")))
     except FileNotFoundError:
@@ -303,7 +303,9 @@ def _missing(run: Run, *, results: Json | None, transfer: Json | None) -> tuple[
     if transfer is None:
         missing.append(
             Missing(
-                "What the domains give each other", "not measured yet", f"{evaluate} --transfer"
+                "How much the domains gain from each other",
+                "not measured yet",
+                f"{evaluate} --transfer",
             )
         )
     return tuple(missing)

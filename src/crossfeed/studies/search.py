@@ -51,7 +51,7 @@ class SearchTrial:
     number: int
     settings: Mapping[str, Value]
     value: float | None
-    """Its best validation figure; None where it was pruned or failed."""
+    """Its best validation figure; None if it was pruned or failed."""
     state: str
     """complete, pruned or fail."""
 
@@ -94,7 +94,7 @@ def search(
         dataset: prepared data.
         out: folder of the study, new or continued.
         config: settings shared by all trials.
-        space: what is tried.
+        space: the values to try.
         trials: how many trials there are at the end, those of earlier calls included.
         seed: of the draws of settings; the trainings have `train.seed`.
         tell: called after each trial.
@@ -114,7 +114,7 @@ def search(
             _run_trial(study, trial, settings, dataset=dataset, out=out, config=config)
             tell(_trial(study.trials[trial.number]))
             _write_best(out, study, config)
-        _write_best(out, study, config)  # a process that was killed may not have come to it
+        _write_best(out, study, config)  # a killed process may not have written it
         found = tuple(map(_trial, study.trials))
         return Search(f"micro {SELECTED_BY}", found, _importances(study))
 
@@ -131,7 +131,7 @@ def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
 
 
 def _draw(study: optuna.Study, trial: optuna.Trial, space: Space, *, seed: int) -> dict[str, Value]:
-    """Return a trial's settings; an interrupted trial keeps those that it drew."""
+    """Return a trial's settings; an interrupted trial keeps the ones it drew."""
     settings = {}
     for name, values in space.items():
         study.sampler = _sampler(seed, trial.number, name)
@@ -160,7 +160,7 @@ def _run_trial(
     told = set(study.trials[trial.number].intermediate_values)
 
     def watch(epoch: int, value: float) -> None:
-        if epoch not in told:  # an interrupted training may come to an epoch a second time
+        if epoch not in told:  # an interrupted training may repeat an epoch
             trial.report(value, epoch)
             told.add(epoch)
         if trial.should_prune():

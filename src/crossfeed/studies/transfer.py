@@ -148,12 +148,12 @@ def held_back(run: Run) -> dict[str, str]:
 def find_worse(
     joint: Outcomes, rivals: Mapping[str, Outcomes], *, metric: str = "ndcg@10"
 ) -> dict[str, str]:
-    """Return the domains in which a scorer is surely worse than one of its rivals, and why.
+    """Return the domains with a scorer that is surely worse than one of its rivals, and why.
 
     Args:
         joint: the scorer that is judged.
-        rivals: name -> another one on the same events, those of the validation part.
-        metric: on what they are compared.
+        rivals: name -> another scorer on the same validation events.
+        metric: the metric that is compared.
     """
     flips = flips_for(len(rivals) * len(set(joint.domains)))
     found = [

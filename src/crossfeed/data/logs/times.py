@@ -2,7 +2,7 @@
 
 Numbers are seconds, milliseconds, microseconds or nanoseconds: whichever puts the most of them into
 the possible range. Text is such a number, ISO 8601 or as `data.time_format` says. Times without an
-offset are UTC. What is finer than a millisecond is cut off.
+offset are UTC. Fractions of a millisecond are cut off.
 """
 
 from __future__ import annotations
@@ -238,7 +238,7 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
 
 
 def _of_integers(number: str) -> dict[str, str]:
-    """Return the same for whole numbers, several times as fast; halves are floored there too."""
+    """Return the same for whole numbers, several times as fast; fractions are floored too."""
     expressions = {"s": f"{number} * 1000", "ms": number}
     for unit, divisor in (("us", 1_000), ("ns", 1_000_000)):
         above = f"(({number} % {divisor} + {divisor}) % {divisor})"

@@ -64,7 +64,7 @@ def _cause(
     dropped: Mapping[str, int],
     config: DataConfig,
 ) -> _Cause:
-    """Return what the split itself cannot do; else the filter that dropped most."""
+    """Return a cause in the split itself; else the filter that dropped most."""
     found = None
     if given.total:
         causes = {"temporal": _time_cause, "new-in-domain": _domain_cause}
@@ -122,7 +122,7 @@ def _domain_cause(
 def _filter_cause(dropped: Mapping[str, int], config: DataConfig) -> _Cause:
     known = {
         "cannot be read": ("most rows cannot be read", "see what is wrong with crossfeed validate"),
-        "not a click": ("most rows are no clicks", f"look at data.positive ({config.positive})"),
+        "not a click": ("most rows are not clicks", f"look at data.positive ({config.positive})"),
     }
     if max(config.min_user_events, config.min_item_events) > 1:
         known["k-core"] = (

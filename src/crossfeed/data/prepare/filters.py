@@ -73,7 +73,7 @@ def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
     """Drop rare users and items until none is left.
 
     The clicks are counted once and never written. Each round follows the losses to the other side:
-    the few clicks of the users that have become rare, then those of the items, and so on. The
+    the few clicks of users that became rare, then the clicks of items, and so on. The
     clicks that stay are an expression.
     """
     users = _Side(engine, clicks, "user", config.min_user_events)
@@ -90,7 +90,7 @@ def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
 
 
 class _Side:
-    """The users, or the items, of a k-core: the counts of those that stay, and the dropped ones."""
+    """The users, or the items, of a k-core: counts of the remaining ones, and the dropped."""
 
     def __init__(self, engine: Engine, clicks: ir.Table, key: str, least: int) -> None:
         self._engine, self._key, self._least = engine, key, least

@@ -65,12 +65,12 @@ class Truth:
         except (OSError, SafetensorError) as error:
             raise DatasetError(f"cannot read the truth '{path}': {error}") from error
         if about.get("format_version") != _FORMAT:
-            raise DatasetError(f"'{path}' is no truth of format version {_FORMAT}")
+            raise DatasetError(f"'{path}' is not a truth of format version {_FORMAT}")
         return cls(domains=tuple(about["domains"]), **arrays)
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Return whether a file holds a truth, of whatever version."""
+        """Return whether a file holds a truth of any version."""
         try:
             with safe_open(path, framework="numpy") as file:
                 return "truth" in (file.metadata() or {})
@@ -86,7 +86,7 @@ class Truth:
         }
         # One entry: the order of several is not the same from one file to the next.
         about = {"format_version": _FORMAT, "domains": self.domains}
-        # Written by Python, whose errors say what is wrong with the disk.
+        # Python writes it, because its errors name the problem with the disk.
         path.write_bytes(save(arrays, {"truth": json.dumps(about)}))
 
     def probabilities(

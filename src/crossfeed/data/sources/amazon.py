@@ -76,7 +76,7 @@ def _query_2023(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
 
 
 def _categories(folder: Path, *patterns: str, title: str, home_page: str) -> list[Path]:
-    """Return the files of categories; beside packed ones those that are there unpacked alone."""
+    """Return the files of categories, packed or unpacked, each category once."""
     files = find(folder, *patterns, title=title, home_page=home_page, without=_NO_REVIEWS)
     if files[0].suffix == ".gz":
         packed = set(map(_category, files))

@@ -41,7 +41,7 @@ def find_one(folder: Path, name: str, *, title: str, home_page: str) -> Path:
     """Return the file of a name below a folder.
 
     Raises:
-        LogError: there is none, or several, as of two copies.
+        LogError: there is no such file, or several, such as two copies.
     """
     files = find(folder, name, title=title, home_page=home_page)
     if len(files) > 1:

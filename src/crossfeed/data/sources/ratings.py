@@ -15,7 +15,7 @@ from crossfeed.errors import LogError
 __all__ = ["CIAO", "DOUBAN", "EPINIONS", "NETFLIX", "RECBOLE"]
 
 _STEPS = 11
-"""Into so many steps the publisher of Epinions divided the time from 1999 to 2011."""
+"""Steps of Epinions' times: the publisher divided 1999 to 2011 into them."""
 _BEFORE_FIRST_STEP = 1999
 _MAT_COLUMNS = ("user_id", "item_id", "category", "rating", "helpfulness", "timestamp")
 

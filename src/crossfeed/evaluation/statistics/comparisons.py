@@ -165,10 +165,10 @@ def compare(
     Args:
         first: one scorer.
         second: another one.
-        metric: on what they are compared.
+        metric: the metric that is compared.
         resamples: how often users are drawn again for the intervals.
-        flips: how often users are exchanged for the test. By default enough for Holm over the
-            comparisons returned; `flips_for` says how many are enough for more.
+        flips: how often users are exchanged for the test. The default is enough for Holm over the
+            returned comparisons; `flips_for` gives the number for more.
         seed: the same seed gives the same numbers.
 
     Raises:
@@ -217,7 +217,7 @@ def holm(p: Sequence[float]) -> list[float]:
 
 
 def flips_for(comparisons: int) -> int:
-    """Return how many flips let the smallest p stay below 0.01 after Holm over so many."""
+    """Return how many flips let the smallest p stay below 0.01 after Holm over all comparisons."""
     return max(FLIPS, 100 * comparisons)
 
 

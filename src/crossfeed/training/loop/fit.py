@@ -1,6 +1,6 @@
 """One fit of both players: the loop over epochs and steps.
 
-What is best is decided in `selection`, what is kept on disk in `saving`.
+`selection` decides which epoch is the best, `saving` writes the files.
 """
 
 from __future__ import annotations
@@ -60,15 +60,15 @@ class Fit:
         """Prepare a fit, or continue it from its last checkpoint.
 
         Args:
-            run: where it is saved.
-            dataset: what is fitted.
+            run: the run that keeps it.
+            dataset: the data.
             workers: the processes that take part.
             stage: its name in the display.
             epochs: the largest number of epochs.
             selects: whether the best epoch is chosen on validation, or the last one is kept.
             rates: the learning rate of each epoch, as a factor of `train.learning_rate`; 1 for all
                 by default.
-            command: what continues it; shown when it is interrupted.
+            command: the command that continues it; shown when it is interrupted.
         """
         self.run, self.dataset, self.config = run, dataset, run.config
         self.workers = workers
@@ -104,7 +104,7 @@ class Fit:
         self.tracking = Tracking(run, stage=stage)
 
     def go_on(self) -> None:
-        """Train from where the fit stands until it is finished."""
+        """Train from the present state until the fit is finished."""
         if self.progress.finished:
             return
         self.run.prepare_to_write()
@@ -125,7 +125,7 @@ class Fit:
                 self._run_epoch(display, interruptible)
                 self._end_epoch(display)
                 (asked,) = self.workers.most(interruptible.asked)
-                if asked:  # while it was validated; the epoch is saved
+                if asked:  # during validation; the epoch is saved
                     interruptible.stop(asked, self.command)
 
     def _run_epoch(self, display: Display, interruptible: Interruptible) -> None:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for the end of a step, so that what is saved is consistent."""
+"""Ctrl-C and SIGTERM wait for the end of a step, so the saved state is consistent."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ class Interruptible:
         self._previous: dict[int, object] = {}
 
     def stop(self, number: int, command: str) -> NoReturn:
-        """Leave as a signal wants it, after the state has been saved.
+        """Leave by a signal, after the state has been saved.
 
         Args:
-            number: of the signal.
-            command: what to type to go on.
+            number: the number of the signal.
+            command: the command that continues.
 
         Raises:
             KeyboardInterrupt: the signal was Ctrl-C.

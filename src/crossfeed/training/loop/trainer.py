@@ -46,19 +46,18 @@ def train(
     Args:
         dataset: prepared data; its validation part selects, its test part is never touched.
         out: folder of the run.
-        config: settings; a run that is resumed has its own, and those given here must be the same,
-            but for those that only say where it runs (`crossfeed.config.differences.RUNNING`).
+        config: settings. A resumed run keeps its own; settings given here must be the same, except
+            those that say where it runs (`crossfeed.config.differences.RUNNING`).
         resume: start or continue the run in `out`; a finished run stays unchanged.
         refit: afterwards train again on all data, validation and test included, with the epochs and
             learning rates of the best weights; these weights are for export, never for evaluation.
         overwrite: replace an existing run.
         after_epoch: called when an epoch has been validated and saved, with its index and the
-            validation figure (`SELECTED_BY`); what it raises ends the training.
+            validation figure (`SELECTED_BY`); an exception in it ends the training.
         profile: write torch's profile of some steps into the run (`step_profiler`); a refit is not
             profiled.
-        command: the command that continues it, shown when it is interrupted.
-        By default `crossfeed train` with
-            --resume.
+        command: the command that continues it, shown when it is interrupted; by default
+            `crossfeed train` with --resume.
 
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set, or another process
@@ -68,7 +67,7 @@ def train(
         RunError: the run to be resumed was trained on another dataset or has other settings, or
             `out` is another kind of folder.
         TrainingError: the dataset has no training or no validation click.
-        MissingExtraError: what `train.track` or `train.table_sharding` needs is not installed.
+        MissingExtraError: a package for `train.track` or `train.table_sharding` is not installed.
         NonFiniteLossError: a loss or its gradient became infinite or not a number.
         WorkerLostError: one of several processes died.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
@@ -112,7 +111,7 @@ def _open(
     resume: bool,
     overwrite: bool,
 ) -> Run:
-    """Open the run that is to be resumed, or make a new one; refuse first what cannot work.
+    """Open the run to be resumed, or make a new one, after the checks.
 
     No other process trains there until `held` is closed.
     """
@@ -130,7 +129,7 @@ def _open(
 
 
 def _require(dataset: Dataset, workers: Workers, config: Config) -> None:
-    """Refuse what would fail when the training begins."""
+    """Refuse settings that would fail when the training begins."""
     workers.device(config.train.device)
     workers.share(dataset, config)
     expanded_domains(dataset, config)
