@@ -234,5 +234,5 @@ def test_too_little_memory_is_one_clear_error(limit: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("limit", ["", "much", "-2GiB", "0GiB", "2 parsecs"])
 def test_a_memory_limit_is_a_size(limit: str, log: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no size"):
+    with pytest.raises(ConfigError, match="is not a size"):
         prepare(log, out=tmp_path / "dataset", config=CONFIG, memory_limit=limit)

@@ -132,7 +132,7 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
     """
     if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
         raise ConfigError(
-            f"the memory limit '{memory_limit}' is no size", hint="write it as 500MiB or 4GiB"
+            f"the memory limit '{memory_limit}' is not a size", hint="write it as 500MiB or 4GiB"
         )
     require_writable(scratch)
     try:
