@@ -193,7 +193,7 @@ def test_the_table_has_no_cycle() -> None:
         ("errors.py", "import crossfeed.files", "errors may not import files"),
         (
             "training/step/x.py",
-            "from crossfeed.training.loop.fit import Fit",
+            "from crossfeed.training.loop.trainer import Fit",
             "training.step may not import training.loop",
         ),
         (

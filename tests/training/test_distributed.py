@@ -423,7 +423,7 @@ def test_if_all_answer_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 HELD = """
 import os, sys, time
 from crossfeed.cli import main
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 from crossfeed.training.loop.interrupt import Interruptible
 
 rank, last = map(int, os.environ["HOLD"].split())

@@ -26,8 +26,7 @@ from crossfeed.files import atomic_path, require_writable
 from crossfeed.outputs import STUDY, require_folder
 from crossfeed.run import Run
 from crossfeed.studies.space import SPACE, Choices, Range, Space, require_allowed, with_settings
-from crossfeed.training.loop.fit import SAME_COMMAND
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import SAME_COMMAND, train
 
 if TYPE_CHECKING:
     import optuna
