@@ -14,12 +14,12 @@ from torch import Tensor
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.players import Players
+from crossfeed.model.users.grouping import encoded
 from crossfeed.model.users.timelines import build_timelines
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 
 __all__ = ["NetworkScorer"]
 
-_ROWS_AT_ONCE = 1024
 _GENERATOR = "generator."
 """Prefix of the names of the generator's weights."""
 
@@ -74,12 +74,7 @@ class NetworkScorer:
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""
-        chunks = [
-            self._encode(histories.rows_between(first, first + _ROWS_AT_ONCE), domains[first:])
-            for first in range(0, len(histories), _ROWS_AT_ONCE)
-        ]
-        width = self.item_vectors.shape[1]
-        return np.concatenate([np.zeros((0, width), np.float32), *chunks])
+        return encoded(self._encode, histories, domains, width=self.item_vectors.shape[1])
 
     def score(self, histories: Histories, domain: int) -> Floats:
         """Return (B, N) the score of each item of the domain's pool for each history."""
@@ -89,7 +84,7 @@ class NetworkScorer:
 
     def _encode(self, histories: Histories, domains: Ints) -> Floats:
         timelines = build_timelines(
-            histories, domains[: len(histories)], catalogue=self.catalogue, config=self.config
+            histories, domains, catalogue=self.catalogue, config=self.config
         )
         device = next(self.players.parameters()).device
         times = None if histories.times is None else torch.from_numpy(histories.times).to(device)

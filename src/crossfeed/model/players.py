@@ -38,11 +38,6 @@ class Players(nn.Module):
         self.generator = Generator(items=catalogue.items, domains=domains, config=config)
         self.discriminator = Discriminator(items=catalogue.items, domains=domains, config=config)
 
-    @property
-    def fused(self) -> bool:
-        """Return whether the generator's output is a part of the score."""
-        return self.config.fused
-
     def use_sparse_gradients(self) -> set[str]:
         """Restrict the gradients of the item tables to the rows that were looked up.
 
@@ -82,7 +77,7 @@ class Players(nn.Module):
     def item_vectors(self) -> Tensor:
         """Return (I, E) the item side of the score; (I, 2E) where it is fused."""
         vectors = self.discriminator.layer.item_vectors()
-        if self.fused:
+        if self.config.fused:
             vectors = torch.cat([vectors, self.generator.layer.item_vectors()], 1)
         return vectors.clone()
 
@@ -90,7 +85,7 @@ class Players(nn.Module):
     def item_biases(self) -> Tensor:
         """Return (I,) the part of the score that does not depend on the user."""
         biases = self._biases(self.discriminator)
-        if self.fused:
+        if self.config.fused:
             biases = biases + self.confidence_biases()
         return biases * self.config.output_share
 
@@ -101,7 +96,7 @@ class Players(nn.Module):
 
     @property
     def _served(self) -> tuple[Player, ...]:
-        return (self.discriminator, self.generator) if self.fused else (self.discriminator,)
+        return (self.discriminator, self.generator) if self.config.fused else (self.discriminator,)
 
     def _biases(self, player: Player) -> Tensor:
         """Return (I,) biases, with the demand at the end of training."""

@@ -12,7 +12,7 @@ Dims: N the largest domains, by training clicks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import Results, evaluate
 from crossfeed.evaluation.outcomes import Outcomes
-from crossfeed.evaluation.statistics.comparisons import Comparison, compare, flips_for, holm
+from crossfeed.evaluation.statistics.comparisons import Comparison, adjusted, compare, flips_for
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
 from crossfeed.studies.narrow import is_trainable, train_alone, train_narrowed
@@ -118,7 +118,7 @@ def measure_transfer(
     return Transfer(
         metric=metric,
         part=part.name.lower(),
-        against_alone=_adjusted(compare(joint.outcomes, alone.outcomes, metric)),
+        against_alone=adjusted(compare(joint.outcomes, alone.outcomes, metric)),
         domains=names,
         popularity=figures(Popularity(dataset)),
         joint=_by_domain(joint, names, metric),
@@ -161,11 +161,10 @@ def find_worse(
         for name, rival in rivals.items()
         for one in compare(joint, rival, metric, flips=flips)[2:]  # domains alone
     ]
-    adjusted = _adjusted([one for _, one in found])
     return {
         one.scope: f"{metric} {one.first:.4f}, {name} {one.second:.4f}, p {one.p_holm:.4f}, "
         "on validation"
-        for (name, _), one in zip(found, adjusted, strict=True)
+        for (name, _), one in zip(found, adjusted([one for _, one in found]), strict=True)
         if one.better == "second"
     }
 
@@ -190,8 +189,3 @@ def _largest(dataset: Dataset, count: int) -> list[int]:
 def _by_domain(results: Results, names: Sequence[str], metric: str) -> Row:
     domains = results.domains
     return [domains[name][metric] if name in domains else None for name in names]
-
-
-def _adjusted(comparisons: list[Comparison]) -> list[Comparison]:
-    adjusted = holm([one.p for one in comparisons])
-    return [replace(one, p_holm=p) for one, p in zip(comparisons, adjusted, strict=True)]

@@ -78,10 +78,6 @@ def _query_netflix(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
     )
 
 
-def _query_ciao(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    return _mat_query(connection, folder, CIAO)
-
-
 def _query_epinions(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
     """Return the SELECT of the ratings; steps become dates a year apart, seconds stay."""
     rows = _mat_query(connection, folder, EPINIONS)
@@ -212,14 +208,14 @@ _MAT_RULES = (
     "Every rating is a click.",
 )
 
-CIAO = Source(
+CIAO: Source = Source(
     name="ciao",
     title="Ciao: 284,086 product ratings in 28 categories, 2000-2011 (Tang et al. 2012)",
     licence="no licence is stated; the authors ask for citation",
     home_page="https://www.cse.msu.edu/~tangjili/datasetcode/truststudy.htm",
     rules=(*_MAT_RULES, "Times are seconds since 1970."),
     positive="true",
-    query=_query_ciao,
+    query=lambda connection, folder: _mat_query(connection, folder, CIAO),
 )
 """The source `ciao`."""
 

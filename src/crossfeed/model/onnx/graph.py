@@ -84,7 +84,7 @@ class _UserSide(nn.Module):
         timelines = Timelines(fields[0], *fields)
         width = self.players.config.width
         users = self.players.discriminator.network(timelines, _looked_up(vectors[:, :width]))
-        if not self.players.fused:
+        if not self.players.config.fused:
             return users  # type: ignore[no-any-return]
         proposing = self.players.generator.encoder(timelines, _looked_up(vectors[:, width:]))
         return torch.cat([users, proposing], dim=1) * self.players.config.output_share

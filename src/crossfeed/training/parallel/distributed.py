@@ -270,7 +270,8 @@ def _added(parts: Sequence[Mapping[str, N]]) -> dict[str, N]:
 @torch.no_grad()
 def _fingerprint(module: nn.Module) -> Tensor:
     """Return (tensors,) a checksum of the bits of each weight."""
-    return torch.stack([_checksum(value) for value in _common(module)]).cpu()
+    bits = [value.contiguous().view(torch.int32) for value in _common(module)]
+    return torch.stack([one.sum(dtype=torch.int64) for one in bits]).cpu()
 
 
 def _common(module: nn.Module) -> list[Tensor]:
@@ -279,7 +280,3 @@ def _common(module: nn.Module) -> list[Tensor]:
     The rows of a divided table are not among them.
     """
     return [value.detach() for value in module.parameters() if value.requires_grad]
-
-
-def _checksum(values: Tensor) -> Tensor:
-    return values.contiguous().view(torch.int32).sum(dtype=torch.int64)

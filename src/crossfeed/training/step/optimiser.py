@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from crossfeed.config import TrainConfig
@@ -34,23 +34,30 @@ class PlayerOptimiser:
             average: gets the rows that are about to move.
         """
         self._layer = player.layer
-        tables = self._layer.sparse_tables()
-        decays = [id(value) for value in decayed(player)]
-        groups: list[list[dict[str, Any]]] = [[], []]  # Any: torch's own
-        for decay, is_decayed in ((config.weight_decay, True), (0.0, False)):
-            values = [
-                value
-                for value in player.parameters()
-                if value.requires_grad and (id(value) in decays) == is_decayed
+        tables = set(map(id, self._layer.sparse_tables()))
+        decays = set(map(id, decayed(player)))
+        whole, by_rows = (
+            [
+                {
+                    "params": [
+                        value
+                        for value in player.parameters()
+                        if value.requires_grad
+                        and (id(value) in tables) == is_table
+                        and (id(value) in decays) == is_decayed
+                    ],
+                    "weight_decay": config.weight_decay if is_decayed else 0.0,
+                }
+                for is_decayed in (True, False)
             ]
-            for part, own in zip(groups, _divided(values, tables), strict=True):
-                part.append({"params": own, "weight_decay": decay})
+            for is_table in (False, True)
+        )
         self.parts: tuple[Optimizer, ...] = (
-            AdamW(groups[0], lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True),
+            AdamW(whole, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True),
         )
         self._rows: RowAdamW | None = None
         if tables:
-            self._rows = RowAdamW(groups[1], rate=config.learning_rate, average=average)
+            self._rows = RowAdamW(by_rows, rate=config.learning_rate, average=average)
             self.parts = (*self.parts, self._rows)
 
     @property
@@ -100,12 +107,3 @@ class PlayerOptimiser:
                 f"{error}",
                 hint="train again with --overwrite",
             ) from None
-
-
-def _divided(
-    values: list[nn.Parameter], tables: list[nn.Parameter]
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return the parameters that are not sparse tables, and those that are."""
-    inside = [any(value is table for table in tables) for value in values]
-    pairs = list(zip(values, inside, strict=True))
-    return [v for v, there in pairs if not there], [v for v, there in pairs if there]
