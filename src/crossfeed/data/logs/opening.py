@@ -14,7 +14,6 @@ from pathlib import Path
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.logs.clicks import check_positive, columns_in
 from crossfeed.data.logs.columns import (
     ArrowTable,
     arrow_input,
@@ -28,6 +27,7 @@ from crossfeed.data.logs.files import Format, LogFile, check_content, raise_all
 from crossfeed.data.logs.finding import find_files
 from crossfeed.data.logs.ids import common_type
 from crossfeed.data.logs.inputs import NO_TYPE, UNTYPED, Input
+from crossfeed.data.logs.positive import check_positive, columns_in
 from crossfeed.data.logs.remote import is_file_url
 from crossfeed.data.logs.times import TimeRange, common_time_type, time_range
 from crossfeed.data.logs.urls import url_scheme
