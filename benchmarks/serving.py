@@ -122,7 +122,7 @@ def serving(bundle: Path, work: Path, *, workers: int = 1) -> Iterator[Running]:
     log, store = work / "service.log", work / "store.sqlite"
     for file in work.glob("store.sqlite*"):
         file.unlink()
-    command = ["serve", str(bundle), "--port", "0", "--history-store", f"sqlite:///{store}"]
+    command = ["serve", str(bundle), "--port", "0", "--history-store", f"sqlite://{store}"]
     command += ["--workers", str(workers)]
     began = time.perf_counter()
     with log.open("w") as stderr:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pytest
 from planted import planted_log
@@ -17,12 +18,14 @@ from rich.console import Console
 from typer.testing import CliRunner, Result
 
 from crossfeed import __version__
-from crossfeed.cli import COMMANDS, HISTORIES, app, output, tables
+from crossfeed.cli import COMMANDS, HISTORIES, app, comparing, output, tables
 from crossfeed.cli import data as data_commands
 from crossfeed.data.dataset import Dataset
 from crossfeed.data.simulate.clicks import simulate
+from crossfeed.errors import LogError
 from crossfeed.evaluation.evaluate import Results
 from crossfeed.evaluation.outcomes import Outcomes
+from crossfeed.evaluation.statistics.comparisons import Comparison
 
 NAMES = [name for commands in COMMANDS.values() for name in commands]
 
@@ -90,6 +93,9 @@ def test_a_known_error_is_one_line_and_a_hint_on_stderr() -> None:
         (["demo", "--port", "99999"], "'--port': Input should be less than or equal to 65535"),
         (["simulate", "x.parquet", "--seed", "-1"], "'--seed': Input should be greater than or"),
         (["recommend", "b", "--domain", "d", "--user", "u", "--out", "f"], "--out goes with --all"),
+        (["train", "d", "--out", "r", "--epochs", "3"], "--set train.epochs=VALUE"),
+        (["train", "d", "--out", "r", "--learning-rate", "1"], "--set train.learning_rate=VALUE"),
+        (["evaluate", "run", "-k", "0"], "'-k': Input should be greater than or equal to 1"),
         (["predict"], "No such command 'predict'"),
     ],
 )
@@ -110,7 +116,7 @@ def test_misuse_is_exit_code_2_and_says_what_is_allowed(words: list[str], senten
         ),
         (
             ["prepare", "x", "--out", "y", "--set", "data.spilt=z"],
-            "data.spilt is unknown; known",
+            "data.spilt is unknown; did you mean data.split?; known",
         ),
         (["prepare", "x", "--out", "y", "--config", "no.toml"], "'no.toml' does not exist"),
         (
@@ -243,6 +249,37 @@ def test_results_fit_the_terminal(width: int, headers: int) -> None:
     assert all(row[1] == "1,234" for row in rows)
 
 
+@pytest.mark.parametrize(("width", "headers"), [(200, 1), (80, 3)])
+def test_comparisons_fit_the_terminal(width: int, headers: int) -> None:
+    one = Comparison(
+        scope="micro",
+        metric="ndcg@10",
+        events=12_345,
+        users=2_345,
+        first=0.4129,
+        first_low=0.4012,
+        first_high=0.4233,
+        second=0.3887,
+        second_low=0.3801,
+        second_high=0.3999,
+        low=0.0101,
+        high=0.0333,
+        p=0.0012,
+        p_wilcoxon=0.0021,
+        p_holm=0.0096,
+    )
+    console = Console(width=width, record=True, file=io.StringIO())
+    comparing._print_comparisons(console, "run", "item-knn", [one])
+    lines = console.export_text().splitlines()
+    assert max(len(line.rstrip()) for line in lines) <= width
+    assert sum(line.strip().startswith("domain ") for line in lines) == headers
+    rows = [line for line in lines if line.strip().startswith("all clicks (micro)")]
+    assert len(rows) == headers  # no cell was folded
+    text = "".join(rows)
+    for cell in ("+0.0242 (+0.0101 .. +0.0333)", "0.4129 (0.4012 .. 0.4233)", "0.0096", "0.0021"):
+        assert cell in text
+
+
 def test_names_that_look_like_markup_are_printed_as_they_are(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -313,7 +350,70 @@ def test_ctrl_c_is_exit_code_130_and_a_sentence(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("Query interrupted"),  # what DuckDB makes of the signal
+        duckdb.InterruptException("INTERRUPT Error: Interrupted!"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_ctrl_c_within_a_query_is_no_traceback(
+    error: Exception, wrapped: bool, log: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        if wrapped:
+            raise LogError("the log cannot be read") from error
+        raise error
+
+    monkeypatch.setattr("crossfeed.data.prepare.pipeline.encode", interrupted)
+    result = run("prepare", log, "--out", tmp_path / "dataset")
+    assert (result.exit_code, result.stderr.splitlines()[-1]) == (130, "stopped")
+    assert not (tmp_path / "dataset").exists()
+
+
+def test_ctrl_c_during_the_first_imports_is_no_traceback() -> None:
+    code = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Interrupts(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "crossfeed.cli":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Interrupts())
+from crossfeed.__main__ import main
+main()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "stopped\n")
+
+
 def test_a_closed_pipe_is_no_traceback() -> None:
     command = f"{sys.executable} -m crossfeed sources | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_folder_of_another_kind_is_called_what_it_is(dataset: Path) -> None:
+    for words, wanted in [
+        (["evaluate", dataset], "is not a run: it has no config.json"),
+        (
+            ["recommend", dataset, "--domain", "d", "--user", "u"],
+            "is not a bundle: it has no bundle.json",
+        ),
+    ]:
+        assert f"'{dataset}' {wanted}; it is a dataset\n" in run(*words).stderr
+
+
+def test_double_quotes_around_text_are_told(log: Path) -> None:
+    result = run("validate", log, "--set", 'data.positive=domain = "music"')
+    assert result.exit_code == 1
+    assert "text has single quotes, double ones name a column" in result.stderr
+
+
+def test_a_command_to_go_on_with_is_quoted(log: Path, tmp_path: Path) -> None:
+    out = tmp_path / "my data"
+    result = run("prepare", log, "--out", out)
+    assert f"next: crossfeed train '{out}' --out RUN\n" in result.stderr

@@ -38,7 +38,7 @@ def test_every_problem_is_named_at_once(tmp_path: Path) -> None:
         load_config(file)
     message = caught.value.message
     assert message.startswith(f"4 settings are not valid in '{file}'")
-    assert "train.epoch is unknown; known here: seed, epochs" in message
+    assert "train.epoch is unknown; did you mean train.epochs?; known here: seed, epochs" in message
     assert "train.seed = -1: input should be greater than or equal to 0" in message
     assert "modle is unknown; known here: data, model, train" in message
     assert "data.split = 'x': input should be 'temporal', 'last-out' or 'new-in-domain'" in message
@@ -175,3 +175,25 @@ def test_settings_survive_json() -> None:
         overrides=["train.expand_domains=['a']", "data.time_range=['1990','2000']"]
     )
     assert parse_config(config.model_dump(mode="json")) == config
+
+
+def test_a_file_may_begin_with_a_byte_order_mark_and_be_named_by_text(tmp_path: Path) -> None:
+    file = tmp_path / "settings.toml"
+    file.write_bytes(b"\xef\xbb\xbf[train]\nepochs = 3\n")
+    assert load_config(str(file)).train.epochs == 3
+
+
+@pytest.mark.parametrize(
+    ("override", "meant"),
+    [
+        ("train.epoch=3", "train.epochs"),
+        ("train.learningrate=0.1", "train.learning_rate"),
+        ("data.min_user_event=1", "data.min_user_events"),
+        ("train.colour=1", None),
+    ],
+)
+def test_a_setting_that_is_nearly_one_is_told(override: str, meant: str | None) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_config(overrides=[override])
+    asked = [f"did you mean {meant}?"] if meant else []
+    assert [part for part in caught.value.message.split("; ") if "did you" in part] == asked

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
-from readme import ROOT, commands
+from readme import ROOT, blocks, commands
 from typer.testing import CliRunner, Result
 
 import crossfeed
@@ -68,10 +70,32 @@ def test_each_command_names_the_next(line: dict[str, Result]) -> None:
         ("simulate", "crossfeed prepare clicks.parquet"),
         ("prepare", "crossfeed train data"),
         ("train", "crossfeed evaluate run"),
-        ("evaluate", "crossfeed export run"),
+        ("evaluate", "crossfeed compare run"),
+        ("compare", "crossfeed report run"),
+        ("report", "crossfeed export run --out BUNDLE"),
         ("export", "crossfeed serve bundle"),
+        ("recommend", "crossfeed serve bundle"),
     ]:
         assert f"next: {following}" in line[name].stderr
+
+
+def test_the_readmes_python_works_after_its_shell(
+    line: dict[str, Result], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Run the blocks in their order, in the folder that the commands left, with a small network."""
+    small = crossfeed.load_config(overrides=SMALLER["train"][1::2])
+    monkeypatch.setattr(crossfeed, "train", functools.partial(crossfeed.train, config=small))
+    names: dict[str, Any] = {}  # Any: what the blocks define
+    for block in blocks(ROOT / "README.md", "python"):
+        exec(compile(block, "README.md", "exec"), names)
+    shown = capsys.readouterr().out
+    assert "'ndcg@10': 0." in shown
+    assert "Recommendation(item_id=" in shown
+    dataset = names["dataset"]
+    assert repr(dataset).startswith(f"<Dataset 'data-2': {len(dataset.event_item):,} clicks of ")
+    assert repr(crossfeed.Bundle.load("bundle")).startswith("<Bundle 'bundle': ")
+    with pytest.raises(crossfeed.CrossfeedError, match="query must be of type Query; it is of typ"):
+        names["recommender"].recommend_many([{"user_id": "user-0001", "domains": {"books": 10}}])
 
 
 def test_the_table_shows_every_domain_beside_both_baselines(line: dict[str, Result]) -> None:
@@ -94,6 +118,21 @@ def test_chosen_part_and_baselines(line: dict[str, Result]) -> None:
     words = ["evaluate", "run", "--part", "validation", "--baselines", "", "--json"]
     printed = json.loads(run(*words).stdout)
     assert (printed["part"], printed["baselines"]) == ("validation", {})
+
+
+def test_the_length_of_lists_may_be_chosen(line: dict[str, Result]) -> None:
+    words = ["evaluate", "run", "--part", "validation", "--baselines", ""]
+    printed = run(*words, "-k", "3")
+    assert "ndcg@3" in printed.stdout
+    assert "@10" not in printed.stdout
+    run("evaluate", "run")  # as the tests beside this one expect
+
+
+def test_clicks_on_unknown_items_are_counted(line: dict[str, Result]) -> None:
+    kept = json.loads(Path("run/results.json").read_text("utf-8"))
+    unknown = round(kept["unknown_share"] * kept["events"])
+    told = f"{unknown:,} of {kept['events']:,} clicks ({kept['unknown_share']:.1%}) are on items"
+    assert (told in line["evaluate"].stderr) == (unknown > 0)
 
 
 def test_an_unknown_baseline_lists_those_that_there_are(line: dict[str, Result]) -> None:

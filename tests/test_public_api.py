@@ -7,11 +7,13 @@ import json
 import pkgutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import crossfeed
+from crossfeed.export import export
 
 HEAVY = ("torch", "duckdb", "ibis", "pandas", "pyarrow", "scipy", "fastapi", "uvicorn")
 
@@ -106,3 +108,34 @@ def test_every_module_says_what_is_public() -> None:
 def _source(name: str) -> str:
     path = Path(crossfeed.__file__).parent.joinpath(*name.split(".")[1:]).with_suffix(".py")
     return path.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("call", "told"),
+    [
+        (
+            lambda: crossfeed.prepare("x.csv", out="never", config=crossfeed.load_config()),
+            r"config must be of type DataConfig; it is of type Config\nhint: .*load_config.*\.data",
+        ),
+        (
+            lambda: crossfeed.prepare("x.csv", out="never", config={"split": "last-out"}),
+            "config must be of type DataConfig; it is of type dict",
+        ),
+        (
+            lambda: crossfeed.train("data", out="never"),
+            r"dataset must be of type Dataset; it is 'data'\nhint: Dataset\.load",
+        ),
+        (lambda: crossfeed.load_config("no.toml"), "the configuration 'no.toml' does not exist"),
+        (
+            lambda: export("run", out="never"),
+            r"run must be of type Run; it is 'run'\nhint: Run\.open",
+        ),
+    ],
+)
+def test_natural_mistakes_are_told(
+    call: Callable[[], object], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(crossfeed.CrossfeedError, match=told):
+        call()
+    assert list(tmp_path.iterdir()) == []

@@ -20,6 +20,7 @@ CrossfeedError
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 from crossfeed.installing import install_hint
 
@@ -39,6 +40,7 @@ __all__ = [
     "TrainingError",
     "UnknownDomainError",
     "WorkerLostError",
+    "require_type",
 ]
 
 
@@ -147,3 +149,20 @@ class MissingExtraError(CrossfeedError):
             f"this needs the package '{package}', which is not installed",
             hint=install_hint(extra),
         )
+
+
+def require_type(value: object, wanted: type, name: str, *, hint: str) -> None:
+    """Check an argument from Python.
+
+    Args:
+        value: the argument.
+        wanted: its class.
+        name: the name of its parameter.
+        hint: the way to an object of that class.
+
+    Raises:
+        ConfigError: it is of another class.
+    """
+    if not isinstance(value, wanted):
+        shown = f"'{value}'" if isinstance(value, str | Path) else f"of type {type(value).__name__}"
+        raise ConfigError(f"{name} must be of type {wanted.__name__}; it is {shown}", hint=hint)

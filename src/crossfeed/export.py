@@ -14,7 +14,7 @@ import pyarrow as pa
 from crossfeed.bundle import BundleContents, write_bundle
 from crossfeed.bundle.item_index import BuiltIndex, build_index
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import MissingExtraError
+from crossfeed.errors import MissingExtraError, require_type
 from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.onnx.probes import probes
 from crossfeed.outputs import BUNDLE, require_folder
@@ -62,6 +62,7 @@ def export(
         RunError: nothing has been trained yet, or the dataset changed.
         OutputError: `out` exists and may not be replaced, or cannot be written.
     """
+    require_type(run, Run, "run", hint="Run.open(path)")
     inputs = [run.path, run.facts["dataset"]]
     require_folder(Path(out), BUNDLE, inputs=inputs, overwrite=overwrite)  # before the work
     dataset = run.dataset()

@@ -25,6 +25,7 @@ __all__ = [
     "STUDY",
     "FileKind",
     "FolderKind",
+    "kind_told",
     "require_apart",
     "require_file",
     "require_folder",
@@ -92,6 +93,14 @@ DEMO = FolderKind("demonstration", _marked("demo.json", "demo"), None)
 REPORT = FileKind("report", _is_report)
 
 _FOLDERS = (DATASET, RUN, BUNDLE, STUDY, DEMO)
+
+
+def kind_told(path: Path) -> str:
+    """Return what a folder that is not of the wanted kind is, as the end of a sentence.
+
+    It is empty where crossfeed does not know the folder.
+    """
+    return next((f"; it is a {kind.name}" for kind in _FOLDERS if kind.recognises(path)), "")
 
 
 def require_folder(

@@ -6,6 +6,7 @@ import gzip
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pyarrow as pa
@@ -218,8 +219,10 @@ def test_missing_columns_are_named_for_all_files_at_once(tmp_path: Path) -> None
     (tmp_path / "b.csv").write_text("item_id,domain\n")
     with pytest.raises(LogError) as error:
         open_log(tmp_path, config=DataConfig(split="last-out"))
-    assert "a.csv' has no column 'item_id', 'domain'; it has: user_id, thing" in str(error.value)
-    assert "b.csv' has no column 'user_id'; it has: item_id, domain" in str(error.value)
+    assert "a.csv' has no column 'item_id', 'domain'; it has: 'user_id', 'thing'" in str(
+        error.value
+    )
+    assert "b.csv' has no column 'user_id'; it has: 'item_id', 'domain'" in str(error.value)
     assert "map other names with data.columns" in str(error.value)
 
 
@@ -319,6 +322,50 @@ def test_times_of_two_numeric_types(tmp_path: Path, read: Callable[..., object])
     assert [row["time"] for row in read(tmp_path).rows][:3] == [1_600_000_000_000] * 3
 
 
-def test_a_log_without_rows(prepared: Callable[..., object]) -> None:
-    with pytest.raises(LogError, match="the log has no rows"):
+def test_a_log_without_rows(tmp_path: Path, prepared: Callable[..., object]) -> None:
+    with pytest.raises(LogError, match="the log has no rows: 'table in memory'"):
         prepared(TABLE.slice(0, 0))
+    logs = tmp_path / "logs"
+    logs.mkdir()
+    for number in range(6):
+        (logs / f"{number}.csv").write_text("user_id,item_id,domain,timestamp\n", "utf-8")
+    with pytest.raises(LogError, match=r"has no rows: '.*/0.csv', .*'.*/4.csv', \.\.\.$"):
+        prepared(logs)
+
+
+def test_names_with_blanks_are_told_apart(tmp_path: Path, read: Callable[..., object]) -> None:
+    (tmp_path / "log.csv").write_text("user_id ,item_id,domain\nu,i,d\n", "utf-8")
+    with pytest.raises(LogError, match="'user_id'; it has: 'user_id ', 'item_id', 'domain'"):
+        read(tmp_path / "log.csv", split="last-out")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ('{\n"user_id": "u",\n"item_id": "i"}\n', "no line at the beginning of '.*log.jsonl' is a"),
+        ('[{"user_id": "u"}]', "is one JSON array; JSONL has one object per line"),
+    ],
+)
+def test_json_that_is_not_one_object_per_line(
+    text: str, told: str, tmp_path: Path, read: Callable[..., object]
+) -> None:
+    (tmp_path / "log.jsonl").write_text(text, "utf-8")
+    with pytest.raises(LogError, match=told):
+        read(tmp_path / "log.jsonl")
+
+
+@pytest.mark.parametrize(
+    ("log", "told"),
+    [
+        ([{"user_id": "u"}], "this is a list of dict\nhint: .*pandas.DataFrame"),
+        ([TABLE], "this is a list of Table"),
+        ({"books": TABLE}, "not a mapping of them\nhint: put the tables together"),
+    ],
+)
+def test_values_that_are_no_log(
+    log: Any,  # Any: what a type checker would refuse
+    told: str,
+    prepared: Callable[..., object],
+) -> None:
+    with pytest.raises(LogError, match=told):
+        prepared(log)

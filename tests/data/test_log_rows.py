@@ -203,6 +203,16 @@ def test_times_in_no_known_unit() -> None:
         validate_log(log_of(timestamp=["yesterday", "soon"]), config=DataConfig())
 
 
+def test_numbers_in_text_are_told_in_their_own_order(tmp_path: Path) -> None:
+    """As words '99' would come behind '299'."""
+    lines = [f"u,i{number},d,{number}" for number in range(300)]
+    (tmp_path / "log.csv").write_text(
+        "\n".join(["user_id,item_id,domain,timestamp", *lines]), "utf-8"
+    )
+    with pytest.raises(LogError, match="cannot be recognised: from '0' to '299'"):
+        validate_log(tmp_path / "log.csv", config=DataConfig())
+
+
 @pytest.mark.parametrize(
     ("range_", "message"),
     [

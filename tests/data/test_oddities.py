@@ -89,10 +89,34 @@ def test_ids_that_differ_by_case_or_white_space() -> None:
         Twins("domain", 1, (("Books", "books"),)),
     )
     told = (
-        "2 values of user_id differ from another only by case, white space or a final .0: "
+        "2 values of user_id differ from another only by case, white space, invisible "
+        "characters, the form of accents or a final .0: "
         "'User 1' = "
     )
     assert any(told in warning for warning in report.warnings)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ("Jos\u00e9", "Jose\u0301"),  # one character and two
+        ("a b", "a\u00a0b"),  # a blank where lines do not break
+        ("a b", " a\u3000 b"),
+        ("ann", "an\u200bn"),  # zero width
+        ("ann", "\ufeffann"),
+        ("7", "7.0"),
+    ],
+)
+def test_ids_that_look_alike(one: str, other: str) -> None:
+    report = report_of(with_rows((one, "books", "books-1", START), (other, "books", "b", START)))
+    assert report.oddities.twins == (Twins("user_id", 1, (tuple(sorted([one, other])),)),)
+
+
+def test_letters_with_and_without_accent_are_no_twins() -> None:
+    report = report_of(
+        with_rows(("Jose", "books", "books-1", START), ("Jos\u00e9", "books", "b", START))
+    )
+    assert report.oddities.twins == ()
 
 
 def test_a_bot_is_who_clicks_beyond_people() -> None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -200,3 +202,17 @@ def test_sizes_that_do_not_go_together(sizes: dict[str, int], message: str, tmp_
         simulate(tmp_path / "log.parquet", **{**SMALL, "events": 100, **sizes})
     with pytest.raises(OutputError, match=r"log\.txt' must end in \.parquet, \.csv or \.jsonl"):
         simulate(tmp_path / "log.txt", **SMALL)
+
+
+def test_a_disk_without_room_is_one_clear_error(tmp_path: Path) -> None:
+    words = "simulate log.parquet --users 500 --items 200 --events 5000"
+    done = subprocess.run(
+        ["bash", "-c", f"ulimit -f 4; exec {sys.executable} -B -m crossfeed {words}"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 1
+    assert done.stderr.startswith("error: cannot write 'log.parquet'")
+    assert "Traceback" not in done.stderr
+    assert list(tmp_path.iterdir()) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import pytest
@@ -137,3 +138,21 @@ def test_an_empty_part_is_an_error(last_out: Dataset) -> None:
     empty = dataclasses.replace(last_out, event_part=np.zeros_like(last_out.event_part))
     with pytest.raises(DatasetError, match=r"the test part of .* has no event"):
         evaluate(BASELINES["popularity"](last_out), empty)
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"part": "test"}, r"part must be of type Part; it is 'test'\nhint: Part.TEST"),
+        ({"dataset": "data"}, r"dataset must be of type Dataset; it is 'data'\nhint: Dataset.load"),
+        ({"scorer": "run"}, r"scorer must be of type Scorer; it is 'run'\nhint: Run.open"),
+    ],
+)
+def test_arguments_of_another_type_are_told(
+    given: dict[str, Any],  # Any: what a type checker would refuse
+    told: str,
+    last_out: Dataset,
+) -> None:
+    right: dict[str, Any] = {"scorer": BASELINES["popularity"](last_out), "dataset": last_out}
+    with pytest.raises(ConfigError, match=told):
+        evaluate(**{**right, **given})

@@ -87,6 +87,18 @@ def test_slices_by_hand(two_domains: Dataset) -> None:
     assert slices["tail"]["nll"] > 0  # of the known one alone
 
 
+def test_a_click_on_an_unknown_item_makes_nobody_warm() -> None:
+    """No scorer sees it, so that the user is as new as one without it."""
+    clicks = [
+        (0, "books", -1, TRAIN),
+        (0, "books", 0, TEST),
+        (1, "books", 1, TRAIN),
+        (1, "books", 0, TEST),
+    ]
+    slices = evaluate(SCORER, toy_dataset({"books": [16, 2, 1, 1]}, clicks)).slices
+    assert (slices["cold"]["events"], slices["warm"]["events"]) == (1, 1)
+
+
 def test_lists_by_hand(two_domains: Dataset) -> None:
     """Lists of one: books 2, 2 (book 1 is seen; later 0 too) and 1; film 0 or film 1."""
     lists = evaluate(SCORER, two_domains, k=1).lists

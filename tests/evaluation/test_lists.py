@@ -68,6 +68,10 @@ def test_batches_add_up() -> None:
     assert counts.expected.tolist() == [1, 2, 0]
 
 
+def test_lists_without_items_cover_0_and_not_minus_0() -> None:
+    assert math.copysign(1, coverage(ListCounts.none(3))) == 1
+
+
 @given(COUNTS.filter(np.any))
 def test_gini_is_the_mean_difference_and_knows_no_order(counts: np.ndarray) -> None:
     differences = np.abs(counts[:, None] - counts[None, :]).mean()

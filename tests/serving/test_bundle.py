@@ -192,6 +192,15 @@ def test_a_missing_truncated_or_changed_file_is_named(name: str, copied: Path) -
         Bundle.load(copied)
 
 
+def test_a_file_that_cannot_be_read_is_named(copied: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refused(file: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("crossfeed.bundle.reading.file_hash", refused)
+    with pytest.raises(BundleError, match=r"is damaged: .* cannot be read: Permission denied"):
+        Bundle.load(copied)
+
+
 def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
     file = copied / "bundle.json"
     about = json.loads(file.read_text())

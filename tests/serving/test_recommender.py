@@ -186,6 +186,18 @@ def test_similar_items_share_the_taste(recommender: Recommender) -> None:
         recommender.similar_items("x", domain="articles")
 
 
+def test_numbers_of_numpy_are_numbers(recommender: Recommender) -> None:
+    """A loop over a DataFrame gives them."""
+    plain = recommender.recommend(user_id="u001", domain="videos", k=3)
+    assert recommender.recommend(user_id="u001", domain="videos", k=np.int64(3)) == plain
+    event = {"item_id": "a01", "domain": "articles"}
+    given = [
+        recommender.recommend(history=[{**event, "timestamp": time}], domain="videos", k=3)
+        for time in (1_600_000_000, np.int64(1_600_000_000))
+    ]
+    assert given[0] == given[1]
+
+
 @pytest.mark.parametrize(
     ("arguments", "field", "message"),
     [
@@ -209,6 +221,9 @@ def test_similar_items_share_the_taste(recommender: Recommender) -> None:
         ),
         ({"history": [{"item_id": None, "domain": "articles"}]}, r"history\[0\].item_id", "string"),
         ({"user_id": "u001", "include": [None]}, "include", "include must be a string"),
+        ({"user_id": "u001", "exclude": "v01"}, "exclude", "exclude must be a list of item ids"),
+        ({"user_id": "u001", "include": "v01"}, "include", "include must be a list of item ids"),
+        ({"user_id": "u001", "k": np.float64(3)}, "k", "k must be an integer"),
     ],
 )
 def test_a_request_that_is_not_valid_says_what_is(

@@ -255,7 +255,7 @@ def test_a_host_that_is_no_name_is_a_clear_error(
 
 
 def test_the_default_store_lies_beside_the_bundle(tmp_path: Path) -> None:
-    assert default_store_url(tmp_path / "bundle") == f"sqlite:///{tmp_path}/bundle.histories.sqlite"
+    assert default_store_url(tmp_path / "bundle") == f"sqlite://{tmp_path}/bundle.histories.sqlite"
 
 
 def test_the_default_store_stays_when_a_link_is_set_to_another_bundle(
@@ -263,11 +263,11 @@ def test_the_default_store_stays_when_a_link_is_set_to_another_bundle(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "v1")
     monkeypatch.chdir(tmp_path)
-    url = f"sqlite:///{tmp_path}/link.histories.sqlite"
+    url = f"sqlite://{tmp_path}/link.histories.sqlite"
     assert default_store_url(Path("link/")) == url
     old = tmp_path / "v1.histories.sqlite"
     old.touch()
-    with pytest.raises(HistoryStoreError, match=f"some in '{old}'\nhint: .*sqlite:///{old};"):
+    with pytest.raises(HistoryStoreError, match=f"some in '{old}'\nhint: .*sqlite://{old};"):
         default_store_url(Path("link"))
     old.rename(tmp_path / "link.histories.sqlite")
     assert default_store_url(Path("link")) == url

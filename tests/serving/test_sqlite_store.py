@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 import pytest
 from stores import click
 
+from crossfeed.data.logs.databases import database_table
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore as Store
 from crossfeed.serving.histories.url import open_store
@@ -193,9 +195,27 @@ def test_a_folder_is_no_store(tmp_path: Path) -> None:
         open_store(f"sqlite:///{tmp_path}/file/store.sqlite")
 
 
-def test_a_path_is_relative_to_the_present_folder(
+@pytest.mark.parametrize("slashes", ["", "/", "//"])
+def test_a_url_is_two_slashes_and_a_path_as_that_of_a_log(
+    slashes: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two slashes begin a relative path; three and four an absolute one."""
+    monkeypatch.chdir(tmp_path)
+    path = f"{slashes}{str(tmp_path)[1:]}/here.sqlite" if slashes else "here.sqlite"
+    open_store(f"sqlite://{path}").close()
+    assert (tmp_path / "here.sqlite").is_file()
+    with contextlib.closing(sqlite3.connect(tmp_path / "here.sqlite")) as own:
+        own.execute("CREATE TABLE clicks (user_id TEXT, item_id TEXT)")
+    assert database_table(f"sqlite://{path}?table=clicks").columns().names == ["user_id", "item_id"]
+
+
+def test_a_store_of_0_1_is_not_passed_over_for_a_new_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    open_store("sqlite:///here.sqlite").close()
-    assert (tmp_path / "here.sqlite").is_file()
+    open_store("sqlite://old/here.sqlite").close()
+    for path in ("old/here.sqlite", "new.sqlite"):  # three slashes were relative
+        told = f"there is no file '/{path}'(.|\n)*two slashes: sqlite://{path}"
+        with pytest.raises(HistoryStoreError, match=told):
+            open_store(f"sqlite:///{path}")
+    assert [path.name for path in tmp_path.iterdir()] == ["old"]

@@ -38,6 +38,7 @@ from crossfeed.bundle.item_index import ItemIndex
 from crossfeed.config import ModelConfig
 from crossfeed.errors import BundleError
 from crossfeed.files import file_hash
+from crossfeed.outputs import kind_told
 from crossfeed.scorer import Catalogue, Floats, Ints
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
@@ -63,6 +64,11 @@ class Bundle:
     """(I,) its clicks among the newest tenth of its domain's."""
     by_id: Ints
     """(I,) item indices, each domain's sorted by id."""
+
+    def __repr__(self) -> str:
+        """Return the place and the sizes, not the arrays."""
+        domains = ", ".join(self.catalogue.domains)
+        return f"<Bundle '{self.path}': {self.catalogue.items:,} items, domains: {domains}>"
 
     @classmethod
     def load(cls, path: Path | str) -> Bundle:
@@ -250,7 +256,7 @@ def _read_about(path: Path) -> dict[str, Any]:  # Any: JSON
         files, stated = about["files"], about["version"]
     except OSError:
         raise BundleError(
-            f"'{path}' is not a bundle: it has no bundle.json",
+            f"'{path}' is not a bundle: it has no bundle.json{kind_told(path)}",
             hint="make one with: crossfeed export RUN --out BUNDLE",
         ) from None
     except (ValueError, KeyError, TypeError):
@@ -275,10 +281,13 @@ def _verify(path: Path, about: Mapping[str, Any]) -> None:  # Any: JSON
         file = path / name
         if Path(name).name != name or not file.is_file():
             raise _damaged(path, f"{name} is missing")
-        size = file.stat().st_size
+        try:
+            size, found = file.stat().st_size, file_hash(file)
+        except OSError as error:
+            raise _damaged(path, f"{name} cannot be read: {error.strerror}") from None
         if size != stated["bytes"]:
             raise _damaged(path, f"{name} has {size} bytes instead of {stated['bytes']}")
-        if file_hash(file) != stated["sha256"]:
+        if found != stated["sha256"]:
             raise _damaged(path, f"{name} was changed after it was written")
 
 

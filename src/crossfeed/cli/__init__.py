@@ -28,6 +28,7 @@ from crossfeed.cli import (
     training,
     tuning,
 )
+from crossfeed.config import setting_names
 from crossfeed.errors import ConfigError, CrossfeedError
 
 __all__ = ["COMMANDS", "HISTORIES", "app", "main"]
@@ -79,12 +80,41 @@ class _Commands(TyperGroup):
     def invoke(self, ctx: Any) -> Any:  # Any: typer does not export the types that it passes
         try:
             return super().invoke(ctx)
-        except CrossfeedError as error:
-            output.print_error(error)
-            raise typer.Exit(1) from None
         except KeyboardInterrupt:
-            print("stopped", file=sys.stderr)
-            raise typer.Exit(130) from None
+            raise _stopped() from None
+        except Exception as error:
+            if _is_interrupt(error):
+                raise _stopped() from None
+            if isinstance(error, CrossfeedError):
+                output.print_error(error)
+                raise typer.Exit(1) from None
+            _point_to_settings(error)
+            raise
+
+
+def _stopped() -> typer.Exit:
+    print("stopped", file=sys.stderr)
+    return typer.Exit(130)
+
+
+def _is_interrupt(error: BaseException | None) -> bool:
+    """Return whether Ctrl-C is behind an error: DuckDB raises its own where it meets the signal."""
+    while error is not None:
+        text = str(error)
+        if isinstance(error, KeyboardInterrupt) or "Query interrupted" in text:
+            return True
+        if type(error).__name__ == "InterruptException":
+            return True
+        error = error.__cause__ or error.__context__
+    return False
+
+
+def _point_to_settings(error: Any) -> None:  # Any: typer does not export its errors
+    """Let the error of an unknown option name the settings of that name, if it is one."""
+    key = str(getattr(error, "option_name", "")).lstrip("-").replace("-", "_")
+    if key and hasattr(error, "possibilities"):
+        settings = [f"--set {name}=VALUE" for name in setting_names() if name.endswith(f".{key}")]
+        error.possibilities = [*(error.possibilities or ()), *settings]
 
 
 def _show_version(wanted: bool) -> None:

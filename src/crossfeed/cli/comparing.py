@@ -22,6 +22,13 @@ if TYPE_CHECKING:
 __all__ = ["compare", "print_transfer"]
 
 _SCOPES = {"micro": "all clicks (micro)", "macro": "all domains (macro)"}
+_WIDE = ("clicks", "users", "first", "second", "difference", "p", "Holm", "Wilcoxon", "better")
+_NARROW = (
+    ("difference", "Holm", "better"),
+    ("first", "second"),
+    ("clicks", "users", "p", "Wilcoxon"),
+)
+"""The columns of each table where one with all of them is too wide: the answer comes first."""
 _ENOUGH_SEEDS = 3
 """Fewest trainings of a scorer that support a claim about its settings."""
 
@@ -66,6 +73,7 @@ def compare(
         output.print_json(_plain(found, made, metric=metric, part=part))
     else:
         _print(output.stdout(), made, metric=metric, part=part)
+        output.say(f"next: {output.command('report', runs[0])}")
     _note_few_seeds(found)
 
 
@@ -73,7 +81,7 @@ def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str,
     """Print how much the domains gain from each other, and which ones are held back."""
     metric = transfer.metric
     console.print(output.title(f"{metric}: trained on all domains against on each alone"))
-    console.print(_table("all domains", "alone", transfer.against_alone))
+    _print_comparisons(console, "all domains", "alone", transfer.against_alone)
     console.print(output.title(f"{metric} by history shown"))
     table = output.make_table("shown", *transfer.domains)
     table.add_row("nothing (popularity)", *map(_figure, transfer.popularity))
@@ -98,25 +106,42 @@ def _print(console: Console, contests: Sequence[Contest], *, metric: str, part: 
     for contest in contests:
         first, second = contest.first.name, contest.second.name
         console.print(output.title(f"{metric}, {part} part: {first} against {second}"))
-        console.print(_table(first, second, contest.comparisons))
+        _print_comparisons(console, first, second, contest.comparisons)
 
 
-def _table(first: str, second: str, comparisons: Sequence[Comparison]) -> Table:
-    columns = (first, second, "difference", "p", "Holm", "Wilcoxon", "better")
-    table = output.make_table("domain", "clicks", "users", *columns)
+def _print_comparisons(
+    console: Console, first: str, second: str, comparisons: Sequence[Comparison]
+) -> None:
+    """Print a row for each scope: one table where the console is wide enough, else three."""
     names = {"first": first, "second": second, "not sure": "not sure"}
-    for one in comparisons:
-        table.add_row(
-            _SCOPES.get(one.scope, one.scope),
-            f"{one.events:,}",
-            f"{one.users:,}",
-            _with_interval(f"{one.first:.4f}", one.first_low, one.first_high),
-            _with_interval(f"{one.second:.4f}", one.second_low, one.second_high),
-            _with_interval(f"{one.difference:+.4f}", one.low, one.high, sign="+"),
-            *map(_chance, (one.p, one.p_holm, one.p_wilcoxon)),
-            names[one.better],
-        )
-    return table
+    cells = [
+        {
+            "clicks": f"{one.events:,}",
+            "users": f"{one.users:,}",
+            "first": _with_interval(f"{one.first:.4f}", one.first_low, one.first_high),
+            "second": _with_interval(f"{one.second:.4f}", one.second_low, one.second_high),
+            "difference": _with_interval(f"{one.difference:+.4f}", one.low, one.high, sign="+"),
+            "p": _chance(one.p),
+            "Holm": _chance(one.p_holm),
+            "Wilcoxon": _chance(one.p_wilcoxon),
+            "better": names[one.better],
+        }
+        for one in comparisons
+    ]
+
+    def table(*columns: str) -> Table:
+        heads = {"first": first, "second": second}
+        made = output.make_table("domain", *(heads.get(column, column) for column in columns))
+        for one, row in zip(comparisons, cells, strict=True):
+            made.add_row(_SCOPES.get(one.scope, one.scope), *(row[column] for column in columns))
+        return made
+
+    whole = table(*_WIDE)
+    if output.fits(console, whole):
+        console.print(whole)
+    else:
+        for columns in _NARROW:
+            console.print(table(*columns))
 
 
 def _with_interval(

@@ -52,7 +52,7 @@ def simulate(
     output.say(
         f"wrote {simulation.events:,} events to {simulation.log}, their truth to {simulation.truth}"
     )
-    output.say(f"next: crossfeed prepare {simulation.log} --out DATASET")
+    output.say(f"next: {output.command('prepare', simulation.log, '--out', 'DATASET')}")
 
 
 def sources(*, as_json: Json = False) -> None:
@@ -161,7 +161,7 @@ def prepare(
         output.print_json(dataset.manifest)
     else:
         output.stdout().print(*tables.dataset_summary(dataset.manifest), sep="\n")
-        output.say(f"next: crossfeed train {out} --out RUN")
+        output.say(f"next: {output.command('train', out, '--out', 'RUN')}")
 
 
 def _validate_dataset(path: Path, *, as_json: bool) -> None:

@@ -166,7 +166,7 @@ def _serve(demo: _Demo, bundle: Path, port: int) -> None:
     store = demo.folder / "histories.sqlite"
     for file in demo.folder.glob(f"{store.name}*"):
         file.unlink()
-    serve_bundle(bundle, port=port, history_store=f"sqlite:///{store}", announce=announce)
+    serve_bundle(bundle, port=port, history_store=f"sqlite://{store}", announce=announce)
 
 
 _CURL = """\

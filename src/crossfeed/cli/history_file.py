@@ -23,7 +23,7 @@ def read_history(path: Path) -> list[dict[str, object]]:
     from crossfeed.serving.http.schemas import PastEvent
 
     try:
-        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8")
+        text = sys.stdin.read() if str(path) == "-" else path.read_text("utf-8-sig")
         events = TypeAdapter(list[PastEvent]).validate_json(text)
     except (OSError, UnicodeDecodeError) as error:
         raise _invalid(path, str(error)) from None

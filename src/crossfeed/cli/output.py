@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import logging
+import shlex
 import sys
 
 from rich import box
 from rich.console import Console
+from rich.measure import Measurement
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
@@ -15,6 +17,8 @@ from rich.text import Text
 from crossfeed.errors import CrossfeedError
 
 __all__ = [
+    "command",
+    "fits",
     "log_to_stderr",
     "make_table",
     "print_error",
@@ -47,6 +51,12 @@ def make_table(*columns: str) -> Table:
     return table
 
 
+def fits(console: Console, table: Table) -> bool:
+    """Return whether a console is wide enough for a table without folding its cells."""
+    unbounded = console.options.update(width=10_000)
+    return Measurement.get(console, unbounded, table).maximum <= console.width
+
+
 def title(text: str) -> Text:
     """Return the line above a table; a table's own title would be folded at its width."""
     return Text(text, "bold")
@@ -60,6 +70,11 @@ def print_json(value: object) -> None:
 def say(line: str) -> None:
     """Print a line for people, on stderr."""
     print(line, file=sys.stderr)
+
+
+def command(*words: object) -> str:
+    """Return a command of crossfeed as it is typed, with quotes where a shell needs them."""
+    return shlex.join(["crossfeed", *map(str, words)])
 
 
 def status(text: str) -> Status:

@@ -38,4 +38,5 @@ def report(
     from crossfeed.studies.reporting import write_report
 
     file = write_report(Run.open(run), out=out, examples=examples, overwrite=overwrite)
-    output.say(f"the report is in {file}; open it in a browser")
+    words = ["export", run, "--out", "BUNDLE"]
+    output.say(f"the report is in {file}; open it in a browser; next: {output.command(*words)}")

@@ -26,7 +26,7 @@ StoreUrl = Annotated[
     typer.Option(
         "--history-store",
         metavar="URL",
-        help="sqlite:///FILE or redis://HOST:PORT/0; by default BUNDLE.histories.sqlite beside it.",
+        help="sqlite://PATH or redis://HOST:PORT/0; by default BUNDLE.histories.sqlite beside it.",
     ),
 ]
 
@@ -82,6 +82,8 @@ def recommend(
         output.say(f"{why}: these are the domain's {' and '.join(steps)} items")
     if found.reason:
         output.say(found.reason)
+    if not as_json:
+        output.say(f"next: {output.command('serve', bundle)}")
 
 
 def serve(
@@ -132,7 +134,7 @@ def serve(
 
     \b
     crossfeed serve BUNDLE
-    crossfeed serve BUNDLE --port 9000 --history-store sqlite:///histories.sqlite --workers 4
+    crossfeed serve BUNDLE --port 9000 --history-store sqlite://histories.sqlite --workers 4
     crossfeed serve BUNDLE --history-store redis://localhost:6379/0
     """
     from crossfeed.serving.http.guards.access import Access

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Console, RenderableType
-from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-from crossfeed.cli.output import make_table, title
+from crossfeed.cli.output import fits, make_table, title
 
 if TYPE_CHECKING:
     from crossfeed.data.inspect.quality import LogReport
@@ -50,8 +49,7 @@ def print_results(console: Console, results: Results) -> None:
     console.print(title(f"{results.part} part, ranked among all items of the domain"))
     metrics = [name for name in results.micro if name.startswith(_SHOWN)]
     whole = _results_table(results, metrics)
-    unbounded = console.options.update(width=10_000)
-    if Measurement.get(console, unbounded, whole).maximum <= console.width:
+    if fits(console, whole):
         console.print(whole)
     else:
         for metric in metrics:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import shlex
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,6 +13,7 @@ from crossfeed.cli.options import ConfigFile, Json, Overwrite, Preset, RunFolder
 from crossfeed.cli.options import read_settings as _read_settings
 
 if TYPE_CHECKING:
+    from crossfeed.evaluation.results import Results
     from crossfeed.run import Run
 
 __all__ = ["evaluate", "export", "train"]
@@ -77,7 +77,7 @@ def train(
         return
     if profile:
         _say_profile(out)
-    output.say(f"the run is in {out}; next: crossfeed evaluate {out}")
+    output.say(f"the run is in {out}; next: {output.command('evaluate', out)}")
 
 
 def _say_profile(out: Path) -> None:
@@ -99,6 +99,9 @@ def evaluate(
     baselines: Annotated[
         str, typer.Option(metavar="NAMES", help="Comma-separated names, '' for none, or all.")
     ] = "popularity,item-knn",
+    k: Annotated[
+        int, typer.Option("-k", min=1, help="Length of the judged lists; names the metrics.")
+    ] = 10,
     transfer: Annotated[
         bool,
         typer.Option(
@@ -118,6 +121,7 @@ def evaluate(
     \b
     crossfeed evaluate RUN
     crossfeed evaluate RUN --transfer
+    crossfeed evaluate RUN -k 20
     crossfeed evaluate RUN --part validation --baselines popularity --json
     """
     from crossfeed.data.dataset import Part
@@ -133,7 +137,7 @@ def evaluate(
     if names == ["all"]:
         names = list(BASELINES)
     with output.status(f"evaluate: ranking the clicks of the {part} part"):
-        results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names)
+        results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names, k=k)
     opened.write_results(results)
     _note_unfinished(opened)
     if not as_json:
@@ -142,7 +146,18 @@ def evaluate(
     if as_json:
         output.print_json({**results.to_json(), **({"transfer": measured} if measured else {})})
     else:
-        output.say(f"kept in {run / 'results.json'}; next: crossfeed export {run} --out BUNDLE")
+        _note_unknown(results)
+        output.say(f"kept in {run / 'results.json'}; next: {output.command('compare', run)}")
+
+
+def _note_unknown(results: Results) -> None:
+    """Say how many clicks no scorer could find, because training never saw their items."""
+    unknown = round(results.unknown_share * results.events)
+    if unknown:
+        output.say(
+            f"{unknown:,} of {results.events:,} clicks ({results.unknown_share:.1%}) are on items "
+            "that training never saw; each counts as missed by every scorer"
+        )
 
 
 def _measure_transfer(run: Run, part: str, *, show: bool) -> dict[str, object]:
@@ -167,7 +182,7 @@ def _note_unfinished(run: Run) -> None:
         output.say(
             f"the training of {run.path} is not finished: these are its best weights after epoch "
             f"{len(run.metrics())} of {run.config.train.epochs}; continue it with: "
-            f"crossfeed {shlex.join(words)}"
+            f"{output.command(*words)}"
         )
 
 
@@ -216,4 +231,4 @@ def export(
         output.say(
             f"held back by {run / 'gate.json'}, served by popularity: {', '.join(held_back)}"
         )
-    output.say(f"the bundle is in {out}; next: crossfeed serve {out}")
+    output.say(f"the bundle is in {out}; next: {output.command('serve', out)}")

@@ -70,7 +70,8 @@ def tune(
         shares = ", ".join(f"{name} {share:.0%}" for name, share in found.importances.items())
         output.stdout().print(f"importance of the settings: {shares}", highlight=False)
     if found.best:
-        output.say(f"next: crossfeed train {dataset} --out RUN --config {out / 'best.toml'}")
+        words = ["train", dataset, "--out", "RUN", "--config", out / "best.toml"]
+        output.say(f"next: {output.command(*words)}")
 
 
 def _tell(trial: SearchTrial) -> None:

@@ -1,6 +1,6 @@
 """Settings: their sections, reading them, and differences between two configurations."""
 
-from crossfeed.config.loading import load_config, parse_config
+from crossfeed.config.loading import load_config, parse_config, setting_names
 from crossfeed.config.sections import (
     PRESETS,
     Config,
@@ -19,4 +19,5 @@ __all__ = [
     "load_config",
     "parse_config",
     "parse_time",
+    "setting_names",
 ]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,14 @@ from crossfeed.config.removed import without_removed
 from crossfeed.config.sections import PRESETS, Config
 from crossfeed.errors import ConfigError
 
-__all__ = ["load_config", "parse_config"]
+__all__ = ["load_config", "parse_config", "setting_names"]
+
+_ALIKE = 0.75
+"""Likeness of names, in [0, 1], from which one may be meant by the other."""
 
 
 def load_config(
-    path: Path | None = None, *, overrides: Sequence[str] = (), preset: str | None = None
+    path: Path | str | None = None, *, overrides: Sequence[str] = (), preset: str | None = None
 ) -> Config:
     """Read settings: defaults < `preset` < the TOML file at `path` < `overrides`.
 
@@ -66,6 +70,15 @@ def parse_config(tree: Mapping[str, object], *, source: str | None = None) -> Co
     )
 
 
+def setting_names() -> list[str]:
+    """Return all settings as `section.key`."""
+    return [
+        f"{section}.{key}"
+        for section, field in Config.model_fields.items()
+        for key in getattr(field.annotation, "model_fields", {})
+    ]
+
+
 def _merge(tree: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:
     for section, values in other.items():
         if not isinstance(values, Mapping):
@@ -78,9 +91,9 @@ def _merge(tree: dict[str, dict[str, Any]], other: Mapping[str, Any]) -> None:
                 present[key] = value
 
 
-def _read_toml(path: Path) -> dict[str, Any]:
+def _read_toml(path: Path | str) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8"))
+        return tomllib.loads(Path(path).read_text("utf-8-sig"))
     except FileNotFoundError:
         raise ConfigError(f"the configuration '{path}' does not exist") from None
     except OSError as error:
@@ -110,7 +123,9 @@ def _problem(detail: Any) -> str:  # Any: pydantic's own TypedDict of one error
     if detail["type"] == "extra_forbidden":
         section = Config.model_fields.get(str(detail["loc"][0]))
         known = getattr(section.annotation, "model_fields", {}) if section else Config.model_fields
-        return f"{name} is unknown; known here: {', '.join(known)}"
+        close = get_close_matches(name, setting_names(), n=1, cutoff=_ALIKE)
+        meant = f"; did you mean {close[0]}?" if close else ""
+        return f"{name} is unknown{meant}; known here: {', '.join(known)}"
     if detail["type"] == "value_error":
         return str(detail["ctx"]["error"])
     return f"{name} = {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"

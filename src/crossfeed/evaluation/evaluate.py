@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.errors import ConfigError, DatasetError
+from crossfeed.errors import ConfigError, DatasetError, require_type
 from crossfeed.evaluation.baselines import BASELINES, require_baselines
 from crossfeed.evaluation.figures import Figures, macro_figures, mean_figures, worst_domains
 from crossfeed.evaluation.judgement import Judgement, judge_domain
@@ -80,10 +80,15 @@ def evaluate(
             process would.
 
     Raises:
-        ConfigError: a baseline is unknown or the items are too many for it, or `k` is below 1.
+        ConfigError: a baseline is unknown or the items are too many for it, `k` is below 1, or an
+            argument is of another type.
         DatasetError: the part has no event.
         MissingExtraError: a baseline needs a package that is not installed.
     """
+    require_type(dataset, Dataset, "dataset", hint="Dataset.load(path)")
+    require_type(part, Part, "part", hint="Part.TEST or Part.VALIDATION")
+    if not hasattr(scorer, "scorer"):
+        require_type(scorer, Scorer, "scorer", hint="Run.open(path), or a scorer")
     require_baselines(baselines, dataset)
     if k < 1:
         raise ConfigError(f"k = {k}, but a list has at least 1 item")

@@ -45,7 +45,7 @@ class Judgement:
     unknown: NDArray[np.bool_]
     """(B,) whether the item is unknown to training."""
     warm: NDArray[np.bool_]
-    """(B,) whether the history holds a click in the domain."""
+    """(B,) whether the history holds a click on an item of the domain's pool."""
     head: NDArray[np.bool_]
     """(B,) whether the item is a head item."""
     lists: ListCounts

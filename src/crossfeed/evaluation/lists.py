@@ -80,7 +80,7 @@ def coverage(counts: ListCounts) -> float:
 
     Source: Ge et al. 2010 (catalogue coverage).
     """
-    return float(-np.expm1(counts.log_absence).mean())
+    return float(0.0 - np.expm1(counts.log_absence).mean())  # 0 - 0 is no -0
 
 
 def gini(counts: ListCounts) -> float:

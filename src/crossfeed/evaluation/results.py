@@ -47,8 +47,9 @@ class Results:
     """Metric -> the domain with its worst value."""
     slices: dict[str, Figures] = field(default_factory=dict)
     """Slice -> metric -> mean over its events of all domains; `events` is their number. `cold` and
-    `warm`: whether the user has a click in the target domain before the event; `head` and `tail`:
-    whether the item is among the most clicked ones with 80% of the domain's training clicks."""
+    `warm`: whether the user has a click on a known item of the target domain before the event;
+    `head` and `tail`: whether the item is among the most clicked ones with 80% of the domain's
+    training clicks."""
     lists: ListResults = field(default_factory=ListResults)
     """Figures over all recommended lists."""
     events: int = 0

@@ -49,7 +49,7 @@ from crossfeed.files import (
     write_json,
 )
 from crossfeed.model.network_scorer import NetworkScorer
-from crossfeed.outputs import RUN, require_apart, require_folder
+from crossfeed.outputs import RUN, kind_told, require_apart, require_folder
 from crossfeed.run.checkpoints import Checkpoint, read_checkpoint, write_checkpoint
 
 __all__ = [
@@ -135,7 +135,7 @@ class Run:
             version = facts["format_version"]
         except OSError:
             raise RunError(
-                f"'{path}' is not a run: it has no config.json",
+                f"'{path}' is not a run: it has no config.json{kind_told(path)}",
                 hint="make one with: crossfeed train DATASET --out RUN",
             ) from None
         except (ValueError, KeyError, TypeError, AttributeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -107,7 +108,7 @@ def evaluated_part(run: Run) -> str:
     Raises:
         RunError: the run has not been evaluated, or its results cannot be read.
     """
-    hint = f"crossfeed evaluate {run.path}"
+    hint = f"crossfeed evaluate {shlex.quote(str(run.path))}"
     results = run.path / "results.json"
     if not (results.exists() and _outcomes_file(run).exists()):
         raise RunError(f"'{run.path}' has not been evaluated", hint=hint)
@@ -183,6 +184,6 @@ def _baseline(known: dict[str, Outcomes], name: str, run: Run) -> Outcomes:
     if name not in known:
         raise RunError(
             f"'{run.path}' was not evaluated beside '{name}'; beside: {', '.join(known) or 'none'}",
-            hint=f"crossfeed evaluate {run.path} --baselines {name}",
+            hint=f"crossfeed evaluate {shlex.quote(str(run.path))} --baselines {name}",
         )
     return known[name]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -80,9 +81,10 @@ def make_report(run: Run, *, examples: int) -> Report:
     dataset = run.dataset()
     epochs = _epochs(run)
     if not epochs:
+        words = ["train", str(dataset.path), "--out", str(run.path), "--resume"]
         raise RunError(
             f"'{run.path}' has no finished epoch to report",
-            hint=f"crossfeed train {dataset.path} --out {run.path} --resume",
+            hint=f"crossfeed {shlex.join(words)}",
         )
     results, transfer = _read(run, "results.json"), _read(run, "transfer.json")
     gate = _read(run, "gate.json")
@@ -120,7 +122,8 @@ def _read(run: Run, name: str) -> Json | None:
         return None
     except (OSError, ValueError, TypeError):
         raise RunError(
-            f"'{run.path / name}' cannot be read", hint=f"crossfeed evaluate {run.path}"
+            f"'{run.path / name}' cannot be read",
+            hint=f"crossfeed evaluate {shlex.quote(str(run.path))}",
         ) from None
 
 
@@ -296,7 +299,7 @@ def _examples(run: Run, dataset: Dataset, results: Json | None, count: int) -> t
 
 
 def _missing(run: Run, *, results: Json | None, transfer: Json | None) -> tuple[Missing, ...]:
-    evaluate = f"crossfeed evaluate {run.path}"
+    evaluate = f"crossfeed evaluate {shlex.quote(str(run.path))}"
     missing = []
     if results is None:
         missing.append(Missing("How good it is", "the run has not been evaluated", evaluate))

@@ -67,7 +67,7 @@ def read_space(file: Path) -> Space:
         ConfigError: it cannot be read, is empty, or has an entry of neither form.
     """
     try:
-        tree = tomllib.loads(file.read_text("utf-8"))
+        tree = tomllib.loads(file.read_text("utf-8-sig"))
     except OSError as error:
         raise ConfigError(f"cannot read the space '{file}': {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset.hashing import EVENT_ARRAYS, combined_hash, content_hashes
 from crossfeed.errors import ConfigError, DatasetError
+from crossfeed.outputs import kind_told
 from crossfeed.scorer import Catalogue, Histories, Ints
 
 __all__ = ["FORMAT_VERSION", "ROW_ORDER", "Dataset", "Part"]
@@ -87,6 +88,13 @@ class Dataset:
     """(D,) domains whose events can be targets; None is all."""
     history_domains: NDArray[np.bool_] | None = None
     """(D,) domains whose events histories hold; None is all."""
+
+    def __repr__(self) -> str:
+        """Return the place and the sizes, not the arrays."""
+        return (
+            f"<Dataset '{self.path}': {len(self.event_item):,} clicks of {self.users:,} users on "
+            f"{self.catalogue.items:,} items, domains: {', '.join(self.catalogue.domains)}>"
+        )
 
     @classmethod
     def load(cls, path: Path | str) -> Dataset:
@@ -327,7 +335,7 @@ def _read_manifest(path: Path) -> dict[str, Any]:  # Any: JSON
         version = manifest["format_version"]
     except OSError:
         raise DatasetError(
-            f"'{path}' is not a dataset: it has no manifest.json",
+            f"'{path}' is not a dataset: it has no manifest.json{kind_told(path)}",
             hint="make one with: crossfeed prepare LOG --out DATASET",
         ) from None
     except (ValueError, KeyError, TypeError):

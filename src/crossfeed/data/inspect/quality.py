@@ -14,7 +14,7 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.duckdb_engine import open_duckdb
 from crossfeed.data.engines.engine import Engine
-from crossfeed.data.inspect.oddities import BOT_RULE, Oddities, find_oddities
+from crossfeed.data.inspect.oddities import BOT_RULE, LOOK_ALIKE, Oddities, find_oddities
 from crossfeed.data.logs import (
     Log,
     LogRows,
@@ -110,7 +110,7 @@ def validate_log(
     log = open_log(logs, config=config, source=source)
     with tempfile.TemporaryDirectory() as folder, open_duckdb(Path(folder) / "scratch") as engine:
         rows = read_log(engine, log, config)
-        require_readable(rows, config)
+        require_readable(log, rows, config)
         with reading(log):
             return _report(engine, log, rows, config)
 
@@ -238,8 +238,8 @@ def _oddity_warnings(report: LogReport) -> Iterator[str]:
     for twins in odd.twins:
         examples = "; ".join(" = ".join(map(repr, group)) for group in twins.examples)
         yield (
-            f"{twins.groups} values of {twins.kind} differ from another only by case, white "
-            f"space or a final .0: {examples}"
+            f"{twins.groups} values of {twins.kind} differ from another only by {LOOK_ALIKE}: "
+            f"{examples}"
         )
     for words in odd.words:
         counts = ", ".join(f"'{word}' in {clicks} clicks" for word, clicks in words.clicks.items())

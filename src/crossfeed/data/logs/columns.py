@@ -97,7 +97,13 @@ def _parquet_input(connection: duckdb.DuckDBPyConnection, file: LogFile) -> Inpu
 def _jsonl_input(
     connection: duckdb.DuckDBPyConnection, file: LogFile, optional: Sequence[str]
 ) -> Input:
-    keys = _json_keys(read_head(file))
+    head = read_head(file)
+    keys = _json_keys(head)
+    if not keys and head.strip():
+        raise LogError(
+            f"no line at the beginning of '{file.name}' is a JSON object with keys",
+            hint="write one object per line, as jq -c . does with objects of several lines",
+        )
     keys += _keys_of_any(connection, file, [name for name in optional if name not in keys])
     types = dict.fromkeys(filter(None, keys), UNTYPED)
     return Input(file.name, _size(file), types, file=file)

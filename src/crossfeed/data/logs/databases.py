@@ -33,7 +33,10 @@ __all__ = ["DatabaseTable", "database_table"]
 
 _BATCH_ROWS = 1 << 16
 _FILES = ("duckdb", "sqlite")
-"""Databases that are a file: duckdb:///absolute/path?table=clicks, sqlite://relative/path?..."""
+"""Databases that are a file: duckdb:///absolute/path?table=clicks, sqlite://relative/path?...
+
+Leading slashes are one, as for the history store, so that four are as good as three.
+"""
 _WITHOUT_TABLES = ("polars", "datafusion")
 """In-memory engines: they store no table that a URL could name."""
 
@@ -132,6 +135,8 @@ def database_table(url: str) -> DatabaseTable:
             hint="give the table itself in Python, or write it as Parquet",
         )
     if scheme in _FILES:
+        if parts.path.startswith("//"):
+            parts = parts._replace(path=f"/{parts.path.lstrip('/')}")
         file = Path(parts.netloc + parts.path)
         if not file.is_file():  # to connect would make one
             raise LogError(f"'{shown}': there is no file '{file}'")

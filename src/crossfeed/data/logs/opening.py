@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import cast
 
 import duckdb
 
@@ -32,7 +33,7 @@ from crossfeed.data.logs.remote import is_file_url
 from crossfeed.data.logs.times import TimeRange, common_time_type, time_range
 from crossfeed.data.logs.urls import url_scheme
 from crossfeed.data.sources import SOURCES, Source
-from crossfeed.errors import ConfigError, LogError
+from crossfeed.errors import ConfigError, LogError, require_type
 
 __all__ = ["Log", "Logs", "open_log"]
 
@@ -76,6 +77,7 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
         LogError: the log is missing, a file has another format than its name, or lacks columns.
         ConfigError: a setting does not fit the log.
     """
+    require_type(config, DataConfig, "config", hint="DataConfig(...), or load_config(...).data")
     possible = time_range(config)
     with duckdb.connect() as connection:
         inputs, notes = _inputs(connection, logs, config, source)
@@ -124,9 +126,21 @@ def _inputs(
 ) -> tuple[tuple[Input, ...], tuple[str, ...]]:
     if source is not None:
         return (source_input(connection, *_source_of(logs, source)),), ()
+    if isinstance(logs, Mapping):
+        raise LogError(
+            "a log is one table, not a mapping of them",
+            hint="put the tables together, with the column 'domain': "
+            "pandas.concat(tables, names=['domain']).reset_index()",
+        )
     if not isinstance(logs, str | Path | Sequence):
         return (arrow_input(connection, logs),), ()
     given = [logs] if isinstance(logs, str | Path) else list(logs)
+    for one in cast("list[object]", given):
+        if not isinstance(one, str | Path):
+            raise LogError(
+                f"a log is a table or a list of paths; this is a list of {type(one).__name__}",
+                hint="make one table of it, such as pandas.DataFrame(rows)",
+            )
     urls = [str(log) for log in given if url_scheme(log) and not is_file_url(log)]
     if urls:
         if len(given) > 1:
@@ -145,13 +159,14 @@ def _file_inputs(
     connection: duckdb.DuckDBPyConnection, files: Sequence[LogFile], config: DataConfig
 ) -> tuple[Input, ...]:
     optional = [_column(config, role) for role in _OPTIONAL]
-    inputs, problems = [], []
+    inputs, problems, hints = [], [], []
     for file in files:
         try:
             inputs.append(file_input(connection, file, optional=optional, header=config.header))
         except LogError as error:
             problems.append(error.message)
-    raise_all(problems, hint="write the files again: one name for each column in the first line")
+            hints.append(error.hint or "write it again: one name for each column in the first line")
+    raise_all(problems, hint="; ".join(dict.fromkeys(hints)))
     return tuple(inputs)
 
 
@@ -280,10 +295,8 @@ def _roles(inputs: Sequence[Input], config: DataConfig) -> dict[str, str]:
         known = {*input_.columns, *input_.unusable}
         missing = [_shown(role, names[role]) for role in wanted if names[role] not in known]
         if missing:
-            problems.append(
-                f"{input_.shown} has no column {', '.join(missing)}; it has: "
-                f"{', '.join(input_.columns)}"
-            )
+            there = ", ".join(f"'{name}'" for name in input_.columns) or "none"
+            problems.append(f"{input_.shown} has no column {', '.join(missing)}; it has: {there}")
     present = {
         role: name
         for role, name in names.items()

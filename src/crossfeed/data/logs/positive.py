@@ -54,9 +54,10 @@ def check_positive(
         query = f"DESCRIBE SELECT ({expression}\n) FROM {source}"
         type_ = str(connection.execute(query).fetchall()[0][1])
     except duckdb.Error as error:
+        quotes = "; text has single quotes, double ones name a column" if '"' in expression else ""
         raise ConfigError(
             f"data.positive = {expression!r} is not valid: {str(error).splitlines()[0]}",
-            hint=f"it is an SQL expression over the log's columns: {', '.join(types)}",
+            hint=f"it is an SQL expression over the log's columns: {', '.join(types)}{quotes}",
         ) from None
     if type_ != "BOOLEAN" and all(types[column] for column in used):
         raise ConfigError(

@@ -27,6 +27,7 @@ from crossfeed.errors import ConfigError, LogError, QuarantineError
 
 __all__ = ["LogRows", "encoding_notes", "read_log", "reading", "require_readable"]
 
+_FILES_NAMED = 5
 _STAGED = "staged_log"
 _CLEANED = "cleaned_log"
 _PARSED = "parsed_log"
@@ -136,7 +137,7 @@ def _is_named(input_: Input, text: str) -> bool:
     return any(re.search(rf"(?<![\w./-]){re.escape(name)}(?![\w./-])", text) for name in names)
 
 
-def require_readable(rows: LogRows, config: DataConfig) -> None:
+def require_readable(log: Log, rows: LogRows, config: DataConfig) -> None:
     """Check that a log has rows, and that enough of them can be read.
 
     Raises:
@@ -144,7 +145,9 @@ def require_readable(rows: LogRows, config: DataConfig) -> None:
         QuarantineError: more rows than `data.max_quarantine_share` allows cannot be read.
     """
     if rows.total == 0:
-        raise LogError("the log has no rows")
+        files = ", ".join(input_.shown for input_ in log.inputs[:_FILES_NAMED])
+        more = ", ..." if len(log.inputs) > _FILES_NAMED else ""
+        raise LogError(f"the log has no rows: {files}{more}")
     bad = sum(rows.quarantined.values())
     if bad / rows.total <= config.max_quarantine_share:
         return

@@ -267,8 +267,14 @@ def _no_unit(
     units: list[str],
     possible: TimeRange,
 ) -> LogError:
-    query = f"SELECT min({quoted_name(column)}), max({quoted_name(column)}) FROM {table}"
-    smallest, largest = connection.execute(query).fetchall()[0]
+    name = quoted_name(column)
+    number = f"try_cast({name} AS DOUBLE)"
+    query = (
+        f"SELECT count({number}) = count({name}), min({name}), max({name}), "
+        f"arg_min({name}, {number}), arg_max({name}, {number}) FROM {table}"
+    )
+    [(are_numbers, *ends)] = connection.execute(query).fetchall()
+    smallest, largest = ends[2:] if are_numbers else ends[:2]  # not '99' above '299'
     return LogError(
         f"the times in '{column}' cannot be recognised: from {smallest!r} to {largest!r}, none is "
         f"within {possible} as {', '.join(units)}",

@@ -9,7 +9,7 @@ import logging
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
 from rich.console import Console
 
@@ -100,7 +100,8 @@ def prepare(
 def _paths(logs: Logs) -> list[Path]:
     """Return the files and folders that are given by name."""
     given = [logs] if isinstance(logs, str | Path) else logs if isinstance(logs, Sequence) else []
-    return [path for path in map(Path, given) if path.exists()]
+    paths = [Path(one) for one in cast("list[object]", given) if isinstance(one, str | Path)]
+    return [path for path in paths if path.exists()]
 
 
 def _question(
@@ -132,7 +133,7 @@ def _prepare_into(
     progress.begin("reading rows")
     rows = stages.run("rows", embedded, LogRows, lambda: read_log(embedded, log, config))
     progress.rows = rows.total
-    require_readable(rows, config)
+    require_readable(log, rows, config)
     for note in (*log.notes, *rows.notes, *encoding_notes(rows)):
         _log.warning("%s", note)
     progress.begin("numbering ids")

@@ -19,9 +19,10 @@ def open_store(url: str) -> HistoryStore:
     """Open the history store that a URL names, or make it.
 
     Args:
-        url: `sqlite:///relative.sqlite` or `sqlite:////absolute.sqlite`; `sqlite://` keeps
-            histories in memory, for trials; `redis://HOST:PORT/DATABASE`, `rediss://` with TLS
-            or `unix://SOCKET` names a Redis server.
+        url: `sqlite://` and a path, as for logs: `sqlite:///absolute.sqlite` or
+            `sqlite://relative.sqlite`; `sqlite://` alone keeps histories in memory, for trials;
+            `redis://HOST:PORT/DATABASE`, `rediss://` with TLS or `unix://SOCKET` names a Redis
+            server.
 
     Raises:
         HistoryStoreError: the URL names no kind of store that there is, or it cannot be opened.
@@ -30,17 +31,38 @@ def open_store(url: str) -> HistoryStore:
     scheme, separator, rest = url.partition("://")
     if url == "sqlite://":
         return SqliteHistoryStore(None)
-    if scheme == "sqlite" and rest.startswith("/") and rest != "/":
-        return SqliteHistoryStore(rest[1:])
+    if scheme == "sqlite" and rest.strip("/"):
+        return SqliteHistoryStore(_store_file(rest))
     if scheme in _REDIS and rest:
         return _open_redis(url)
     # The rest is not shown, nor a scheme that does not end in ://: it may hold a password.
     named = f"'{scheme}'" if separator else "what was named"
     raise HistoryStoreError(
         f"{named} is no kind of history store that there is",
-        hint="name a file, sqlite:///histories.sqlite, or a server, redis://localhost:6379/0; "
+        hint="name a file, sqlite://histories.sqlite, or a server, redis://localhost:6379/0; "
         "sqlite:// keeps histories in memory",
     )
+
+
+def _store_file(path: str) -> Path:
+    """Return the file of a store; leading slashes are one, so that four are as good as three.
+
+    Until version 0.1 three slashes began a relative path. A file that such a URL may have meant is
+    never passed over for a new one.
+
+    Raises:
+        HistoryStoreError: the path is absolute, nothing is there, and a relative one was meant.
+    """
+    if not path.startswith("/"):
+        return Path(path)
+    relative = Path(path.lstrip("/"))
+    file = Path("/") / relative
+    if not file.exists() and (relative.exists() or len(relative.parts) == 1):
+        raise HistoryStoreError(
+            f"there is no file '{file}', which sqlite://{path} names",
+            hint=f"a path relative to the working directory has two slashes: sqlite://{relative}",
+        )
+    return file
 
 
 def default_store_url(bundle: Path) -> str:
@@ -56,10 +78,10 @@ def default_store_url(bundle: Path) -> str:
         raise HistoryStoreError(
             f"'{bundle}' is a link: its histories belong in '{store}', and there are some in "
             f"'{old}'",
-            hint=f"name those, --history-store sqlite:///{old}; or move them there while nothing "
+            hint=f"name those, --history-store sqlite://{old}; or move them there while nothing "
             "serves them, with the files of that name and -wal or -shm, if there are any",
         )
-    return f"sqlite:///{store}"
+    return f"sqlite://{store}"
 
 
 def _beside(bundle: Path) -> Path:

@@ -102,7 +102,7 @@ def _require_shared(url: str, workers: int) -> None:
     if url == "sqlite://" and workers > 1:
         raise ConfigError(
             "several workers cannot share histories in memory",
-            hint="name a file, --history-store sqlite:///histories.sqlite, or keep --workers 1",
+            hint="name a file, --history-store sqlite://histories.sqlite, or keep --workers 1",
         )
 
 

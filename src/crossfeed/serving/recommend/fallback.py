@@ -45,7 +45,7 @@ def read_fallbacks(file: Path | str, bundle: Bundle) -> Fallbacks:
         ConfigError: it cannot be read, or names a domain, step or id that cannot be.
     """
     try:
-        tables = tomllib.loads(Path(file).read_text("utf-8"))
+        tables = tomllib.loads(Path(file).read_text("utf-8-sig"))
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read the fallbacks '{file}': {error}") from None
     return {domain: _read_chain(domain, table, bundle) for domain, table in tables.items()}

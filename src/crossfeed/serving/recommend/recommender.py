@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from crossfeed.bundle import Bundle
-from crossfeed.errors import HistoryStoreError, RequestError, UnknownDomainError
+from crossfeed.errors import HistoryStoreError, RequestError, UnknownDomainError, require_type
 from crossfeed.serving.histories.availability import Availability
 from crossfeed.serving.histories.history import BundleHistories, Event, HistoryReader
 from crossfeed.serving.ids import Id
@@ -172,7 +172,10 @@ class Recommender:
         Raises:
             UnknownDomainError: naming the domains that there are.
             RequestError: another field is not valid.
+            ConfigError: a query is of another type, such as a dictionary.
         """
+        for query in queries:
+            require_type(query, Query, "query", hint="Query(user_id='u', domains={'books': 10})")
         answers = []
         for answered in self.answer(queries):
             if not isinstance(answered, Answered):

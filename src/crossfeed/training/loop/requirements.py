@@ -23,7 +23,8 @@ def require_clicks(dataset: Dataset) -> None:
     A single domain without training or validation clicks is allowed: it is served, and not judged.
 
     Raises:
-        TrainingError: the training or the validation part is empty.
+        TrainingError: the training or the validation part is empty, or all items of the latter are
+            unknown to training.
     """
     if not len(dataset.events(Part.TRAIN)):
         raise TrainingError(
@@ -35,6 +36,15 @@ def require_clicks(dataset: Dataset) -> None:
             f"the validation part of '{dataset.path}' has no click, and the best epoch is chosen "
             "by it",
             hint="prepare it from a longer log, or with another data.split",
+        )
+    events = dataset.events(Part.VALIDATION)
+    items, domains = dataset.event_item[events], dataset.event_domain[events]
+    ends = dataset.catalogue.offsets[domains] + dataset.catalogue.known[domains]
+    if not ((items >= 0) & (items < ends)).any():
+        raise TrainingError(
+            f"all validation clicks of '{dataset.path}' are on items that training never saw, so "
+            "that each epoch would have the figure 0",
+            hint="prepare it with data.split = 'last-out', or cut where items are known already",
         )
 
 

@@ -21,6 +21,7 @@ from torch.profiler import profile, record_function
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
+from crossfeed.errors import require_type
 from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run, seen
@@ -90,8 +91,8 @@ def train(
     Raises:
         OutputError: `out` exists and neither `resume` nor `overwrite` is set, or another process
             trains there.
-        ConfigError: a domain of `train.expand_domains` is not in the dataset, or there are more
-            processes than its clicks allow.
+        ConfigError: an argument is of another type, a domain of `train.expand_domains` is not in
+            the dataset, or there are more processes than its clicks allow.
         RunError: the run to be resumed was trained on another dataset or has other settings, or
             `out` is another kind of folder.
         TrainingError: the dataset has no training or no validation click.
@@ -100,6 +101,8 @@ def train(
         WorkerLostError: one of several processes died.
         KeyboardInterrupt: after Ctrl-C, when the state has been saved.
     """
+    require_type(dataset, Dataset, "dataset", hint="Dataset.load(path)")
+    require_type(config, Config, "config", hint="load_config(...)")
     out = Path(out)
     require_clicks(dataset)
     require_precision(config.train)
