@@ -32,7 +32,7 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.files import write_json
 from crossfeed.run import Run
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 from crossfeed.training.step.batches import Batch, batches, prefetched
 
 ROOT = Path(__file__).parents[1]

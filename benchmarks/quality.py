@@ -21,8 +21,8 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.evaluation.baselines import BASELINES
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
+from crossfeed.studies.baseline_tuning import tune_baseline
 from crossfeed.studies.narrow import train_alone
-from crossfeed.studies.tuning import tune_baseline
 from crossfeed.training.loop.trainer import train
 
 STANDINGS = Standings("quality", ours="crossfeed", part="test")

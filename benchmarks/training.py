@@ -39,7 +39,7 @@ from crossfeed.data.dataset import Dataset
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.files import write_json
 from crossfeed.run import Run
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "training"

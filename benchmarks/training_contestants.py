@@ -26,7 +26,7 @@ from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
 from crossfeed.scorer import Catalogue
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 
 __all__ = ["Enough", "LimitedFit", "Stopwatch", "limited_fit", "load"]
 

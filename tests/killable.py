@@ -22,9 +22,8 @@ import torch
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.saving import CheckpointTimer
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import Fit, train
 from crossfeed.training.loop.validation import Validation
 
 

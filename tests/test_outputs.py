@@ -254,7 +254,7 @@ def test_an_empty_folder_and_an_empty_file_hold_nothing_to_lose(tmp_path: Path) 
 
 
 def test_a_device_is_no_place_for_an_output(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="is no ordinary file"):
+    with pytest.raises(OutputError, match="is not an ordinary file"):
         require_file(Path("/dev/null"), REPORT, overwrite=True)
 
 
@@ -262,7 +262,7 @@ def test_a_link_to_a_log_is_seen_through(world: Path) -> None:
     link = world / "page.html"
     link.symlink_to("log.parquet")
     result = run("report", "run", "--examples", "0", "--out", "page.html", "--overwrite")
-    assert (result.exit_code, "is no report" in result.stderr) == (1, True)
+    assert (result.exit_code, "is not a report" in result.stderr) == (1, True)
     assert link.is_symlink()
     link.unlink()
 

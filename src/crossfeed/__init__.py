@@ -1,7 +1,7 @@
 """One recommender for many product domains that share users.
 
-The public names are found where they live when they are first used, so that importing crossfeed
-costs nothing: torch and DuckDB are loaded only when needed.
+A public name is imported from its module at first use. So importing crossfeed costs nothing, and
+torch and DuckDB are loaded only when needed.
 """
 
 from __future__ import annotations

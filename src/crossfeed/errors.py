@@ -6,8 +6,8 @@ CrossfeedError
 ├── LogError                a behaviour log cannot be used
 │   └── QuarantineError     too large a share of its rows cannot be read
 ├── DatasetError            a prepared dataset is missing, damaged or of another version
-├── RunError                a run is missing, damaged, or does not fit what is asked of it
-├── TrainingError           training cannot go on
+├── RunError                a run is missing, damaged, or does not fit the request
+├── TrainingError           training cannot continue
 │   ├── NonFiniteLossError  a loss or its gradient became infinite or not a number
 │   └── WorkerLostError     one of several processes died
 ├── BundleError             a bundle is missing, damaged, tampered with or of another version
@@ -79,15 +79,15 @@ class DatasetError(CrossfeedError):
 
 
 class RunError(CrossfeedError):
-    """A run is missing, damaged, or does not fit what is asked of it."""
+    """A run is missing, damaged, or does not fit the request."""
 
 
 class TrainingError(CrossfeedError):
-    """Training cannot go on."""
+    """Training cannot continue."""
 
 
 class NonFiniteLossError(TrainingError):
-    """A loss or its gradient is infinite or not a number; the weights have not taken it."""
+    """A loss or its gradient is infinite or not a number; the weights are unchanged."""
 
     def __init__(self, *, what: str, value: float, epoch: int, step: int, domain: str) -> None:
         super().__init__(
@@ -98,13 +98,13 @@ class NonFiniteLossError(TrainingError):
 
 
 class WorkerLostError(TrainingError):
-    """One of the processes of a training died; the others cannot go on without it."""
+    """One of the processes of a training died; the others cannot continue without it."""
 
     def __init__(self, lost: str) -> None:
         super().__init__(
-            f"lost {lost}; the run is as its last checkpoint left it",
-            hint="go on by the same command with --resume, with as many processes as you like; "
-            "a process that was killed without a word often had no memory left",
+            f"lost {lost}; the run is in the state of its last checkpoint",
+            hint="continue with the same command and --resume, with any number of processes; a "
+            "process that was killed without a message often had no memory left",
         )
 
 

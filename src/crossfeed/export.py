@@ -93,7 +93,7 @@ def _encoder(scorer: NetworkScorer) -> bytes | None:
     try:
         graph = export_encoder(scorer)
     except MissingExtraError as error:
-        _log.warning("the bundle has no ONNX encoder, so that torch serves it: %s", error.message)
+        _log.warning("the bundle has no ONNX encoder, so torch serves it: %s", error.message)
         return None
     encoder = OnnxEncoder(
         graph,
@@ -115,7 +115,7 @@ def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, B
     if not large:
         return {}
     if importlib.util.find_spec("faiss") is None:
-        _log.warning("large domains get no index, so that they are searched exactly: no faiss")
+        _log.warning("large domains get no index and are searched exactly: faiss is not installed")
         return {}
     chosen = np.linspace(0, dataset.users - 1, min(_USERS_MEASURED, dataset.users)).astype(np.int64)
     histories = dataset.timelines(np.unique(chosen), Part.TEST)
@@ -124,7 +124,7 @@ def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, B
         pool, name = dataset.catalogue.pool(domain), dataset.catalogue.domains[domain]
         users = scorer.user_vectors(histories, np.full(len(histories), domain, np.int64))
         index = build_index(scorer.item_vectors[pool], scorer.item_biases[pool], users)
-        used = "used" if index.data is not None else "too low, so that it is searched exactly"
+        used = "used" if index.data is not None else "too low, so the domain is searched exactly"
         _log.info("the index of '%s' finds %.4f of the best items: %s", name, index.recall, used)
         built[name] = index
     return built

@@ -1,4 +1,4 @@
-"""How an extra is added to this installation: from where the package itself came."""
+"""How an extra is added to this installation: from the origin of the package itself."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ _PACKAGE = Path(__file__).parent
 def install_hint(extra: str) -> str:
     """Return the command that adds an extra to this installation.
 
-    The name alone is no answer: an index may have no `crossfeed`, or another one.
+    The name alone is not enough: an index may have no `crossfeed`, or another one.
     """
     return shlex.join([*_installer(), *_wanted(extra)])
 
 
 def _installer() -> list[str]:
-    """Return the words by which this interpreter's environment installs."""
+    """Return the install command of this interpreter's environment."""
     if importlib.util.find_spec("pip") is None:
         return ["uv", "pip", "install", "--python", sys.executable]
     found = shutil.which("pip")

@@ -40,8 +40,8 @@ class FolderKind:
     recognises: Callable[[Path], bool]
     """Whether crossfeed wrote a folder as one of this kind."""
     files: str | None
-    """All files that crossfeed writes there, by their path in it: a regular expression. None where
-    replacing removes only what crossfeed wrote."""
+    """All files that crossfeed writes there, by their path in it: a regular expression. None if
+    replacing removes only files that crossfeed wrote."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class FileKind:
 
     name: str
     recognises: Callable[[Path], bool]
-    """Whether a file is of this kind; it may raise OSError or ValueError where it is not."""
+    """Whether a file is of this kind; it may raise OSError or ValueError if it is not."""
 
 
 def _marked(mark: str, key: str) -> Callable[[Path], bool]:
@@ -110,7 +110,7 @@ def require_folder(
 
     Args:
         path: the folder that is to be written.
-        kind: what is to be written there.
+        kind: the kind of folder to write.
         inputs: files and folders that the same command reads.
         overwrite: whether a folder of this kind may be replaced.
 
@@ -208,12 +208,12 @@ def _require_like_file(path: Path, kind: FileKind) -> None:
         )
     if not path.is_file():
         raise OutputError(
-            f"'{path}' is no ordinary file; it will not be replaced",
+            f"'{path}' is not an ordinary file; it will not be replaced",
             hint="choose an --out in a folder",
         )
     if path.stat().st_size and not _recognised(path, kind):
         raise OutputError(
-            f"'{path}' is no {kind.name}; only a {kind.name} is replaced by a {kind.name}",
+            f"'{path}' is not a {kind.name}; only a {kind.name} is replaced by a {kind.name}",
             hint="choose another --out, or remove the file yourself",
         )
 

@@ -42,7 +42,7 @@ def require_table(
     Args:
         path: the file that is to be written.
         columns: the names of its columns.
-        name: what a message calls such a table.
+        name: of such a table in messages.
         inputs: files and folders that the same command reads.
         overwrite: whether a table with these columns may be replaced.
 

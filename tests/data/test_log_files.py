@@ -150,7 +150,7 @@ def test_columns_may_stand_in_another_order_in_another_file(
         ("log.csv.gz", b"user_id\n", r"is named as gzip, but its content is text"),
         ("log.csv.zst", gzip.compress(b"a", mtime=0), r"is named as zstd, but its content is gzip"),
         ("log.csv", b'{"user_id": 1}\n', r"is named as CSV, but its content is JSON"),
-        ("log.jsonl", b"user_id,item_id\n", r"its first line is no JSON object"),
+        ("log.jsonl", b"user_id,item_id\n", r"its first line is not a JSON object"),
         ("log.jsonl", b'[{"user_id": 1}]', r"is one JSON array; JSONL has one object per line"),
         ("log.csv", b"user_id\0item_id", r"is named as CSV, but its content is binary"),
         ("log.csv", "user_id,item_id\n".encode("utf-16"), r"its content is text in UTF-16"),

@@ -112,7 +112,7 @@ def test_one_domain_for_the_whole_log(tmp_path: Path, read: Read) -> None:
 
 @pytest.mark.parametrize("pattern", ["{file}", "{domain}/{domain}", "{constant:}", "{domain"])
 def test_a_pattern_with_other_braces_is_refused(pattern: str) -> None:
-    with pytest.raises(ConfigError, match="is no pattern"):
+    with pytest.raises(ConfigError, match="is not a pattern"):
         domain_rule(pattern)
 
 

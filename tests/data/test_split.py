@@ -250,7 +250,7 @@ def test_shares_say_where_time_is_cut(prepared: Callable[..., Dataset]) -> None:
 
 def test_dates_say_where_time_is_cut(prepared: Callable[..., Dataset]) -> None:
     midnights = [pd.Timestamp(START + 86400 * day, unit="s").isoformat() for day in (3, 9)]
-    dataset = prepared(days(*range(10)), validation_from=midnights[0], test_from=midnights[1])
+    dataset = prepared(days(*range(10)), split_times=midnights)
     assert times_of(dataset, Part.TRAIN) == [0, 1, 2]
     assert times_of(dataset, Part.VALIDATION) == [3, 4, 5, 6, 7, 8]
     assert times_of(dataset, Part.TEST) == [9]
@@ -273,14 +273,13 @@ def test_shares_say_how_many_pairs_are_held_out(prepared: Callable[..., Dataset]
     ("settings", "sentence"),
     [
         ({"validation_share": 0.5, "test_share": 0.5}, "leave nothing for training"),
-        ({"test_from": "2024-01-01"}, "are given together"),
         (
-            {"validation_from": "2024-02-01", "test_from": "2024-01-01"},
-            "data.validation_from='2024-02-01' is not before data.test_from='2024-01-01'",
+            {"split_times": ["2024-02-01", "2024-01-01"]},
+            "data.split_times=['2024-02-01', '2024-01-01']: the first is not before the second",
         ),
-        ({"validation_from": "May", "test_from": "June"}, "'May' is no time in ISO 8601"),
+        ({"split_times": ["May", "June"]}, "'May' is not an ISO 8601 time"),
         (
-            {"split": "last-out", "validation_from": "2024-01-01", "test_from": "2024-02-01"},
+            {"split": "last-out", "split_times": ["2024-01-01", "2024-02-01"]},
             "does not go with data.split='last-out'",
         ),
         ({"split": "last-out", "test_share": 0.2}, "have no effect with data.split='last-out'"),
@@ -300,11 +299,11 @@ def test_cuts_that_cannot_be_are_refused(settings: dict[str, object], sentence: 
             pd.concat([days(*[0] * 50, users=1), days(1, users=8)]).sample(frac=1, random_state=0),
             {"repeats": "keep"},
             "too many of the clicks have the same time",
-            "data.validation_from and data.test_from",
+            "data.split_times",
         ),
         (
             days(*range(10)),
-            {"validation_from": "2030-01-01", "test_from": "2031-01-01"},
+            {"split_times": ["2030-01-01", "2031-01-01"]},
             "the clicks are from 2020-09-13T12:26:40",
             "between these times",
         ),

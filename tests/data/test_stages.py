@@ -65,7 +65,7 @@ def test_an_interrupted_preparation_goes_on_behind_its_last_stage(
         interrupt_in(stage, patched)
         with pytest.raises(KeyboardInterrupt):
             prepare(log, out=tmp_path / "dataset", config=CONFIG)
-    assert "the same command goes on behind the last finished stage" in caplog.text
+    assert "the same command continues after the last finished stage" in caplog.text
     assert (tmp_path / WORK).exists() and not (tmp_path / "dataset").exists()
     done = [name for name in order[: order.index(stage)] if name in ("read_log", "encode")]
     for name in done:  # these must not be called again
@@ -234,5 +234,5 @@ def test_too_little_memory_is_one_clear_error(limit: str, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("limit", ["", "much", "-2GiB", "0GiB", "2 parsecs"])
 def test_a_memory_limit_is_a_size(limit: str, log: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="is no size"):
+    with pytest.raises(ConfigError, match="is not a size"):
         prepare(log, out=tmp_path / "dataset", config=CONFIG, memory_limit=limit)

@@ -23,7 +23,7 @@ from crossfeed.scorer import Floats, Histories, Ints
 from crossfeed.studies.auditing import audit_run, proposals_finding
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.batches import batches
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose, static_proposals
 
 
 @pytest.fixture(scope="module")
@@ -179,10 +179,8 @@ def test_a_scorer_that_peeks_is_found(sound: Dataset) -> None:
 def test_a_candidate_outside_training_is_found(last_out: Dataset) -> None:
     config = tiny_config()
     batch = next(batches(last_out, config, clicks=last_out.events(Part.TRAIN), epoch=0))
-    static = StaticProposals(last_out, config.train)
-    proposals = propose(
-        None, batch, static=static, config=config.train, expanded=[True] * 3, share=0.0
-    )
+    static = static_proposals(last_out, config.train)
+    proposals = propose(None, batch, static=static, config=config.train, expanded=[True] * 3)
     assert proposals_finding(last_out, [(batch, proposals)]).passed
     unclicked = int(proposals.candidates[0, 0]) + batch.groups[0].pool.start
     parts = np.array(last_out.event_part)

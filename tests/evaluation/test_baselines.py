@@ -27,7 +27,7 @@ from crossfeed.evaluation.baselines.baseline import click_matrix, known_clicks
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.installing import install_hint
 from crossfeed.scorer import Histories, Scorer
-from crossfeed.studies.tuning import tune_baseline
+from crossfeed.studies.baseline_tuning import tune_baseline
 
 HISTORIES = Histories.of([[1, 25, 41, 3], [], [30], [59, 58, 2, 7, 22]])
 PERSONAL = ["item-knn", "ease", "als", "bpr"]

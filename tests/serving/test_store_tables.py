@@ -97,7 +97,7 @@ def test_export_does_not_replace_unasked(store: Store, tmp_path: Path) -> None:
     assert store.bulk.export(out, overwrite=True) == 0
     assert pq.read_table(out).num_rows == 0
     out.write_text("mine")
-    with pytest.raises(OutputError, match="is no file of events"):
+    with pytest.raises(OutputError, match="is not a file of events"):
         store.bulk.export(out, overwrite=True)
     assert out.read_text() == "mine"
 

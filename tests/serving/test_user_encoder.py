@@ -134,7 +134,7 @@ def test_without_the_runtime_torch_serves(
     assert opened(bundle, graph, bundle.scorer) is None
     assert "torch encodes users: onnxruntime is not installed" in caplog.text
     exported = Bundle.load(export(run, out=tmp_path / "bundle"))
-    assert "the bundle has no ONNX encoder, so that torch serves it" in caplog.text
+    assert "the bundle has no ONNX encoder, so torch serves it" in caplog.text
     assert not (tmp_path / "bundle" / "user_encoder.onnx").exists()
     asked = {"user_id": "u001", "domain": "videos"}
     by_torch, by_onnx = (Recommender(one).recommend(**asked) for one in (exported, bundle))

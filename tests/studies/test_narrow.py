@@ -16,8 +16,7 @@ from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.run import Run
 from crossfeed.scorer import Floats, Histories
 from crossfeed.studies.narrow import Alone, Narrowed, train_alone, train_narrowed
-from crossfeed.training.loop.fit import Fit
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import Fit, train
 from crossfeed.training.step.batches import Batch
 
 

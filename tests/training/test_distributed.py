@@ -243,7 +243,7 @@ def test_weights_that_differ_stop_the_training(
 ) -> None:
     for found in together[1]:
         assert re.match(
-            "the weights of process 1 are no longer those of process 0\nhint: .*--resume",
+            "the weights of process 1 differ from the weights of process 0\nhint: .*--resume",
             found["apart"],
         )
 
@@ -423,7 +423,7 @@ def test_if_all_answer_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
 HELD = """
 import os, sys, time
 from crossfeed.cli import main
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 from crossfeed.training.loop.interrupt import Interruptible
 
 rank, last = map(int, os.environ["HOLD"].split())
@@ -481,8 +481,8 @@ def test_a_lost_process_is_named_and_another_number_goes_on(
         code, error = both.end()
     assert code != 0
     assert re.search(
-        rf"^error: lost process 1 \(host .*, pid {lost}\); the run is as its last checkpoint left "
-        rf"it\nhint: go on by the same command with --resume",
+        rf"^error: lost process 1 \(host .*, pid {lost}\); the run is in the state of its "
+        rf"last checkpoint\nhint: continue with the same command and --resume",
         error,
         re.MULTILINE,
     )

@@ -25,8 +25,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, OutputError, RunError, TrainingError
 from crossfeed.run import CheckpointName, Run
-from crossfeed.training.loop.fit import Fit
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import Fit, train
 
 CONFIG = tiny_config(adversary=False, batch_size=128)
 """A training of two epochs with two steps each."""

@@ -19,7 +19,7 @@ from crossfeed.cli import app
 from crossfeed.config import Config, DataConfig, TrainConfig, load_config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.model.candidates import Proposals, Scores
-from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop import trainer as fitting
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.loop.validation import Validation

@@ -25,7 +25,7 @@ import sys
 from pathlib import Path
 from planted import tiny_config
 from crossfeed.data.dataset import Dataset
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 from crossfeed.training.loop.trainer import train
 
 def waits(self, batch):
@@ -92,7 +92,7 @@ def test_a_run_that_another_process_made_meanwhile_is_not_replaced(
     data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    only_training = "crossfeed.training.loop.trainer.only_training"
+    only_training = "crossfeed.training.loop.requirements.only_training"
 
     def late(path: Path) -> contextlib.AbstractContextManager[None]:
         Run.create(path, dataset=data, config=CONFIG, overwrite=False)

@@ -19,7 +19,7 @@ from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.means import Means
 from crossfeed.training.step.pool import pools_of
 from crossfeed.training.step.pool_groups import DomainRows, stack
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose, static_proposals
 from crossfeed.training.step.steps import StepResult, gaps_of, score
 from crossfeed.training.watch.health import Health, add_health
 
@@ -50,10 +50,9 @@ def look(
     proposals = propose(
         players.generator,
         batch,
-        static=StaticProposals(dataset, config.train),
+        static=static_proposals(dataset, config.train),
         config=config.train,
         expanded=expanded,
-        share=config.train.proposal_share,
     )
     pools = pools_of(players.discriminator.scoring_layer, batch)
     scores = score(players.discriminator, batch, pools, proposals, config.train)

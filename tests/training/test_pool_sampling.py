@@ -25,7 +25,7 @@ from crossfeed.training.step import pool, pool_sampling
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.pool import pools_of
 from crossfeed.training.step.pool_sampling import PoolSampler, alias_table
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose, static_proposals
 from crossfeed.training.step.steps import score
 
 CLICKS = {"small": [3, 1], "large": [50, 20, 9, 4, 3, 2, 1, 1, 1, 1]}
@@ -108,10 +108,9 @@ def looks(dataset: Dataset, config: Config) -> tuple[Batch, Players, Proposals]:
     proposals = propose(
         players.generator,
         batch,
-        static=StaticProposals(dataset, config.train),
+        static=static_proposals(dataset, config.train),
         config=config.train,
         expanded=[True] * 3,
-        share=0.8,
     )
     return batch, players, proposals
 
@@ -146,10 +145,9 @@ def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
         again = propose(
             players.generator,
             replace(batch, groups=tuple(groups)),
-            static=StaticProposals(last_out, config.train),
+            static=static_proposals(last_out, config.train),
             config=config.train,
             expanded=[True] * 3,
-            share=0.8,
         )
         clicked.append(again.click_log_confidence.exp())
         proposed.append(again.click_log_proposal.exp())

@@ -17,7 +17,7 @@ from crossfeed.config import Config, ModelConfig, parse_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError
 from crossfeed.run import Run
-from crossfeed.training.loop import fit as fitting
+from crossfeed.training.loop import trainer as fitting
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.steps import StepResult
 

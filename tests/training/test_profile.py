@@ -70,5 +70,5 @@ def test_the_command_says_that_a_training_was_too_short(data: Dataset, tmp_path:
     words = ["train", str(data.path), "--out", str(out), "--profile", "--set=model.width=16"]
     shown = CliRunner().invoke(app, [*words, "--set=train.epochs=1"])
     assert shown.exit_code == 0, shown.output
-    assert "no profile: the training made too few steps behind its warm-up epochs" in shown.stderr
+    assert "no profile: the training made too few steps after its warm-up epochs" in shown.stderr
     assert not (out / TRACE).exists()

@@ -17,10 +17,9 @@ from run_states import assert_equal, state_of
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.training.loop import fit as fitting
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop import trainer as fitting
 from crossfeed.training.loop.saving import CheckpointTimer
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import Fit, train
 from crossfeed.training.watch.alarms import Alarm
 
 ATTENTION, EXPERTS = "attention generator, residual", "mixture of experts, no fuse"

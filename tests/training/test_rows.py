@@ -17,7 +17,7 @@ from crossfeed.training.loop.state import FitState
 from crossfeed.training.step import steps as stepping
 from crossfeed.training.step.average import RunningAverage
 from crossfeed.training.step.batches import batches
-from crossfeed.training.step.proposals import StaticProposals
+from crossfeed.training.step.proposals import static_proposals
 from crossfeed.training.step.row_adamw import EPSILON, RowAdamW
 from crossfeed.training.step.steps import train_step
 
@@ -27,7 +27,7 @@ def moved(dataset: Dataset, config: Config, *, steps: int = 1, stacked: bool = F
     torch.manual_seed(0)
     state = FitState(dataset.catalogue, config, device=torch.device("cpu"))
     torch.manual_seed(1)
-    static = StaticProposals(dataset, config.train)
+    static = static_proposals(dataset, config.train)
     clicks = dataset.events(Part.TRAIN)
     source = batches(dataset, config, clicks=clicks, epoch=0, stacked=stacked)
     for _, batch in zip(range(steps), source, strict=False):

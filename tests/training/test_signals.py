@@ -21,9 +21,8 @@ from crossfeed.evaluation.results import Results
 from crossfeed.model.players import Players
 from crossfeed.run import Run
 from crossfeed.training.loop import saving
-from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.saving import CheckpointTimer
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import Fit, train
 from crossfeed.training.loop.validation import Validation
 from crossfeed.training.step.batches import Batch
 
@@ -57,7 +56,7 @@ def options(config: Config) -> list[str]:
 SCRIPT = """
 import sys
 from crossfeed.cli import main
-from crossfeed.training.loop.fit import Fit
+from crossfeed.training.loop.trainer import Fit
 
 step = Fit._step
 def told_step(self, batch):

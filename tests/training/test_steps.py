@@ -24,7 +24,7 @@ from crossfeed.training.step.batches import Batch, batches, mask
 from crossfeed.training.step.means import Means
 from crossfeed.training.step.optimiser import PlayerOptimiser
 from crossfeed.training.step.pool import pools_of
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose, static_proposals
 from crossfeed.training.step.steps import (
     StepResult,
     discriminator_step,
@@ -64,10 +64,9 @@ def deal(dataset: Dataset, config: Config, *, expanded: bool = True) -> Table:
     proposals = propose(
         players.generator,
         batch,
-        static=StaticProposals(dataset, config.train),
+        static=static_proposals(dataset, config.train),
         config=config.train,
         expanded=[expanded] * len(dataset.catalogue.domains),
-        share=config.train.proposal_share,
     )
     return Table(config, players, batch, proposals)
 
@@ -93,7 +92,7 @@ def whole_step(dataset: Dataset, table: Table, *, expanded: bool = True) -> Step
         optimisers,
         table.batch,
         config=table.config,
-        static=StaticProposals(dataset, table.config.train),
+        static=static_proposals(dataset, table.config.train),
         expanded=[expanded] * 3,
     )
 
@@ -139,10 +138,8 @@ def test_only_the_moving_player_changes(name: str, last_out: Dataset) -> None:
 def test_without_a_generator_all_proposals_are_static(last_out: Dataset) -> None:
     config = tiny_config(proposal_share=0.0, static_proposal="uniform", reward_weight=1.0)
     table = deal(last_out, config)
-    static = StaticProposals(last_out, config.train)
-    alone = propose(
-        None, table.batch, static=static, config=config.train, expanded=[True] * 3, share=0.8
-    )
+    static = static_proposals(last_out, config.train)
+    alone = propose(None, table.batch, static=static, config=config.train, expanded=[True] * 3)
     pools = torch.isfinite(table.proposals.confidences[0]).sum(1).float()
     rows = table.batch.groups[0].rows
     torch.testing.assert_close(alone.click_log_proposal[rows], -pools.log())
@@ -279,12 +276,12 @@ def test_log_shares_of_clicks_are_what_a_batch_s_clicks_teach() -> None:
         manifest={"config": DataConfig().model_dump()},
     )
     config = tiny_config(batch_size=63, candidates=64, static_proposal="batch")
-    static = StaticProposals(dataset, config.train)
+    static = static_proposals(dataset, config.train)
     shares = torch.from_numpy(counts / counts.sum())
     scores = shares.log().requires_grad_()
     torch.manual_seed(0)
     for batch in batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0):
-        drawn = propose(None, batch, static=static, config=config.train, expanded=[True], share=0.0)
+        drawn = propose(None, batch, static=static, config=config.train, expanded=[True])
         loss = softmax_loss(
             scores[batch.groups[0].clicks],
             scores[drawn.candidates],
@@ -395,10 +392,9 @@ def test_confidences_that_are_not_finite_stop_before_the_draws(last_out: Dataset
         propose(
             table.players.generator,
             table.batch,
-            static=StaticProposals(last_out, config.train),
+            static=static_proposals(last_out, config.train),
             config=config.train,
             expanded=[True] * 3,
-            share=0.8,
         )
 
 

@@ -144,13 +144,13 @@ def test_a_tracker_that_fails_is_left_out_and_told_later(
     with pytest.raises(InterruptedError):
         train(data, out=out, config=config("mlflow", "tensorboard"), after_epoch=break_and_stop)
     (warning,) = caplog.messages
-    assert warning.startswith("warning: mlflow tracks no longer (")
-    assert warning.endswith("the training goes on, and a resumed run tells it what it missed")
+    assert warning.startswith("warning: mlflow stopped tracking (")
+    assert warning.endswith("the training continues, and a resumed run sends the missed epochs")
     shutil.copy(whole, out / "mlflow.sqlite")
     run = train(data, out=out, resume=True)
     assert mlflow_scalars(run, track=["mlflow", "tensorboard"]) == expected(run)
     assert tensorboard_scalars(out / "tensorboard/train") == expected(run)
-    assert sum("tracks no longer" in message for message in caplog.messages) == 1
+    assert sum("stopped tracking" in message for message in caplog.messages) == 1
 
 
 def test_a_tracker_that_cannot_begin_is_left_out(
@@ -165,7 +165,7 @@ def test_a_tracker_that_cannot_begin_is_left_out(
     run = train(data, out=tmp_path / "run", config=config("tensorboard"), resume=True)
     assert len(run.metrics()) == 3
     assert [message.partition(":")[2][:34] for message in caplog.messages] == [
-        " tensorboard tracks no longer (Not"
+        " tensorboard stopped tracking (Not"
     ]
 
 

@@ -18,9 +18,8 @@ from crossfeed.errors import ConfigError, OutputError, RunError
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.model.players import Players
 from crossfeed.run import Run
-from crossfeed.training.loop.fit import Fit
 from crossfeed.training.loop.state import FitState
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import Fit, train
 
 
 def weights(run: Run, name: str = "best") -> dict[str, torch.Tensor]:

@@ -5,15 +5,15 @@
     item_biases.npy            (I,) float32
     weights.safetensors        all other tensors of the players that are served
     user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
-    encoder_check.npy          (P, E) what that graph must give for made-up histories
+    encoder_check.npy          (P, E) the expected output of that graph for made-up histories
     index-D.faiss              an approximate index of the large domain with index D
     items.arrow                item_id, domain, clicks, recent_clicks, by_id (the domain's items in
                                the order of their ids); the row is the item's index
     domains.parquet            domain, items, known; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
 
-Nothing in it is pickled, and every file is checked against its hash before it is used. What grows
-with the catalogue is mapped into memory, not read: all processes of a machine share one copy.
+Nothing in it is pickled, and every file is checked against its hash before it is used. Files that
+grow with the catalogue are mapped into memory, so all processes of a machine share one copy.
 
 Dims: I items, D domains, E width of the score's vectors, P probes.
 """

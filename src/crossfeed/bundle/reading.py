@@ -124,7 +124,7 @@ class Bundle:
         return tuple(self.about["held_back"])
 
     def open_files(self) -> None:
-        """Open all files now, not at first use: the folder may be replaced by then."""
+        """Open all files now: the folder may be replaced before their first use."""
         _ = self.item_vectors, self.item_biases, self.indexes, self.encoder
         if self.fused:
             _ = self._confidence_biases

@@ -126,7 +126,7 @@ def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
     if scorer.config.fused:
         rest[CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
     weights = save({name: value.contiguous() for name, value in rest.items()})
-    (folder / WEIGHTS).write_bytes(weights)  # an error of Python's says what is wrong
+    (folder / WEIGHTS).write_bytes(weights)  # Python's errors name the problem
 
 
 def _write_tables(folder: Path, contents: BundleContents) -> None:

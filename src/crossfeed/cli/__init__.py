@@ -60,14 +60,14 @@ COMMANDS: dict[str, dict[str, Command]] = {
         "pin": serving.pin,
     },
 }
-"""Panel of the help page -> name of a command -> what it runs."""
+"""Panel of the help page -> name of a command -> its function."""
 
 HISTORIES: dict[str, Command] = {
     "load": serving.load_histories,
     "export": serving.export_histories,
     "forget": serving.forget_user,
 }
-"""Name of a command under `crossfeed histories` -> what it runs."""
+"""Name of a command under `crossfeed histories` -> its function."""
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""Commands that say how sure a difference is."""
+"""The command that compares scorers, with the certainty of each difference."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NARROW = (
 )
 """The columns of each table where one with all of them is too wide: the answer comes first."""
 _ENOUGH_SEEDS = 3
-"""Trainings of one scorer below which a claim about its settings is not supported."""
+"""Fewest trainings of a scorer that support a claim about its settings."""
 
 
 def compare(
@@ -47,7 +47,7 @@ def compare(
     metric: Annotated[str, typer.Option(help="A metric of the evaluation.")] = "ndcg@10",
     as_json: Json = False,
 ) -> None:
-    """Say who is better, by how much and how surely: the first run against each other scorer.
+    """Compare the first run with each other scorer: which is better, by how much, how surely.
 
     Runs that differ in train.seed alone, or in how they ran (train.device, checkpoint_minutes,
     track), are one scorer, the mean of its seeds. Figures come with 95% bootstrap intervals by
@@ -78,7 +78,7 @@ def compare(
 
 
 def print_transfer(console: Console, transfer: Transfer, held_back: Mapping[str, str]) -> None:
-    """Print what the domains give each other, and which of them are held back."""
+    """Print how much the domains gain from each other, and which ones are held back."""
     metric = transfer.metric
     console.print(output.title(f"{metric}: trained on all domains against on each alone"))
     _print_comparisons(console, "all domains", "alone", transfer.against_alone)

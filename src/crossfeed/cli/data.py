@@ -32,7 +32,7 @@ def simulate(
 ) -> None:
     """Write a log of several domains with planted truth, and the truth beside it.
 
-    Users have a taste that acts in every domain, so that what they do in one tells of the others.
+    Users have a taste that acts in every domain, so clicks in one domain predict those in others.
 
     \b
     crossfeed simulate clicks.parquet
@@ -81,8 +81,8 @@ def validate(
 ) -> None:
     """Say whether a log can be used, or a dataset, run or bundle is sound; exit code 1 if not.
 
-    A dataset and a run are also audited: that nothing which is held out for later took part in
-    what is learned.
+    A dataset and a run are also audited for leakage: held-out clicks must not take part in
+    learning.
 
     \b
     crossfeed validate clicks.parquet

@@ -29,7 +29,7 @@ __all__ = ["run_demo"]
 
 _USERS, _ITEMS, _DOMAINS, _EVENTS = 2_000, 1_200, 6, 60_000
 _EPOCHS = 8
-"""The log and the training are cut to what two cores do in about two minutes."""
+"""Log and training take two cores about two minutes."""
 
 
 @dataclass(frozen=True)

@@ -83,7 +83,7 @@ def status(text: str) -> Status:
 
 
 def print_error(error: CrossfeedError) -> None:
-    """Print a known error: what came and what is allowed, then what to do."""
+    """Print a known error: the message, then a hint."""
     say(f"error: {error.message}")
     if error.hint:
         say(f"hint: {error.hint}")

@@ -86,7 +86,7 @@ def _say_profile(out: Path) -> None:
     if (out / TRACE).exists():
         output.say(f"the profile is in {out}: {OPERATORS}, {TRACE}")
     else:
-        output.say("no profile: the training made too few steps behind its warm-up epochs")
+        output.say("no profile: the training made too few steps after its warm-up epochs")
 
 
 def evaluate(

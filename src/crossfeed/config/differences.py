@@ -11,7 +11,7 @@ from crossfeed.config.sections import Config
 __all__ = ["RUNNING", "Difference", "differences", "flat"]
 
 RUNNING = ("train.device", "train.checkpoint_minutes", "train.track")
-"""Settings of where and how a training runs, which do not change its result."""
+"""Settings that say where and how a training runs, and do not change its result."""
 
 
 @dataclass(frozen=True)

@@ -51,7 +51,7 @@ def load_config(
 def parse_config(tree: Mapping[str, object], *, source: str | None = None) -> Config:
     """Validate settings given as nested mappings.
 
-    Settings that version 0.1 had are allowed with the value that is now fixed (`REMOVED`).
+    Removed settings of version 0.1 are allowed with their fixed value (`REMOVED`).
 
     Raises:
         ConfigError: naming every unknown key and every bad value at once.

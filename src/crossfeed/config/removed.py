@@ -15,6 +15,7 @@ REMOVED: Mapping[str, object] = {
     "train.discriminator_steps": 1,
     "train.gap_scale": 1.0,
     "train.gradient_clip": 5.0,
+    "train.select_on": "micro ndcg@10",
     "train.table_learning_rate": 0.1,
 }
 """section.key -> its constant value."""

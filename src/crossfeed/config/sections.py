@@ -22,12 +22,12 @@ def parse_time(text: str) -> int:
     """Return an ISO 8601 time as milliseconds since 1970; without an offset it is UTC.
 
     Raises:
-        ValueError: it is no such time.
+        ValueError: it is not such a time.
     """
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise ValueError(f"'{text}' is no time in ISO 8601, such as '2024-05-31'") from None
+        raise ValueError(f"'{text}' is not an ISO 8601 time, such as '2024-05-31'") from None
     return int((moment if moment.tzinfo else moment.replace(tzinfo=UTC)).timestamp() * 1000)
 
 
@@ -41,7 +41,7 @@ class DataConfig(_Section):
     """How a log becomes a dataset."""
 
     columns: dict[Literal["user_id", "item_id", "domain", "timestamp", "label"], str] = {}
-    """Names of the log's columns where they differ from crossfeed's: ours = "theirs". The domain
+    """Names of the log's columns if they differ from crossfeed's: ours = "theirs". The domain
     may also be part of each file's path, `"{domain}.csv"` or `"{domain}/*"`, or one text for the
     whole log, `"{constant:books}"`."""
     header: tuple[str, ...] | None = None
@@ -69,10 +69,8 @@ class DataConfig(_Section):
     validation."""
     test_share: float = Field(default=0.1, gt=0, lt=1)
     """Likewise for the test."""
-    validation_from: str | None = None
-    """When the validation part of the temporal split begins (ISO 8601), instead of by its share."""
-    test_from: str | None = None
-    """When the test part begins; given together with `validation_from`."""
+    split_times: tuple[str, str] | None = None
+    """When the temporal split's validation and test begin (ISO 8601), instead of by shares."""
     split_seed: int = 0
     """Seed of the new-in-domain split's draw of (user, domain) pairs."""
     time_unit: Literal["auto", "s", "ms", "us", "ns", "iso"] = "auto"
@@ -99,19 +97,15 @@ class DataConfig(_Section):
         return self
 
     @model_validator(mode="after")
-    def _dates_are_in_order(self) -> Self:
-        dates = {"validation_from": self.validation_from, "test_from": self.test_from}
-        if not any(dates.values()):
+    def _split_times_are_in_order(self) -> Self:
+        if self.split_times is None:
             return self
-        if None in dates.values():
-            raise ValueError("data.validation_from and data.test_from are given together")
         if self.split != "temporal":
-            raise ValueError(f"data.validation_from does not go with data.split='{self.split}'")
-        times = {name: parse_time(str(text)) for name, text in dates.items()}
-        if times["validation_from"] >= times["test_from"]:
+            raise ValueError(f"data.split_times does not go with data.split='{self.split}'")
+        validation, test = map(parse_time, self.split_times)
+        if validation >= test:
             raise ValueError(
-                f"data.validation_from='{self.validation_from}' is not before "
-                f"data.test_from='{self.test_from}'"
+                f"data.split_times={list(self.split_times)}: the first is not before the second"
             )
         return self
 
@@ -134,8 +128,8 @@ class ModelConfig(_Section):
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
     table_rows: int = Field(default=0, ge=0)
-    """Rows of each player's item table where the catalogue has more items: an item's vector is the
-    sum of two rows by hashing. 0 gives each item a row of its own."""
+    """Rows of each player's item table if the catalogue has more items: an item's vector is then
+    the sum of two rows chosen by hashing. 0 gives each item a row of its own."""
     heads: int = Field(default=4, ge=1)
     """Attention heads of the cross-domain transformer."""
     layers: int = Field(default=1, ge=1)
@@ -145,7 +139,7 @@ class ModelConfig(_Section):
     drop_share: float = Field(default=0.3, ge=0, lt=1)
     """Share of a history's events hidden in training, whatever their domain."""
     mask_share: float = Field(default=0.15, ge=0, lt=1)
-    """Share of the target domain's own events hidden in training, of those that are left."""
+    """Share of the target domain's remaining events hidden in training."""
     history_per_domain: int = Field(default=50, ge=1)
     """Newest events of each domain that the encoder reads."""
     history_total: int = Field(default=200, ge=1)
@@ -209,8 +203,8 @@ class TrainConfig(_Section):
     """Largest pool that a step uses whole. From larger pools each step draws this many items,
     divided among the domains, and corrects for their probabilities."""
     dense_items: int = Field(default=50_000, ge=0)
-    """Largest catalogue whose item tables move as a whole; of a larger one a step moves the rows
-    that it looked at, so that its cost does not grow with the catalogue."""
+    """Largest catalogue with item tables that move as a whole. With a larger one, a step moves only
+    the rows that it used, so its cost does not grow with the catalogue."""
     static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
     """The static part of the proposal: popularity ^ 0.75, uniform, or clicks of the batch's other
     rows, corrected by the items' shares of all training clicks."""
@@ -220,14 +214,12 @@ class TrainConfig(_Section):
     """Weight of the gap loss L3."""
     reward_weight: float = Field(default=0.1, ge=0)
     """Weight of the generator's adversarial loss L1."""
-    select_on: Literal["micro ndcg@10", "macro ndcg@10"] = "micro ndcg@10"
-    """The validation figure that chooses the best epoch."""
     on_collapse: Literal["warn", "roll-back"] = "warn"
     """Reaction to an alarm (docs/method.md): a warning, or a return to the last healthy epoch with
     half the learning rate, at most three times."""
     checkpoint_minutes: float = Field(default=10.0, ge=0)
-    """Minutes between checkpoints within an epoch, more where writing one takes long; each epoch
-    ends with one. 0 writes those alone."""
+    """Minutes between checkpoints within an epoch, more if writing one takes long; each epoch ends
+    with one. 0 writes only the checkpoints at the end."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """Precision of the players' matrix products; weights, softmax, losses and everything served
     stay float32. bfloat16 is for GPUs and for processors with instructions for it."""
@@ -237,7 +229,7 @@ class TrainConfig(_Section):
     """Whether each of several processes holds all item vectors, or its part of the rows
     (docs/distributed.md; extra `distributed`)."""
     track: tuple[Literal["tensorboard", "mlflow"], ...] = ()
-    """Who is told each epoch's figures besides the run (docs/training.md)."""
+    """Trackers that receive each epoch's figures (docs/training.md)."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> Self:
@@ -285,7 +277,7 @@ PRESETS: Mapping[str, Mapping[str, Mapping[str, object]]] = {
         "model": {"fuse": "residual"},
         "train": {"gap": "mmd", "gap_weight": 0.1, "reward_weight": 0.1, "proposal_share": 0.8},
     },
-    # The loss as it is usually published: no correction, the generator's samples alone matter.
+    # The usual published loss: no correction, the generator's samples alone matter.
     "published": {
         "model": {"fuse": "none"},
         "train": {"objective": "binary", "correction": 0.0, "reward_weight": 1.0},

@@ -80,8 +80,8 @@ def evaluate(
             process would.
 
     Raises:
-        ConfigError: a baseline is unknown or cannot be fitted to so many items, `k` is below 1, or
-            an argument is of another type.
+        ConfigError: a baseline is unknown or the items are too many for it, `k` is below 1, or an
+            argument is of another type.
         DatasetError: the part has no event.
         MissingExtraError: a baseline needs a package that is not installed.
     """

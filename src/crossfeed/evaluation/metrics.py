@@ -21,6 +21,7 @@ from crossfeed.scorer import Ints
 __all__ = [
     "DEFAULT_K",
     "LOWER_IS_BETTER",
+    "SELECTED_BY",
     "auc",
     "gauc",
     "metrics_at",
@@ -33,6 +34,9 @@ Values = NDArray[np.float64]
 
 DEFAULT_K = 10
 """Length of the judged lists."""
+
+SELECTED_BY = f"ndcg@{DEFAULT_K}"
+"""The metric whose mean over all validation clicks chooses the best epoch."""
 
 LOWER_IS_BETTER = frozenset({"nll"})
 """Metrics whose largest value is the worst."""

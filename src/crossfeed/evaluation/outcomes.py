@@ -1,4 +1,4 @@
-"""The metrics of every evaluated event, from which means, intervals and tests are made.
+"""The metrics of every evaluated event, the source of means, intervals and tests.
 
 Dims: B evaluated events.
 """
@@ -64,7 +64,7 @@ def read_outcomes(path: Path) -> list[Outcomes]:
     """Read the outcomes that `write_outcomes` wrote, in its order.
 
     Raises:
-        RunError: the file is missing, no such file, or of another format version.
+        RunError: the file is missing, of another kind, or of another format version.
     """
     try:
         table = pq.read_table(path)

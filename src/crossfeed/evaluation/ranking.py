@@ -24,7 +24,7 @@ _GROUP = 8
 """Items per group; the search for the head of a list first compares the best of each group."""
 
 _GROUPS_PER_PLACE = 4
-"""Fewest groups per place of a list for which comparing groups first saves time."""
+"""Fewest groups per place of a list if comparing groups first is to save time."""
 
 
 @dataclass(frozen=True)

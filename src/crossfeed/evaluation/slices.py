@@ -18,8 +18,8 @@ HEAD_SHARE = 0.8
 """Share of a domain's training clicks that its head items have."""
 
 
-def head_items(clicks: Ints, *, share: float = HEAD_SHARE) -> NDArray[np.bool_]:
-    """Return (N,) which items of one domain are the most clicked ones with `share` of its clicks.
+def head_items(clicks: Ints) -> NDArray[np.bool_]:
+    """Return (N,) which items of one domain are the most clicked, with `HEAD_SHARE` of its clicks.
 
     An item is head if the items with more clicks have less than that share together. Items with
     equally many clicks are all head or all tail.
@@ -27,7 +27,7 @@ def head_items(clicks: Ints, *, share: float = HEAD_SHARE) -> NDArray[np.bool_]:
     ordered = np.sort(clicks)[::-1]
     before = np.concatenate([np.zeros(1, np.int64), np.cumsum(ordered)])
     more = np.searchsorted(-ordered, -clicks, side="left")  # items with more clicks
-    return np.asarray(before[more] < share * before[-1])
+    return np.asarray(before[more] < HEAD_SHARE * before[-1])
 
 
 def slices(*, warm: NDArray[np.bool_], head: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:

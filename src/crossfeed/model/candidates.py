@@ -17,8 +17,8 @@ class Proposals:
     """The generator's view of a batch and the candidates drawn from the proposal."""
 
     confidences: tuple[Tensor, ...]
-    """Log-confidence (..., b, N) of the rows of each of the batch's groups, of a sampled pool
-    log(g / pi); empty without a generator."""
+    """Log-confidence (..., b, N) of each group's rows, log(g / pi) in a sampled pool; empty without
+    a generator."""
     candidates: Tensor
     """(B, K) position of each candidate in the pool of its row's domain."""
     candidate_log_confidence: Tensor
@@ -30,7 +30,7 @@ class Proposals:
     click_log_proposal: Tensor
     """(B,) log q of each click; has no gradient."""
     expanded: Tensor | None
-    """(B,) whether the generator expands the row's domain; None if it expands all."""
+    """(B,) true if the generator expands the row's domain; None if it expands all."""
 
     @property
     def expands_any(self) -> bool:

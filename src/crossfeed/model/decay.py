@@ -1,7 +1,7 @@
 """Which weights decay: those that multiply, not biases and not scales that begin at one.
 
-Weight decay pulls towards zero. For a scale of a norm, or a weight per domain that multiplies a
-shared one, zero is no neutral value; a bias has no size that decay should limit.
+Weight decay pulls towards zero. Zero is not neutral for a scale of a norm, or for a weight per
+domain that multiplies a shared one. The size of a bias needs no limit.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _TORCH: Mapping[type[nn.Module], tuple[str, ...]] = {
 def decayed(player: nn.Module) -> list[nn.Parameter]:
     """Return the parameters of a player that decay.
 
-    A module names those of its own parameters that do not in its class attribute `undecayed`.
+    The class attribute `undecayed` of a module names its own parameters that do not decay.
     """
     return [
         parameter

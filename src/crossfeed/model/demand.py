@@ -1,6 +1,6 @@
 """Demand: a vector per domain that changes with time.
 
-Items come into fashion and go out of it for all users. The training span is divided into periods,
+Items come into fashion and out of fashion for all users. The training span is divided into periods,
 and each domain has a vector for every boundary between two of them. The vector of a moment is
 interpolated between its two neighbours and added to the user's. Its inner product with an item is
 an item bias that changes with time, of a rank low enough for few clicks.
@@ -43,7 +43,7 @@ class Demand(nn.Module):
         """Return (B, E) the vector of each row's moment.
 
         Args:
-            times: (B,) milliseconds since 1970; None, as any later time, is after training.
+            times: (B,) milliseconds since 1970; None means after training, as any later time does.
             domains: (B,) the target domain of each row.
         """
         if not self._periods:
@@ -65,7 +65,7 @@ class Demand(nn.Module):
         return torch.where((times > last).unsqueeze(1), self._afterwards(domains), within)
 
     def _afterwards(self, domains: Tensor) -> Tensor:
-        """Return (B, E) what is in demand after training."""
+        """Return (B, E) the demand after training."""
         boundaries = self.vectors.view(-1, self._periods + 1, self._width)  # (D, P + 1, E)
         newest = max(1, round(_NEWEST * (self._periods + 1)))
         known = self.span[0] < self.span[1]

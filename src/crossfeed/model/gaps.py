@@ -20,12 +20,12 @@ FEATURES = 128
 
 @dataclass(frozen=True)
 class Padding:
-    """What is no padding where n domains of one batch are looked at together."""
+    """The real rows and items among the padding of n domains in one batch."""
 
     rows: Tensor
-    """(n, B) what a row counts in a mean over its domain's: the same for all, 0 for padding."""
+    """(n, B) weight of each row in its domain's mean: equal for all rows, 0 for padding."""
     items: Tensor
-    """(n, N) whether a place of the pool holds an item."""
+    """(n, N) true if a place of the pool holds an item."""
 
 
 def euclidean_gap(
@@ -43,9 +43,9 @@ def euclidean_gap(
         clicks: (B,) position in the pool of each click of one domain; (n, B) of n domains.
         confidence: (..., B, N) the generator's confidence; its rows are averaged to g.
         vectors: (..., N, E) item vectors, detached here: the gap moves the generator's choice.
-        padding: where there are n domains.
-        log_inclusion: (..., N) log pi of a sampled pool's items, whose confidence is g / pi but of
-            a row's own click, so that sums over the sample are sums over the pool; not used here.
+        padding: given for n domains.
+        log_inclusion: (..., N) log pi of a sampled pool's items. Their confidence is g / pi, except
+            for a row's own click, so sums over the sample are sums over the pool. Not used here.
 
     Returns:
         (...) the distance of each domain.
@@ -64,8 +64,8 @@ def kl_gap(
     """Return the relative entropy KL(p || g) of smoothed click shares to mean confidence.
 
     p_i = (count_i + 1/N) / (B + 1): one click's worth of mass is spread over the N items that not
-    all rows have seen. Of a sampled pool confidence is g / pi: g is restored for the logarithm,
-    what is spread is summed with the weights 1 / pi, and N is the sum of these.
+    all rows have seen. In a sampled pool confidence is g / pi. There g is restored for the
+    logarithm, the spread mass is summed with the weights 1 / pi, and N is the sum of these weights.
 
     Args: as `euclidean_gap`; `vectors` is not used, `log_inclusion` is.
     """
@@ -100,8 +100,8 @@ def mmd_gap(
     """Return the maximum mean discrepancy between clicks and candidates.
 
     sqrt((p - g)' K (p - g)), K_ij = exp(-|v_i - v_j|^2 / h), h the mean squared distance of the
-    pool's vectors; of a sampled pool it is estimated with the weights 1 / pi. K is that of random
-    features, so that time and memory grow with N, not with N squared: K = F F',
+    pool's vectors, estimated with the weights 1 / pi in a sampled pool. Random features
+    approximate K, so time and memory grow with N, not with N squared: K = F F',
     F_ir = sqrt(2 / R) cos(sqrt(2 / h) w_r . v_i + b_r), w_r normal, b_r uniform.
 
     Args: as `euclidean_gap`.

@@ -196,13 +196,13 @@ def generator_loss(
     """Return L1, expected log-confidence minus score over the generator's draws.
 
     mean_b E_g[log g - s] is the divergence KL(g || softmax(s)) up to a constant, so minimising it
-    spreads the generator over what the discriminator takes for real instead of collapsing onto
-    one item. The gradient is the score-function estimate
+    spreads the generator over items that the discriminator takes for real, and keeps it from
+    collapsing onto one item. The gradient is the score-function estimate
 
         mean_bk w_bk (log g_bk - s_bk - baseline_bk) d log g_bk,   w = g / q,
 
     with w restoring the expectation under g from draws of q, and the mean of the row's other
-    draws as baseline (Kool et al. 2019, section 2). The value is that of the expectation.
+    draws as baseline (Kool et al. 2019, section 2). The value is the expectation.
 
     Args:
         candidate_log_confidence: (B, K) log g of each candidate; carries the gradient.
@@ -229,7 +229,7 @@ def anchor_loss(click_log_confidence: Tensor) -> Tensor:
 
 
 def gap_loss(gap: Tensor) -> Tensor:
-    """Return L3 = exp(-gap): in (0, 1], the smaller the larger the gap (claim 4).
+    """Return L3 = exp(-gap) in (0, 1], which falls as the gap grows (claim 4).
 
     Args:
         gap: a distance >= 0 between the distributions of clicks and candidates.

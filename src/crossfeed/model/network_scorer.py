@@ -1,4 +1,4 @@
-"""The trained players behind the `VectorScorer` protocol: what is evaluated, exported and served.
+"""The trained players as a `VectorScorer`, for evaluation, export and serving.
 
 Dims: B rows, N items of a pool, E width of the score's vectors.
 """
@@ -14,23 +14,24 @@ from torch import Tensor
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.players import Players
+from crossfeed.model.users.grouping import encoded
 from crossfeed.model.users.timelines import build_timelines
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 
 __all__ = ["NetworkScorer"]
 
-_ROWS_AT_ONCE = 1024
 _GENERATOR = "generator."
-"""What the names of the generator's weights begin with."""
+"""Prefix of the names of the generator's weights."""
 
 
 class NetworkScorer:
-    """Scores by the players' weights as they were when it was made; inference only."""
+    """Scores with the players' weights, frozen at construction; inference only."""
 
-    def __init__(self, catalogue: Catalogue, players: Players, *, name: str = "crossfeed") -> None:
+    name = "crossfeed"
+
+    def __init__(self, catalogue: Catalogue, players: Players) -> None:
         self.catalogue = catalogue
         self.players = players.eval()
-        self._name = name
 
     @classmethod
     def from_state(
@@ -45,11 +46,6 @@ class NetworkScorer:
         return cls(catalogue, players)
 
     @property
-    def name(self) -> str:
-        """Return the name under which results are shown."""
-        return self._name
-
-    @property
     def config(self) -> ModelConfig:
         """Return the settings of the networks."""
         return self.players.config
@@ -59,7 +55,7 @@ class NetworkScorer:
         return {name: value.cpu() for name, value in self.players.state_dict().items()}
 
     def served_state(self) -> dict[str, Tensor]:
-        """Return the weights that the score needs: without a generator that is no part of it."""
+        """Return the weights that the score needs; the generator's if it is a part of it."""
         return {
             name: value
             for name, value in self.state().items()
@@ -78,12 +74,7 @@ class NetworkScorer:
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""
-        chunks = [
-            self._encode(histories.rows_between(first, first + _ROWS_AT_ONCE), domains[first:])
-            for first in range(0, len(histories), _ROWS_AT_ONCE)
-        ]
-        width = self.item_vectors.shape[1]
-        return np.concatenate([np.zeros((0, width), np.float32), *chunks])
+        return encoded(self._encode, histories, domains, width=self.item_vectors.shape[1])
 
     def score(self, histories: Histories, domain: int) -> Floats:
         """Return (B, N) the score of each item of the domain's pool for each history."""
@@ -93,7 +84,7 @@ class NetworkScorer:
 
     def _encode(self, histories: Histories, domains: Ints) -> Floats:
         timelines = build_timelines(
-            histories, domains[: len(histories)], catalogue=self.catalogue, config=self.config
+            histories, domains, catalogue=self.catalogue, config=self.config
         )
         device = next(self.players.parameters()).device
         times = None if histories.times is None else torch.from_numpy(histories.times).to(device)

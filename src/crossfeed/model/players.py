@@ -21,11 +21,13 @@ class Players(nn.Module):
 
     The discriminator's scoring layer gives s = <u_d, v_i> + b_i to item i for user u in domain d,
     and the generator's output layer g = <g_d, w_i> + c_i, its log-confidence up to a constant per
-    (user, domain); u_d and g_d are those of the time of asking. The score is s alone if
-    `model.fuse` is "none", s + g if it is "residual", because the discriminator has learned what is
-    missing from g, and (s + g) / 2 if it is "sum", because each has learned the whole: the mean of
-    two estimates of a log-probability is close to one, their sum is twice as sharp. In each case
-    the score is one inner product.
+    (user, domain); u_d and g_d depend on the time of the request. `model.fuse` chooses the score,
+    which is always one inner product:
+
+        none      s alone
+        residual  s + g: the discriminator has learned the rest that g misses
+        sum       (s + g) / 2: each player has learned the whole. The mean of two estimates of a
+                  log-probability is close to one; their sum would be twice as sharp.
     """
 
     def __init__(self, catalogue: Catalogue, config: ModelConfig) -> None:
@@ -36,13 +38,8 @@ class Players(nn.Module):
         self.generator = Generator(items=catalogue.items, domains=domains, config=config)
         self.discriminator = Discriminator(items=catalogue.items, domains=domains, config=config)
 
-    @property
-    def fused(self) -> bool:
-        """Return whether the generator's output is a part of the score."""
-        return self.config.fused
-
     def use_sparse_gradients(self) -> set[str]:
-        """Let the item tables' gradients be those of the rows that were looked at, and no more.
+        """Restrict the gradients of the item tables to the rows that were looked up.
 
         Returns:
             The names of these parameters.
@@ -56,7 +53,7 @@ class Players(nn.Module):
         return {f"{name}.{table}" for name in layers for table in ("vectors.weight", "biases")}
 
     def set_time_span(self, first: int, last: int) -> None:
-        """Take the times (ms) between which the periods of demand lie."""
+        """Set the first and last time (ms) of the periods of demand."""
         for player in (self.discriminator, self.generator):
             player.demand.span.copy_(torch.tensor([first, last]))
 
@@ -64,8 +61,8 @@ class Players(nn.Module):
     def user_vectors(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
         """Return (B, E) the user side of the score; (B, 2E) where it is fused.
 
-        The biases hold the demand at the end of training; what differs from it at another time is
-        in the users.
+        The biases hold the demand at the end of training. The users' vectors hold the difference at
+        another time.
         """
         sides = []
         for player in self._served:
@@ -80,26 +77,26 @@ class Players(nn.Module):
     def item_vectors(self) -> Tensor:
         """Return (I, E) the item side of the score; (I, 2E) where it is fused."""
         vectors = self.discriminator.layer.item_vectors()
-        if self.fused:
+        if self.config.fused:
             vectors = torch.cat([vectors, self.generator.layer.item_vectors()], 1)
         return vectors.clone()
 
     @torch.no_grad()
     def item_biases(self) -> Tensor:
-        """Return (I,) the part of the score that the user does not change."""
+        """Return (I,) the part of the score that does not depend on the user."""
         biases = self._biases(self.discriminator)
-        if self.fused:
+        if self.config.fused:
             biases = biases + self.confidence_biases()
         return biases * self.config.output_share
 
     @torch.no_grad()
     def confidence_biases(self) -> Tensor:
-        """Return (I,) the part of the generator's output that the user does not change."""
+        """Return (I,) the part of the generator's output that does not depend on the user."""
         return self._biases(self.generator)
 
     @property
     def _served(self) -> tuple[Player, ...]:
-        return (self.discriminator, self.generator) if self.fused else (self.discriminator,)
+        return (self.discriminator, self.generator) if self.config.fused else (self.discriminator,)
 
     def _biases(self, player: Player) -> Tensor:
         """Return (I,) biases, with the demand at the end of training."""

@@ -1,6 +1,6 @@
 """A checkpoint's file: written as a whole or not at all, verified when it is read.
 
-It holds tensors and plain values only, and says by which settings they were made.
+It holds only tensors and plain values, and the settings of the training.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import zlib
 from collections.abc import Mapping
 from pathlib import Path
-from pickle import UnpicklingError  # what a damaged checkpoint raises; nothing is unpickled freely
+from pickle import UnpicklingError  # damaged checkpoints raise it; nothing is unpickled freely
 from typing import Any
 from zipfile import BadZipFile, ZipFile
 
@@ -44,7 +44,7 @@ def write_checkpoint(file: Path, checkpoint: Mapping[str, Any], config: Config) 
     with atomic_path(file) as temporary, temporary.open("wb") as opened:
         try:
             torch.save(whole, opened)
-        except RuntimeError as error:  # torch hides in it what the disk said
+        except RuntimeError as error:  # torch hides the error of the disk in it
             if isinstance(error.__context__, OSError):
                 raise error.__context__ from None
             raise

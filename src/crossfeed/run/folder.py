@@ -1,23 +1,23 @@
 """One run on disk: its configuration, what it measured, and its checkpoints.
 
-config.json             all settings, the dataset's path and hash, what is seen of it, versions
+config.json             all settings, the dataset's path and hash, its visible domains, versions
 metrics.jsonl           one line per epoch
-health.jsonl            what each epoch said of both players, and its alarms
-checkpoints/last.pt     everything needed to go on as if nothing had happened
+health.jsonl            the health figures of both players by epoch, and alarms
+checkpoints/last.pt     everything needed to continue as if uninterrupted
 checkpoints/best.pt     the players' weights at the best validation so far
 checkpoints/healthy.pt  both players at the last healthy epoch, where roll-back is set
 checkpoints/refit.pt    the players' weights after the refit on all data, if there was one
 results.json            figures of the last evaluation
 outcomes.parquet        its metrics of every event, for intervals and comparisons
-transfer.json           what the domains give each other, if that was measured
-transfer/               the runs that it was measured with
+transfer.json           how much the domains gain from each other, if measured
+transfer/               the runs behind this measurement
 gate.json               domains that should not be served by this model, and why
 report.html             the page of `crossfeed report`
 profile-operators.txt   torch's table of the parts and operators of some steps, if asked for
 profile-trace.json      the same steps, for a viewer of traces
 tensorboard/            event files, where `train.track` asks for them
-mlflow.json             under which id MLflow knows the run, and where
-mlflow.sqlite           what MLflow keeps, where no server is named
+mlflow.json             the run's id in MLflow, and the server
+mlflow.sqlite           MLflow's database, if no server is named
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from crossfeed.config import Config, TrainConfig, parse_config
 from crossfeed.config.differences import RUNNING, differences
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import DatasetError, RunError
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.outcomes import write_outcomes
 from crossfeed.evaluation.results import Results
 from crossfeed.files import (
@@ -83,7 +84,7 @@ _FILES = (
 _FOLDERS = ("transfer", "tensorboard")
 
 _LOCK = ".lock"
-"""Is there while a process trains in the folder."""
+"""Exists while a process trains in the folder."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +149,7 @@ class Run:
         return cls(path, config, facts)
 
     def resumed(self, given: Config) -> Run:
-        """Return the run as it goes on, with the settings that it began with.
+        """Return the run to be continued, with its original settings.
 
         Args:
             given: settings that are asked for now. Those that say where the training runs are
@@ -192,7 +193,7 @@ class Run:
         return dataset
 
     def relocated(self, dataset: Dataset) -> Run:
-        """Return the run with its dataset where that lies now, which config.json then says too.
+        """Return the run with the present place of its dataset, and write it to config.json.
 
         Raises:
             OutputError: config.json cannot be written.
@@ -205,7 +206,7 @@ class Run:
         return run
 
     def require_dataset(self, dataset: Dataset) -> None:
-        """Refuse a dataset with which the run cannot continue.
+        """Refuse a dataset that the run cannot continue with.
 
         Raises:
             RunError: its content differs, or it is narrowed to other domains.
@@ -251,7 +252,7 @@ class Run:
         return NetworkScorer.from_state(dataset.catalogue, self.config.model, weights)
 
     def metrics(self) -> list[dict[str, Any]]:  # Any: JSON
-        """Return what was measured, one entry per epoch."""
+        """Return the measurements, one entry per epoch."""
         return self._lines("metrics.jsonl")
 
     @property
@@ -261,20 +262,19 @@ class Run:
         return bool(lines) and bool(lines[-1].get("finished", True))  # former versions did not say
 
     def validation_values(self) -> list[float]:
-        """Return by epoch the validation figure that `train.select_on` names."""
-        kind, metric = self.config.train.select_on.split()
-        return [float(line["validation"][kind][metric]) for line in self.metrics()]
+        """Return by epoch the validation figure that chooses the best one."""
+        return [float(line["validation"]["micro"][SELECTED_BY]) for line in self.metrics()]
 
     def health(self) -> list[dict[str, Any]]:  # Any: JSON
-        """Return what was seen of both players, one entry per epoch."""
+        """Return the health of both players, one entry per epoch."""
         return self._lines("health.jsonl")
 
     def write_metrics(self, lines: list[dict[str, Any]]) -> None:  # Any: JSON
-        """Write what was measured, one entry per epoch."""
+        """Write the measurements, one entry per epoch."""
         self._write_lines("metrics.jsonl", lines)
 
     def write_health(self, lines: list[dict[str, Any]]) -> None:  # Any: JSON
-        """Write what was seen of both players, one entry per epoch."""
+        """Write the health of both players, one entry per epoch."""
         self._write_lines("health.jsonl", lines)
 
     def write_results(self, results: Results) -> None:
@@ -283,7 +283,7 @@ class Run:
         write_json(self.path / "results.json", results.to_json())
 
     def write_transfer(self, transfer: Mapping[str, object]) -> None:
-        """Keep what the domains give each other as transfer.json."""
+        """Write how much the domains gain from each other as transfer.json."""
         write_json(self.path / "transfer.json", transfer)
 
     def write_gate(self, reasons: Mapping[str, str]) -> None:
@@ -291,7 +291,7 @@ class Run:
         write_json(self.path / "gate.json", {"held_back": dict(reasons)})
 
     def held_back(self) -> tuple[str, ...]:
-        """Return the domains that the gate holds back; none where there is no gate.
+        """Return the domains that the gate holds back; none without a gate.
 
         Raises:
             RunError: gate.json cannot be read.
@@ -308,7 +308,7 @@ class Run:
             ) from None
 
     def prepare_to_write(self) -> None:
-        """Remove what a process that died left half written, and see that there can be written.
+        """Remove half-written files of dead processes, and check that the folder can be written.
 
         Raises:
             OutputError: the folder cannot be written.
@@ -373,7 +373,7 @@ class Run:
 
 
 def may_begin(path: Path) -> bool:
-    """Return whether a folder holds nothing, or only what a run leaves that failed to begin."""
+    """Return whether a folder is empty, or holds only the rest of a run that failed to begin."""
     return not path.is_file() and all(
         one in (path / "checkpoints", path / _LOCK) or one.match(".config.json.*.tmp")
         for one in path.rglob("*")
@@ -381,10 +381,10 @@ def may_begin(path: Path) -> bool:
 
 
 def require_place(path: Path, *, dataset: Dataset, overwrite: bool) -> None:
-    """Refuse a folder in which no run on the dataset may begin.
+    """Refuse a folder that a run on the dataset may not begin in.
 
     Raises:
-        OutputError: it holds something, and is no run that may be replaced, or it is the dataset.
+        OutputError: it is not empty and not a run that may be replaced, or it is the dataset.
     """
     require_apart(path, [dataset.path])
     if not may_begin(path):

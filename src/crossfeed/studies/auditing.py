@@ -10,10 +10,9 @@ import torch
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.audit import AuditReport, Finding, audit
 from crossfeed.model.candidates import Proposals
-from crossfeed.model.generator import Generator
 from crossfeed.run import Run
 from crossfeed.training.step.batches import Batch, batches
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose, static_proposals
 
 __all__ = ["audit_run", "proposals_finding"]
 
@@ -30,14 +29,17 @@ def audit_run(run: Run) -> AuditReport:
     dataset = run.dataset()
     generator = run.scorer().players.generator if run.config.has_generator else None
     config = run.config
-    static = StaticProposals(dataset, config.train)
+    static = static_proposals(dataset, config.train)
     expanded = [True] * len(dataset.catalogue.domains)
     clicks = dataset.events(Part.TRAIN)
     drawn = []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(config.train.seed)
         for batch in islice(batches(dataset, config, clicks=clicks, epoch=0), _BATCHES):
-            drawn.append((batch, _draw(generator, batch, static, run, expanded)))
+            proposals = propose(
+                generator, batch, static=static, config=config.train, expanded=expanded
+            )
+            drawn.append((batch, proposals))
     findings = audit(dataset).findings
     return AuditReport((*findings, proposals_finding(dataset, drawn)))
 
@@ -61,21 +63,4 @@ def proposals_finding(dataset: Dataset, drawn: list[tuple[Batch, Proposals]]) ->
         passed=not bad,
         checked=checked,
         detail=f"{len(bad):,} violations, the first is item {bad[0]}" if bad else "",
-    )
-
-
-def _draw(
-    generator: Generator | None,
-    batch: Batch,
-    static: StaticProposals,
-    run: Run,
-    expanded: list[bool],
-) -> Proposals:
-    return propose(
-        generator,
-        batch,
-        static=static,
-        config=run.config.train,
-        expanded=expanded,
-        share=run.config.train.proposal_share,
     )

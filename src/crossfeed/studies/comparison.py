@@ -13,9 +13,9 @@ from crossfeed.errors import RunError
 from crossfeed.evaluation.outcomes import Outcomes, read_outcomes
 from crossfeed.evaluation.statistics.comparisons import (
     Comparison,
+    adjusted,
     compare,
     flips_for,
-    holm,
     mean_over_seeds,
 )
 from crossfeed.run import Run
@@ -96,13 +96,9 @@ def contests(entrants: Sequence[Entrant], *, metric: str) -> list[Contest]:
         Contest(first, other, compare(first.outcomes, other.outcomes, metric, flips=flips))
         for other in others
     ]
-    adjusted = iter(holm([one.p for contest in made for one in contest.comparisons]))
+    found = iter(adjusted([one for contest in made for one in contest.comparisons]))
     return [
-        replace(
-            contest,
-            comparisons=[replace(one, p_holm=next(adjusted)) for one in contest.comparisons],
-        )
-        for contest in made
+        replace(contest, comparisons=[next(found) for _ in contest.comparisons]) for contest in made
     ]
 
 

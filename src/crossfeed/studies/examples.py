@@ -25,18 +25,19 @@ _CLICKS_AT_ONCE = 1_000_000
 
 
 def draw_examples(
-    scorer: Scorer, dataset: Dataset, *, part: Part, count: int, seed: int = 0
+    scorer: Scorer, dataset: Dataset, *, part: Part, count: int
 ) -> tuple[Example, ...]:
     """Draw held-out events of users who know several domains, and recommend just before them.
+
+    The same dataset gives the same events.
 
     Args:
         scorer: makes the recommendations.
         dataset: prepared data.
         part: the part that was evaluated.
         count: most examples; each of another user, and of another domain while there are any.
-        seed: of the draw.
     """
-    events = np.random.default_rng(seed).permutation(dataset.events(part))[:_LOOKED_AT]
+    events = np.random.default_rng(0).permutation(dataset.events(part))[:_LOOKED_AT]
     of_several = [
         events[first:last][_domains_known(dataset.histories(events[first:last], part), dataset) > 1]
         for first, last in dataset.chunks(events, at_once=_CLICKS_AT_ONCE, of_event=1)

@@ -15,8 +15,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.scorer import Catalogue, Floats, Histories, Scorer
-from crossfeed.training.loop.fit import SAME_COMMAND
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import SAME_COMMAND, train
 
 __all__ = ["Alone", "Narrowed", "is_trainable", "train_alone", "train_narrowed"]
 

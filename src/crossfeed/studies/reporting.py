@@ -10,6 +10,7 @@ from typing import Any
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import MissingExtraError, RunError
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.outcomes import Outcomes, read_outcomes
 from crossfeed.evaluation.report.contents import (
     DomainFacts,
@@ -87,7 +88,7 @@ def make_report(run: Run, *, examples: int) -> Report:
         )
     results, transfer = _read(run, "results.json"), _read(run, "transfer.json")
     gate = _read(run, "gate.json")
-    best = max(epochs, key=lambda epoch: _selected(epoch, run))
+    best = max(epochs, key=lambda epoch: float("-inf") if epoch.micro is None else epoch.micro)
     return Report(
         title=f"Report of {run.path.resolve().name}",
         facts=_facts(run, dataset, epochs),
@@ -95,7 +96,7 @@ def make_report(run: Run, *, examples: int) -> Report:
         domains=_domains(dataset),
         settings=changed_settings(run.config),
         epochs=epochs,
-        validation_metric=_selection(run)[1],
+        validation_metric=SELECTED_BY,
         best_epoch=best.number,
         quality=_quality(run, results) if results else None,
         slices=_slices(results) if results else None,
@@ -114,7 +115,7 @@ def make_report(run: Run, *, examples: int) -> Report:
 
 
 def _read(run: Run, name: str) -> Json | None:
-    """Return the content of one of the run's JSON files; None where it is not there."""
+    """Return the content of one of the run's JSON files; None if it is missing."""
     try:
         return dict(json.loads((run.path / name).read_text("utf-8")))
     except FileNotFoundError:
@@ -126,26 +127,14 @@ def _read(run: Run, name: str) -> Json | None:
         ) from None
 
 
-def _selection(run: Run) -> tuple[str, str]:
-    """Return kind and metric by which the best epoch was chosen."""
-    kind, metric = run.config.train.select_on.split()
-    return kind, metric
-
-
-def _selected(epoch: Epoch, run: Run) -> float:
-    value = epoch.micro if _selection(run)[0] == "micro" else epoch.macro
-    return float("-inf") if value is None else value
-
-
 def _epochs(run: Run) -> tuple[Epoch, ...]:
-    metric = _selection(run)[1]
     return tuple(
         Epoch(
             number=line["epoch"],
             seconds=line["seconds"],
             losses=line["losses"],
-            micro=line.get("validation", {}).get("micro", {}).get(metric),
-            macro=line.get("validation", {}).get("macro", {}).get(metric),
+            micro=line.get("validation", {}).get("micro", {}).get(SELECTED_BY),
+            macro=line.get("validation", {}).get("macro", {}).get(SELECTED_BY),
         )
         for line in run.metrics()
     )
@@ -317,7 +306,9 @@ def _missing(run: Run, *, results: Json | None, transfer: Json | None) -> tuple[
     if transfer is None:
         missing.append(
             Missing(
-                "What the domains give each other", "not measured yet", f"{evaluate} --transfer"
+                "How much the domains gain from each other",
+                "not measured yet",
+                f"{evaluate} --transfer",
             )
         )
     return tuple(missing)

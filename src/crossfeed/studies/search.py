@@ -21,12 +21,12 @@ from crossfeed.config import Config
 from crossfeed.config.differences import differences
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, MissingExtraError, NonFiniteLossError, RunError
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.files import atomic_path, require_writable
 from crossfeed.outputs import STUDY, require_folder
 from crossfeed.run import Run
 from crossfeed.studies.space import SPACE, Choices, Range, Space, require_allowed, with_settings
-from crossfeed.training.loop.fit import SAME_COMMAND
-from crossfeed.training.loop.trainer import train
+from crossfeed.training.loop.trainer import SAME_COMMAND, train
 
 if TYPE_CHECKING:
     import optuna
@@ -50,7 +50,7 @@ class SearchTrial:
     number: int
     settings: Mapping[str, Value]
     value: float | None
-    """Its best validation figure; None where it was pruned or failed."""
+    """Its best validation figure; None if it was pruned or failed."""
     state: str
     """complete, pruned or fail."""
 
@@ -92,8 +92,8 @@ def search(
     Args:
         dataset: prepared data.
         out: folder of the study, new or continued.
-        config: settings shared by all trials; `train.select_on` names the figure.
-        space: what is tried.
+        config: settings shared by all trials.
+        space: the values to try.
         trials: how many trials there are at the end, those of earlier calls included.
         seed: of the draws of settings; the trainings have `train.seed`.
         tell: called after each trial.
@@ -113,9 +113,9 @@ def search(
             _run_trial(study, trial, settings, dataset=dataset, out=out, config=config)
             tell(_trial(study.trials[trial.number]))
             _write_best(out, study, config)
-        _write_best(out, study, config)  # a process that was killed may not have come to it
+        _write_best(out, study, config)  # a killed process may not have written it
         found = tuple(map(_trial, study.trials))
-        return Search(config.train.select_on, found, _importances(study))
+        return Search(f"micro {SELECTED_BY}", found, _importances(study))
 
 
 def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
@@ -130,7 +130,7 @@ def _trials_to_run(study: optuna.Study, count: int) -> Iterator[optuna.Trial]:
 
 
 def _draw(study: optuna.Study, trial: optuna.Trial, space: Space, *, seed: int) -> dict[str, Value]:
-    """Return a trial's settings; an interrupted trial keeps those that it drew."""
+    """Return a trial's settings; an interrupted trial keeps the ones it drew."""
     settings = {}
     for name, values in space.items():
         study.sampler = _sampler(seed, trial.number, name)
@@ -159,7 +159,7 @@ def _run_trial(
     told = set(study.trials[trial.number].intermediate_values)
 
     def watch(epoch: int, value: float) -> None:
-        if epoch not in told:  # an interrupted training may come to an epoch a second time
+        if epoch not in told:  # an interrupted training may repeat an epoch
             trial.report(value, epoch)
             told.add(epoch)
         if trial.should_prune():

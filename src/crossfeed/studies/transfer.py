@@ -12,7 +12,7 @@ Dims: N the largest domains, by training clicks.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +22,7 @@ from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import Results, evaluate
 from crossfeed.evaluation.outcomes import Outcomes
-from crossfeed.evaluation.statistics.comparisons import Comparison, compare, flips_for, holm
+from crossfeed.evaluation.statistics.comparisons import Comparison, adjusted, compare, flips_for
 from crossfeed.run import Run
 from crossfeed.scorer import Scorer
 from crossfeed.studies.narrow import is_trainable, train_alone, train_narrowed
@@ -118,7 +118,7 @@ def measure_transfer(
     return Transfer(
         metric=metric,
         part=part.name.lower(),
-        against_alone=_adjusted(compare(joint.outcomes, alone.outcomes, metric)),
+        against_alone=adjusted(compare(joint.outcomes, alone.outcomes, metric)),
         domains=names,
         popularity=figures(Popularity(dataset)),
         joint=_by_domain(joint, names, metric),
@@ -127,7 +127,7 @@ def measure_transfer(
     )
 
 
-def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
+def held_back(run: Run) -> dict[str, str]:
     """Return the domains that this run should not serve, and why.
 
     A domain is held back if the run is significantly worse there, on validation clicks, than
@@ -142,19 +142,18 @@ def held_back(run: Run, *, metric: str = "ndcg@10") -> dict[str, str]:
             name: evaluate(rival, dataset, part=Part.VALIDATION).outcomes
             for name, rival in rivals.items()
         },
-        metric=metric,
     )
 
 
 def find_worse(
     joint: Outcomes, rivals: Mapping[str, Outcomes], *, metric: str = "ndcg@10"
 ) -> dict[str, str]:
-    """Return the domains in which a scorer is surely worse than one of its rivals, and why.
+    """Return the domains with a scorer that is surely worse than one of its rivals, and why.
 
     Args:
         joint: the scorer that is judged.
-        rivals: name -> another one on the same events, those of the validation part.
-        metric: on what they are compared.
+        rivals: name -> another scorer on the same validation events.
+        metric: the metric that is compared.
     """
     flips = flips_for(len(rivals) * len(set(joint.domains)))
     found = [
@@ -162,11 +161,10 @@ def find_worse(
         for name, rival in rivals.items()
         for one in compare(joint, rival, metric, flips=flips)[2:]  # domains alone
     ]
-    adjusted = _adjusted([one for _, one in found])
     return {
         one.scope: f"{metric} {one.first:.4f}, {name} {one.second:.4f}, p {one.p_holm:.4f}, "
         "on validation"
-        for (name, _), one in zip(found, adjusted, strict=True)
+        for (name, _), one in zip(found, adjusted([one for _, one in found]), strict=True)
         if one.better == "second"
     }
 
@@ -191,8 +189,3 @@ def _largest(dataset: Dataset, count: int) -> list[int]:
 def _by_domain(results: Results, names: Sequence[str], metric: str) -> Row:
     domains = results.domains
     return [domains[name][metric] if name in domains else None for name in names]
-
-
-def _adjusted(comparisons: list[Comparison]) -> list[Comparison]:
-    adjusted = holm([one.p for one in comparisons])
-    return [replace(one, p_holm=p) for one, p in zip(comparisons, adjusted, strict=True)]

@@ -44,9 +44,9 @@ class DuckDBEngine(Engine):
         )
         # Expressions state an order if it counts; the parsers state the order of rows.
         self.connection.execute("SET preserve_insertion_order = false")
-        # What is kept is read once or twice: to find out how to make it small takes longer.
+        # Kept tables are read once or twice: choosing a compression takes longer than it saves.
         self.connection.execute("SET force_compression = 'uncompressed'")
-        # Not ibis' list_tables, which calls what DuckDB 2.0 has no more.
+        # Not ibis' list_tables, which calls a function that DuckDB 2.0 removed.
         found = self.connection.execute("SELECT table_name FROM duckdb_tables()").fetchall()
         taken = [str(name).removeprefix(_KEPT) for (name,) in found]
         self._numbers = itertools.count(max((int(n) + 1 for n in taken if n.isdigit()), default=0))
@@ -59,7 +59,7 @@ class DuckDBEngine(Engine):
 
     @contextlib.contextmanager
     def in_order(self) -> Iterator[duckdb.DuckDBPyConnection]:
-        """Yield the connection; what is read in the meantime keeps the order of its rows."""
+        """Yield the connection; until the end of the block, reading keeps the order of rows."""
         self.connection.execute("SET preserve_insertion_order = true")
         yield self.connection
         self.connection.execute("SET preserve_insertion_order = false")
@@ -119,20 +119,20 @@ class DuckDBEngine(Engine):
 
 @contextlib.contextmanager
 def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[DuckDBEngine]:
-    """Yield an engine that works in `scratch`; who gave the folder removes it.
+    """Yield an engine that works in `scratch`; the caller removes the folder.
 
     Args:
         scratch: a folder, made if missing; it may hold tables that an engine left there.
-        memory_limit: what the engine may hold in memory, such as "2GiB"; beyond it spills to disk.
+        memory_limit: memory limit of the engine, such as "2GiB"; beyond it spills to disk.
             None is 3 GiB, or half of a smaller machine's.
 
     Raises:
-        ConfigError: the limit is no size.
-        OutputError: `scratch` cannot be written, or disk or memory did not suffice.
+        ConfigError: the limit is not a size.
+        OutputError: `scratch` cannot be written, or disk or memory is too small.
     """
     if memory_limit is not None and not _SIZE.fullmatch(memory_limit):
         raise ConfigError(
-            f"the memory limit '{memory_limit}' is no size", hint="write it as 500MiB or 4GiB"
+            f"the memory limit '{memory_limit}' is not a size", hint="write it as 500MiB or 4GiB"
         )
     require_writable(scratch)
     try:
@@ -151,10 +151,10 @@ def open_duckdb(scratch: Path, *, memory_limit: str | None = None) -> Iterator[D
 
 
 def did_not_fit(error: duckdb.Error) -> bool:
-    """Return whether disk or memory failed, which is nobody's fault but the machine's.
+    """Return whether disk or memory was too small, and not the log or a setting wrong.
 
-    A table that could not be written to its end is a fatal error, and a commit that could not be
-    written an error of its transaction; what was there before is as it was.
+    DuckDB reports a table that could not be written as a fatal error, and a commit that could not
+    be written as an error of its transaction. Earlier tables are unchanged.
     """
     if isinstance(error, duckdb.IOException | duckdb.OutOfMemoryException):
         return True

@@ -1,6 +1,6 @@
 """Engines evaluate table expressions. After the parsers, preparation knows only this interface.
 
-`engine_duckdb` is embedded and the default; `engine_spark` is for logs that outgrow one machine.
+`duckdb_engine` is embedded and the default; `spark_engine` is for logs that outgrow one machine.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Spark behind ibis, for logs that one machine no longer serves; the extra `spark`.
+"""Spark behind ibis, for logs that are too large for one machine; the extra `spark`.
 
-Everything that is kept is Parquet in the scratch folder, which the driver and all workers must see
-under the same path: a shared file system where the master is a cluster.
+Kept tables are Parquet in the scratch folder. The driver and all workers must see it under the same
+path: with a cluster, on a shared file system.
 """
 
 from __future__ import annotations
@@ -96,7 +96,7 @@ class SparkEngine(Engine):
         rows.write.mode("overwrite").parquet(str(folder))
 
     def close(self) -> None:
-        """Take the views out of the session, which may go on."""
+        """Remove the views from the session, which may continue."""
         for view in self._tables:
             self._session.catalog.dropTempView(view)
 

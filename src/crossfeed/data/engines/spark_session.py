@@ -24,7 +24,7 @@ _LOCAL_SETTINGS = {
     # Spark's own 200 are for a cluster.
     "spark.sql.shuffle.partitions": str(4 * (os.cpu_count() or 1)),
 }
-"""For a Spark within this process, which nobody watches and nobody calls."""
+"""For a Spark within this process, without a UI or outside connections."""
 
 
 @contextlib.contextmanager
@@ -58,7 +58,7 @@ def spark_session(master: str | None, *, memory: str | None = None) -> Iterator[
 
 
 def spark_errors() -> tuple[type[Exception], ...]:
-    """Return what Spark raises; nothing where it is not installed."""
+    """Return the exceptions of Spark; none if it is not installed."""
     try:
         from py4j.protocol import Py4JError
         from pyspark.errors import PySparkException
@@ -84,7 +84,7 @@ def _require_same(active: str | None, master: str | None) -> None:
     if master not in (None, active):
         raise ConfigError(
             f"a session at the Spark master '{active}' is active, and '{master}' was asked for",
-            hint="a process has one at a time: stop that one, or work in it (engine 'spark', "
+            hint="a process has one session: stop it, or work in it (engine 'spark', "
             "spark://?table=...)",
         )
 

@@ -45,7 +45,7 @@ class Twins:
 
 @dataclass(frozen=True)
 class WordsForMissing:
-    """Clicks whose id is a text that elsewhere stands for a missing value, such as nan."""
+    """Clicks with an id that is a word for a missing value, such as nan."""
 
     kind: str
     """user_id, item_id or domain"""

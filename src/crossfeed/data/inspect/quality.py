@@ -1,4 +1,4 @@
-"""Inspect a log before preparing it: which rows are readable, and what they hold."""
+"""Inspect a log before preparing it: readable rows, and their contents."""
 
 from __future__ import annotations
 

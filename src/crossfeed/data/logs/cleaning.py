@@ -2,8 +2,8 @@ r"""Values in the text of a CSV: words for a missing value, integers written as 
 
 A CSV has no types. NA, NULL, \N and the like (`data.missing_values`) are missing values, as an
 empty cell is, and are counted word by word. pandas writes the integers of a column with gaps as
-floats: where every id or domain of a file ends in .0, that is left off, so that 7.0 of one file is
-the 7 of another. A file with both 7 and 7.0 is left as it is.
+floats. If every id or domain of a file ends in .0, it is removed, so 7.0 in one file is the 7 of
+another. A file with both 7 and 7.0 is not changed.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Cleaned:
 
     @staticmethod
     def word_column(role: str) -> str:
-        """Return the column that holds the word, where it stood for a missing value."""
+        """Return the column that holds the words for missing values."""
         return f"crossfeed_word_{role}"
 
 
@@ -44,7 +44,7 @@ def clean(
     into: str,
     missing_values: Collection[str],
 ) -> Cleaned:
-    """Make a view of a staged log in which text stands for itself alone.
+    """Make a view of a staged log without words for missing values and integers as floats.
 
     Args:
         connection: of the engine.
@@ -110,7 +110,7 @@ def _notes(log: Log, floats: Mapping[str, list[int]]) -> tuple[str, ...]:
             names = ", ".join(f"'{log.inputs[number].name}'" for number in files[:_SHOWN])
             more = ", ..." if len(files) > _SHOWN else ""
             notes.append(
-                f"every {role} in {names}{more} ends in .0, as where a column of integers has "
-                "gaps: 7.0 is read as 7; put text ids in a Parquet file if .0 belongs to them"
+                f"every {role} in {names}{more} ends in .0, as in a column of integers with gaps: "
+                "7.0 is read as 7; put text ids in a Parquet file if .0 belongs to them"
             )
     return tuple(notes)

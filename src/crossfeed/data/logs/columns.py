@@ -67,13 +67,13 @@ def file_input(
     Args:
         connection: any connection.
         file: the file.
-        optional: columns that are looked for in every object of a JSONL file, not in the first
-            ones alone: nobody would notice that they were missed.
+        optional: columns that are looked for in every object of a JSONL file, not only in the
+            first ones, because a missed column would go unnoticed.
         header: the names of the columns of a CSV without a header line.
 
     Raises:
         LogError: its objects cannot be read, or its header names no columns.
-        ConfigError: `header` names other columns than there are, or those of another format.
+        ConfigError: `header` names too many columns, or the file is not a CSV.
     """
     if header is not None and file.format != "CSV":
         raise ConfigError(f"data.header is for CSV, and '{file.name}' is {file.format}")
@@ -134,7 +134,7 @@ def _require_as_many(file: LogFile, row: Sequence[str], header: Sequence[str]) -
         raise ConfigError(
             f"data.header names {len(header)} columns, and the first line of '{file.name}' has "
             f"{len(row)}: {', '.join(row)}",
-            hint="name the columns of the file in their order; those behind may be left out",
+            hint="name the columns of the file in order; the last ones may be left out",
         )
 
 
@@ -176,7 +176,7 @@ def database_input(connection: duckdb.DuckDBPyConnection, url: str) -> Input:
     types = _described(connection, IN_MEMORY)
     input_ = Input(database.shown, 0, {}, database=database)
     found = _with_columns(input_, columns.names, types)
-    return replace(found, own_names={})  # only what is needed is fetched, under its own name
+    return replace(found, own_names={})  # only needed columns are fetched, under their own names
 
 
 def source_input(connection: duckdb.DuckDBPyConnection, source: Source, folder: Path) -> Input:
@@ -198,7 +198,7 @@ def source_input(connection: duckdb.DuckDBPyConnection, source: Source, folder: 
 def without_values(connection: duckdb.DuckDBPyConnection, input_: Input, column: str) -> bool:
     """Return whether a column of a Parquet file has no value in any row.
 
-    A writer cannot know its type, and takes any.
+    Its type says nothing, because the writer had to guess it.
     """
     if input_.file is None or input_.file.format != "Parquet" or column in input_.values:
         return False
@@ -212,7 +212,7 @@ def without_values(connection: duckdb.DuckDBPyConnection, input_: Input, column:
 
 
 def _with_columns(input_: Input, names: Sequence[str], found: Sequence[tuple[str, str]]) -> Input:
-    """Return an input with its columns: their names, and what DuckDB calls and takes them for."""
+    """Return an input with its columns: their names, and DuckDB's names and types."""
     count = Counter(names)
     unusable = {**input_.unusable}
     unusable |= {name: "occurs several times" for name in names if name and count[name] > 1}
@@ -244,7 +244,7 @@ def _pandas_columns(
     table: Any,  # Any: pandas is not needed otherwise
     error: Exception,
 ) -> tuple[dict[str, pa.ChunkedArray], dict[str, str]]:
-    """Return the columns of a DataFrame one by one: only those that are needed must be alike."""
+    """Return the columns of a DataFrame one by one: only needed ones must have one type."""
     if not hasattr(table, "iloc"):
         raise LogError(
             f"the table in memory cannot be read: {str(error).splitlines()[0]}",
@@ -265,14 +265,14 @@ def _pandas_columns(
 def _single(
     names: Sequence[str], columns: Iterable[pa.ChunkedArray]
 ) -> tuple[dict[str, pa.ChunkedArray], dict[str, str]]:
-    """Return the columns whose name is theirs alone, and the names of the others."""
+    """Return the columns with unique names, and the repeated names."""
     count = Counter(names)
     single = {name: one for name, one in zip(names, columns, strict=True) if count[name] == 1}
     return single, {name: "occurs several times" for name in count if count[name] > 1}
 
 
 def _widened(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Return a column in a type that the engine has, where it has not its own."""
+    """Return a column in a type that the engine knows."""
     if pa.types.is_float16(column.type):
         return column.cast(pa.float32())
     return column.cast(pa.float64()) if pa.types.is_decimal256(column.type) else column
@@ -299,7 +299,7 @@ def _json_keys(head: str) -> list[str]:
 def _keys_of_any(
     connection: duckdb.DuckDBPyConnection, file: LogFile, keys: Sequence[str]
 ) -> list[str]:
-    """Return those of some keys that any object of a file has."""
+    """Return the keys that occur in any object of a file."""
     if not keys:
         return []
     found = ", ".join(f"bool_or(json_exists(json, {json_pointer(key)}))" for key in keys)

@@ -1,7 +1,7 @@
 """A table of a database as a log: postgres://USER@HOST/DATABASE?table=SCHEMA.TABLE.
 
-It is read by one statement, in batches. What is written to the table in the meantime is not seen:
-a statement of Postgres or SQLite sees what was there when it began, a file of DuckDB is locked.
+One statement reads it, in batches. Later writes to the table are not seen: a statement of Postgres
+or SQLite sees the table as of its start, and a file of DuckDB is locked.
 
 A URL may hold a password. It is never shown: messages, manifest and quarantine name `shown`.
 """
@@ -38,7 +38,7 @@ _FILES = ("duckdb", "sqlite")
 Leading slashes are one, as for the history store, so that four are as good as three.
 """
 _WITHOUT_TABLES = ("polars", "datafusion")
-"""Engines of a process, in which nothing is stored that a URL could name."""
+"""In-memory engines: they store no table that a URL could name."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ class DatabaseTable:
 
     @contextlib.contextmanager
     def _telling(self, *, but: type[Exception] = LogError) -> Iterator[None]:
-        """Turn what a driver raises, each its own kind, into one error without secrets."""
+        """Turn the exceptions of any driver into one error without secrets."""
         try:
             yield
         except but:
@@ -163,7 +163,7 @@ def _require_known(scheme: str, shown: str) -> None:
 
 
 def _missing_package(error: BaseException | None) -> str | None:
-    """Return the package whose lack is behind an error, if any is."""
+    """Return the missing package that caused an error, if there is one."""
     lacking = None
     while error is not None:
         if isinstance(error, ImportError):
@@ -177,7 +177,7 @@ def _without_secrets(parts: SplitResult, table: str) -> str:
     user = user.partition(":")[0]
     query = f"table={table}" if table else ""
     netloc = f"{user}@{address}" if user else address
-    # Not geturl(), which leaves out "//" where there is no address.
+    # Not geturl(), which leaves out "//" without an address.
     return f"{parts.scheme}://{netloc}{parts.path}{'?' if query else ''}{query}"
 
 
@@ -185,7 +185,7 @@ def _fields(table: ir.Table) -> dict[str, pa.Field]:
     """Return the columns in the types in which they are read."""
     fields = {}
     for name, type_ in table.schema().items():
-        with contextlib.suppress(Exception):  # a type that Arrow has not is no column of a log
+        with contextlib.suppress(Exception):  # columns of types unknown to Arrow are skipped
             fields[name] = pa.field(name, _read_as(type_, table.get_backend().name))
     return fields
 
@@ -209,7 +209,7 @@ def _batches(
         schema = pa.schema([fields[name] for name in columns])
         return _from_sqlite(file, table.get_name(), schema)
     rows = table.select(*columns).cast(dict.fromkeys(as_text, "string"))
-    if backend.name == "duckdb":  # ibis 12 asks connections of DuckDB 2.0 for what they lost
+    if backend.name == "duckdb":  # ibis 12 calls a method that DuckDB 2.0 removed
         return backend.con.sql(backend.compile(rows)).to_arrow_reader(_BATCH_ROWS)
     return rows.to_pyarrow_batches(chunk_size=_BATCH_ROWS)
 

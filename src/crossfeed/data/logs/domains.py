@@ -1,4 +1,4 @@
-"""Where the domain of a log is no column: in the path of each file, or one for the whole log.
+"""Domains that are not a column: from the path of each file, or one for the whole log.
 
 domain=books/part-1.csv     a folder of that name is a column, as Hive, Spark and pandas write it
 "{domain}.csv"              `data.columns.domain`: the part of each file's path that {domain} marks
@@ -37,7 +37,7 @@ def domain_rule(value: str) -> DomainRule | None:
         return lambda path: constant[1]
     if value.count(_MARK) != 1 or set(value.replace(_MARK, "")) & set("{}"):
         raise ConfigError(
-            f"data.columns.domain = {value!r} is no pattern",
+            f"data.columns.domain = {value!r} is not a pattern",
             hint='mark the domain in the end of each path, "{domain}.csv" or "{domain}/*", or give '
             'one for the whole log, "{constant:books}"',
         )
@@ -51,7 +51,7 @@ def domain_rule(value: str) -> DomainRule | None:
 
 
 def hive_values(path: str) -> dict[str, str | None]:
-    """Return what the folders of a path say, "key=value" each; the innermost folder wins."""
+    """Return the values in the folders of a path, named key=value; the innermost folder wins."""
     found = [_HIVE.fullmatch(part) for part in path.split("/")[:-1]]
     return {
         unquote(one[1]): None if one[2] == _HIVE_MISSING else unquote(one[2])

@@ -1,4 +1,4 @@
-"""One file of a log: what its name promises, and whether its content keeps it."""
+"""One file of a log: the format in its name, and whether its content has it."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class LogFile:
 
 
 def format_of(name: str) -> tuple[Format, Compression | None] | None:
-    """Return what the name of a file promises, None if it is no log by its name."""
+    """Return the format and compression in the name of a file, None if it does not name a log."""
     suffixes = [suffix.lower() for suffix in Path(name).suffixes]
     compression = _COMPRESSIONS.get(suffixes[-1]) if suffixes else None
     if compression:
@@ -113,7 +113,7 @@ def has_mark(file: LogFile) -> bool:
 
 
 def encoding_problem(file: LogFile) -> str | None:
-    """Return in which encoding a text file seems to be, None if it is UTF-8."""
+    """Return the probable encoding of a text file, None if it is UTF-8."""
     decoder = codecs.getincrementaldecoder("utf-8")()
     for block in _blocks(file):
         try:
@@ -184,7 +184,7 @@ def _text_problem(file: LogFile) -> str | None:
     if file.format == "JSONL" and text.startswith("["):
         return "is one JSON array; JSONL has one object per line"
     if file.format == "JSONL" and not text.startswith("{"):
-        return "is named as JSONL, but its first line is no JSON object"
+        return "is named as JSONL, but its first line is not a JSON object"
     return None
 
 

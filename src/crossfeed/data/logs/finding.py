@@ -38,7 +38,7 @@ def find_files(logs: Sequence[str | Path]) -> FoundFiles:
     of other formats are left out.
 
     Raises:
-        LogError: naming every path that does not exist, matches nothing or is no log.
+        LogError: naming every path that does not exist, matches nothing or is not a log.
     """
     files: list[LogFile] = []
     notes: list[str] = []
@@ -95,7 +95,7 @@ def _resolve(log: str | Path) -> FoundFiles:
 
 
 def _glob_files(pattern: str) -> FoundFiles:
-    """Return what a glob matches; folders among it are read whole."""
+    """Return the files that a glob matches; matched folders are read whole."""
     found_paths = _matches_below(pattern) if "**" in pattern else map(Path, glob.glob(pattern))
     matches = _once([match for match in sorted(found_paths) if not _hidden(match.name)])
     _refuse_dangling([match for match in matches if not match.exists()])
@@ -199,7 +199,7 @@ def _refuse_dangling(links: Sequence[Path]) -> None:
 
 
 def _matches_below(pattern: str) -> Iterator[Path]:
-    """Yield what a pattern with ** matches; links are followed, but not back to where they are."""
+    """Yield the matches of a pattern with **; links to folders that hold them are not followed."""
     parts = Path(pattern).parts
     first = next(number for number, part in enumerate(parts) if glob.has_magic(part))
     base = Path(*parts[:first])
@@ -227,7 +227,7 @@ def _below(folder: Path, root: Path, chain: tuple[Path, ...]) -> Iterator[Path]:
 
 
 def _once(paths: Sequence[Path]) -> list[Path]:
-    """Leave out what is reached a second time through a link to its folder."""
+    """Leave out paths that were already reached through a link to their folder."""
     return list({_entry(path): path for path in reversed(paths)}.values())[::-1]
 
 
@@ -236,7 +236,7 @@ def _entry(path: Path) -> tuple[str, str]:
 
 
 def _own_kind(folder: Path) -> str | None:
-    """Return what crossfeed wrote into a folder, if it did."""
+    """Return the kind of a folder that crossfeed wrote; None for any other folder."""
     for name, kind in _OWN.items():
         try:
             facts = json.loads((folder / name).read_text("utf-8"))

@@ -1,7 +1,7 @@
 """One input of a log as DuckDB reads it: its columns, and the SELECT that yields its rows.
 
-Rows are numbered from 1 within their file, a CSV's header apart. A value of several lines is in one
-row; where a CSV has blank lines the numbers behind them may be off by so many.
+Rows are numbered from 1 within their file, without a CSV's header. A value of several lines is in
+one row. After blank lines in a CSV, the numbers may be too low by the count of these lines.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ IN_MEMORY = "log_in_memory"
 
 @dataclass(frozen=True)
 class Rejects:
-    """Where DuckDB writes the rows of a file that do not parse at all."""
+    """The tables of rows that DuckDB cannot parse."""
 
     table: str
     scans: str
@@ -61,7 +61,7 @@ class CsvLayout:
 
     @property
     def lines_before(self) -> int:
-        """Return how many lines stand before the first row."""
+        """Return the number of lines before the first row."""
         return self.blank_lines + self.has_header
 
 
@@ -97,7 +97,7 @@ class Input:
 
     @property
     def remedy(self) -> str:
-        """Return what to do where it cannot be read."""
+        """Return what to do if it cannot be read."""
         if self.source is not None:
             return f"fetch it again from {self.source[0].home_page}"
         if self.database is not None:
@@ -152,16 +152,15 @@ class Input:
     ) -> str:
         """Return the SELECT of row number, malformed and some columns, in the order of the rows.
 
-        A row that is there but could not be parsed is malformed; those of a CSV are not there but
-        in `rejects`. JSON fields come as text, except that `ids` stay JSON, which tells the string
-        "7" from the number 7.
+        A row that could not be parsed is malformed; `rejects` holds the malformed rows of a CSV.
+        JSON fields come as text, except `ids`, which stay JSON: "7" differs from the number 7.
 
         Args:
             connection: of the engine.
             columns: those that are needed.
-            ids: those of them that hold ids.
-            domain: the one that holds the domain.
-            rejects: where rows go that do not parse.
+            ids: the columns with ids.
+            domain: the column with the domain.
+            rejects: the tables for rows that do not parse.
         """
         if self.file is not None and self.file.format == "JSONL":
             fields = ", ".join(
@@ -234,7 +233,7 @@ class Input:
 
 
 def _visible(folder: Path) -> Iterator[Path]:
-    """Yield what lies below a folder, without what is hidden, as a dataset at work is."""
+    """Yield the paths below a folder except hidden ones, such as unfinished datasets."""
     for path in folder.rglob("*"):
         if not any(part.startswith(".") for part in path.relative_to(folder).parts):
             yield path

@@ -15,7 +15,6 @@ from typing import cast
 import duckdb
 
 from crossfeed.config import DataConfig
-from crossfeed.data.logs.clicks import check_positive, columns_in
 from crossfeed.data.logs.columns import (
     ArrowTable,
     arrow_input,
@@ -29,6 +28,7 @@ from crossfeed.data.logs.files import Format, LogFile, check_content, raise_all
 from crossfeed.data.logs.finding import find_files
 from crossfeed.data.logs.ids import common_type
 from crossfeed.data.logs.inputs import NO_TYPE, UNTYPED, Input
+from crossfeed.data.logs.positive import check_positive, columns_in
 from crossfeed.data.logs.remote import is_file_url
 from crossfeed.data.logs.times import TimeRange, common_time_type, time_range
 from crossfeed.data.logs.urls import url_scheme
@@ -74,7 +74,7 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
         source: a key of `SOURCES`, for data in a layout of its own.
 
     Raises:
-        LogError: there is no such log, a file is not what its name says, or columns are missing.
+        LogError: the log is missing, a file has another format than its name, or lacks columns.
         ConfigError: a setting does not fit the log.
     """
     require_type(config, DataConfig, "config", hint="DataConfig(...), or load_config(...).data")
@@ -111,12 +111,12 @@ def open_log(logs: Logs, *, config: DataConfig, source: str | None = None) -> Lo
 def label_error(
     error: ConfigError, roles: Mapping[str, str], config: DataConfig, source: str | None
 ) -> Exception:
-    """Return an error of the default rule as one of the label, because nobody wrote that rule."""
+    """Return an error of the default rule as an error of the label: the user wrote no rule."""
     if config.positive is not None or source is not None or "label" not in roles:
         return error
     return LogError(
-        f"the column '{roles['label']}' (label) holds neither numbers nor true and false, so that "
-        "it does not tell which rows are clicks",
+        f"the column '{roles['label']}' (label) holds neither numbers nor true and false, so "
+        "it does not say which rows are clicks",
         hint=f"say it with data.positive, such as: {roles['label']} = 'click'",
     )
 
@@ -215,7 +215,7 @@ def _with_values(input_: Input, values: Mapping[str, str | None]) -> Input:
 
 
 def _require_usable(inputs: Sequence[Input], needed: Sequence[str], positive: str) -> None:
-    """Check that columns are not named twice, as far as they are needed.
+    """Check that the names of needed columns are unique.
 
     Raises:
         LogError: a column cannot be used, or two that are needed differ by case alone.
@@ -357,7 +357,7 @@ def _type_of_all(types: set[str]) -> str:
 
 
 def _require_alike(inputs: Sequence[Input], columns: Sequence[str]) -> None:
-    """Say of columns whose type differs between files that they do.
+    """Refuse columns with different types in different files.
 
     Raises:
         LogError: a column has several types.
@@ -405,7 +405,7 @@ def _staged_types(
 
 
 def _by_file(inputs: Sequence[Input], name: str) -> str:
-    """Return the types of a column, where there are several each with a file that has it."""
+    """Return the types of a column; several types each with a file that has it."""
     first = {i.columns[name]: i.name for i in reversed(inputs) if name in i.columns}
     first.pop(NO_TYPE, None)
     if len(first) == 1:

@@ -17,11 +17,11 @@ from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.duckdb_engine import DuckDBEngine, did_not_fit
 from crossfeed.data.engines.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.cleaning import Cleaned, clean
-from crossfeed.data.logs.clicks import columns_in, typed_columns
 from crossfeed.data.logs.files import encoding_problem
 from crossfeed.data.logs.ids import IdRule, id_rule
 from crossfeed.data.logs.inputs import UNTYPED, Input, Rejects
 from crossfeed.data.logs.opening import Log, label_error
+from crossfeed.data.logs.positive import columns_in, typed_columns
 from crossfeed.data.logs.times import TimeRule, time_rule
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
@@ -39,12 +39,12 @@ _BEHIND = (
     "(SELECT count(*) FROM malformed m "
     "WHERE m.log_file = p.log_file AND m.accepted_before < p.log_row)"
 )
-"""The malformed rows that stand before one, which was numbered without them."""
+"""The number of malformed rows before a row; they are not counted in its number."""
 
 
 @dataclass(frozen=True)
 class LogRows:
-    """A log's rows in one shape, whatever the log looked like."""
+    """A log's rows in one uniform shape."""
 
     rows: ir.Table
     """file, row (from 1 in its file), user_id, item_id, domain, time (ms since 1970), clicked"""
@@ -115,9 +115,9 @@ def read_log(engine: DuckDBEngine, log: Log, config: DataConfig) -> LogRows:
 
 @contextlib.contextmanager
 def reading(log: Log) -> Iterator[None]:
-    """Say of an error of the engine that the log cannot be read, unless disk or memory failed.
+    """Turn an error of the engine into "the log cannot be read", unless disk or memory failed.
 
-    Parquet files are not copied: who evaluates a log's clicks reads them again.
+    Parquet files are not copied: each evaluation of a log's clicks reads them again.
     """
     try:
         yield
@@ -313,7 +313,7 @@ def _count(connection: duckdb.DuckDBPyConnection, log: Log) -> tuple[int, int, i
     except duckdb.ConversionException as error:
         raise ConfigError(
             f"data.positive = {log.positive!r} fails on the log's values: {error}",
-            hint="let it skip what is no number: try_cast(rating AS DOUBLE) >= 4",
+            hint="let it skip values that are not numbers: try_cast(rating AS DOUBLE) >= 4",
         ) from error
     return count("true"), clicked, unreadable
 
@@ -322,7 +322,7 @@ def _rows(engine: DuckDBEngine, log: Log, *, unreadable: int, malformed: int) ->
     """Return the rows that can be read."""
     files = ", ".join(quoted_text(input_.name) for input_ in log.inputs)
     row = f"log_row + {_BEHIND}" if malformed else "log_row"
-    # What every row passes is not asked again each time that the rows are read.
+    # A condition that every row passes is not repeated in each reading.
     readable = "WHERE reason IS NULL" if unreadable else ""
     engine.connection.execute(
         f"CREATE OR REPLACE VIEW {_READABLE} AS SELECT [{files}][log_file + 1] AS file, "
@@ -367,7 +367,7 @@ def _own_columns(
 
 
 def _raw_problems(log: Log, cleaned: Cleaned, times: TimeRule) -> dict[str, str]:
-    """Return the SQL of each reason why a row cannot be read, as far as its raw columns tell."""
+    """Return the SQL of each reason in the raw columns why a row cannot be read."""
     problems = {_MALFORMED: "crossfeed_malformed"}
     roles = ["user_id", "item_id", "domain"]
     if times.unit != ROW_ORDER:
@@ -400,7 +400,7 @@ def _parsed_problems(log: Log, users: IdRule, items: IdRule, times: TimeRule) ->
 def _number_malformed(
     connection: duckdb.DuckDBPyConnection, log: Log, rejects: list[Rejects]
 ) -> int:
-    """Count the rows of CSV files that do not parse, to give those behind them their number."""
+    """Count the malformed rows of CSV files, which the numbers of later rows need."""
     connection.execute(
         "CREATE OR REPLACE TABLE malformed "
         "(log_file INTEGER, log_row BIGINT, accepted_before BIGINT, reason VARCHAR)"
@@ -420,7 +420,7 @@ def _number_malformed(
 
 
 def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
-    """Collect the quarantined rows; in a CSV, give rows behind malformed ones their number."""
+    """Collect the quarantined rows; in a CSV, their numbers include malformed rows."""
     files = ", ".join(
         f"({number}, {quoted_text(input_.name)})" for number, input_ in enumerate(log.inputs)
     )
@@ -437,7 +437,7 @@ def _set_apart(connection: duckdb.DuckDBPyConnection, log: Log) -> None:
 def _require_closed_quotes(
     connection: duckdb.DuckDBPyConnection, input_: Input, reject: Rejects
 ) -> None:
-    """Refuse a CSV in which a quote swallows the rows behind it: nobody knows how many are lost."""
+    """Refuse a CSV with an unclosed quote: it swallows an unknown number of rows."""
     query = (
         f"SELECT min(line) FROM {reject.table} WHERE error_type = 'UNQUOTED VALUE' "
         "AND contains(trim(csv_line, chr(13) || chr(10)), chr(10))"
@@ -446,7 +446,7 @@ def _require_closed_quotes(
     if line is not None:
         raise LogError(
             f"'{input_.name}' has a quote that is not closed in row "
-            f"{line - _lines_before(input_)}; what stands behind it cannot be told apart",
+            f"{line - _lines_before(input_)}; the rows after it cannot be separated",
             hint='close the quote; a quote within a value is written twice: "a ""good"" one"',
         )
 
@@ -456,7 +456,7 @@ def _lines_before(input_: Input) -> int:
 
 
 def _encodings(connection: duckdb.DuckDBPyConnection, log: Log) -> dict[str, str]:
-    """Return what files with malformed rows seem to be written in, where that is not UTF-8."""
+    """Return the probable encodings of files with malformed rows that are not UTF-8."""
     query = f"SELECT DISTINCT file FROM {_QUARANTINE} WHERE reason IN (?, ?)"
     named = {file for (file,) in connection.execute(query, [_MALFORMED, _NOT_UTF_8]).fetchall()}
     found = {

@@ -4,8 +4,8 @@ file:///data/clicks.csv           a path of this machine
 https://host/clicks.parquet       one file
 s3://bucket/logs/2026/*.parquet   a file, a folder or a glob
 
-A copy lies in the folder for temporary files (TMPDIR) as long as its log is in use. Parquet is
-read several times: to fetch it once is faster, and needs one answer of the store.
+Copies are kept in the folder for temporary files (TMPDIR) while the log is in use. Parquet is read
+several times: fetching it once is faster, and needs one response of the store.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def local_path(log: str | Path) -> Path:
 
 
 class _Folder:
-    """A folder for copies; it goes with the last that knows it, or with the process."""
+    """A folder for copies; it is removed with its last reference, or with the process."""
 
     def __init__(self) -> None:
         self.path = Path(tempfile.mkdtemp(prefix="crossfeed-"))

@@ -1,7 +1,7 @@
 """A table of Spark's catalogue as a log: spark://HOST:PORT?table=SCHEMA.TABLE.
 
 Spark writes the columns that are needed as Parquet into the scratch folder, all workers at once,
-and the embedded engine parses these rows as it does any others.
+and the embedded engine parses these rows like any others.
 
 spark://HOST:PORT?table=T   the master at that place
 spark://yarn?table=T        a master without a place: yarn, local
@@ -34,10 +34,10 @@ __all__ = ["SparkTable", "spark_table"]
 
 @dataclass(frozen=True)
 class SparkTable:
-    """A table that Spark is asked for when it is read."""
+    """A table that Spark opens when it is read."""
 
     shown: str
-    """The URL without a name, a password and options, which a master has not, but a slip may."""
+    """The URL without user, password and options: a master has none, but a mistake may."""
     table: str
     master: str | None
 
@@ -109,6 +109,6 @@ def _schema(table: DataFrame) -> pa.Schema:
 
     fields = []
     for field in table.schema.fields:
-        with contextlib.suppress(Exception):  # a type that Arrow has not is no column of a log
+        with contextlib.suppress(Exception):  # columns of types unknown to Arrow are skipped
             fields.append(pa.field(field.name, to_arrow_type(field.dataType)))
     return pa.schema(fields)

@@ -2,7 +2,7 @@
 
 Numbers are seconds, milliseconds, microseconds or nanoseconds: whichever puts the most of them into
 the possible range. Text is such a number, ISO 8601 or as `data.time_format` says. Times without an
-offset are UTC. What is finer than a millisecond is cut off.
+offset are UTC. Fractions of a millisecond are cut off.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from datetime import UTC, datetime, timedelta
 
 import duckdb
 
-from crossfeed.config import DataConfig
+from crossfeed.config import DataConfig, parse_time
 from crossfeed.data.engines.sql import quoted_name, quoted_text
 from crossfeed.errors import ConfigError, LogError
 
@@ -68,18 +68,14 @@ def time_range(config: DataConfig) -> TimeRange:
         ConfigError: `data.time_range` is not two ISO 8601 times in order.
     """
     if config.time_range is None:
-        first = int(datetime(1990, 1, 1, tzinfo=UTC).timestamp() * 1000)
-        return TimeRange(first, int(time.time() * 1000) + _DAY)
+        return TimeRange(parse_time("1990-01-01"), int(time.time() * 1000) + _DAY)
     try:
-        ends = [datetime.fromisoformat(text) for text in config.time_range]
+        first, last = map(parse_time, config.time_range)
     except ValueError as error:
         raise ConfigError(
             f"data.time_range = {list(config.time_range)}: {error}",
             hint='write two times in ISO 8601: ["1970-01-01", "2030-01-01"]',
         ) from None
-    first, last = (
-        int((end if end.tzinfo else end.replace(tzinfo=UTC)).timestamp() * 1000) for end in ends
-    )
     if first >= last:
         raise ConfigError(f"data.time_range = {list(config.time_range)} ends before it begins")
     return TimeRange(first, last)
@@ -242,7 +238,7 @@ def _expressions(name: str, staged_type: str) -> dict[str, str]:
 
 
 def _of_integers(number: str) -> dict[str, str]:
-    """Return the same for whole numbers, several times as fast; halves are floored there too."""
+    """Return the same for whole numbers, several times as fast; fractions are floored too."""
     expressions = {"s": f"{number} * 1000", "ms": number}
     for unit, divisor in (("us", 1_000), ("ns", 1_000_000)):
         above = f"(({number} % {divisor} + {divisor}) % {divisor})"

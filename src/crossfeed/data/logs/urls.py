@@ -15,7 +15,7 @@ _URL = re.compile(r"([a-z][a-z0-9+.-]*)://", re.IGNORECASE)
 _SECRET = re.compile(r"pass|pwd|secret|token|key|credential|auth|sig", re.IGNORECASE)
 """Names of options whose values are secrets."""
 _LONG = 6
-"""Length from which a secret is recognised within a word too."""
+"""Shortest secret that is also recognised inside a word."""
 _WITHHELD = "(its words are withheld, because they hold a secret of the URL)"
 
 
@@ -31,7 +31,7 @@ class Secrets:
     def reason(self, error: Exception) -> str:
         """Return the first line of an error; only its kind if that line holds a secret.
 
-        A secret is not struck out of a sentence: what is left would tell it, if it is short.
+        A secret is not cut out of a sentence: the rest would reveal a short one.
         """
         kind = type(error).__name__
         line = (str(error).strip() or kind).splitlines()[0].replace(self.url, self.shown)
@@ -61,14 +61,14 @@ def url_scheme(log: object) -> str | None:
 
 
 def url_parts(url: str, *, has_server: bool) -> SplitResult:
-    """Take a URL apart, unless a part of a password would be taken for something that is shown.
+    """Split a URL, unless a part of a password would be mistaken for a visible part.
 
     Args:
         url: with a scheme.
-        has_server: whether a user and a password may stand in it.
+        has_server: whether it may hold a user and a password.
 
     Raises:
-        LogError: a character that parts a URL stands before the @.
+        LogError: a separator of URLs occurs before the @.
     """
     scheme, _, rest = url.partition("://")
     before = rest.rpartition("@")[0] if has_server else ""
@@ -76,7 +76,7 @@ def url_parts(url: str, *, has_server: bool) -> SplitResult:
         if not set(before) & set("/?#[]"):
             return urlsplit(url)
     raise LogError(
-        f"a URL of {scheme}:// cannot be taken apart: it has / ? # [ or ] where none may stand, or "
-        "an @ behind the host",
+        f"a URL of {scheme}:// cannot be taken apart: it has / ? # [ or ] before the @, or "
+        "an @ after the host",
         hint="percent-encode the password, and an @ elsewhere: %2F %3F %23 %5B %5D %40",
     )

@@ -64,7 +64,7 @@ def _cause(
     dropped: Mapping[str, int],
     config: DataConfig,
 ) -> _Cause:
-    """Return what the split itself cannot do; else the filter that dropped most."""
+    """Return a cause in the split itself; else the filter that dropped most."""
     found = None
     if given.total:
         causes = {"temporal": _time_cause, "new-in-domain": _domain_cause}
@@ -91,16 +91,16 @@ def _time_cause(
         return what, 'set data.split to "last-out", or map a finer data.columns.timestamp'
     if seen["first"] < validation < test <= seen["last"]:
         return None
-    if config.validation_from is not None:
+    if config.split_times is not None:
         return (
             f"the clicks are from {first} to {last}, the cuts at {iso_time(validation)} and "
             f"{iso_time(test)}",
-            "choose data.validation_from and data.test_from between these times",
+            "choose data.split_times between these times",
         )
     return (
         f"too many of the clicks have the same time: both cuts fall to {iso_time(validation)} and "
         f"{iso_time(test)}, between {first} and {last}",
-        "set data.validation_from and data.test_from, or data.split to 'last-out'",
+        "set data.split_times, or data.split to 'last-out'",
     )
 
 
@@ -122,7 +122,7 @@ def _domain_cause(
 def _filter_cause(dropped: Mapping[str, int], config: DataConfig) -> _Cause:
     known = {
         "cannot be read": ("most rows cannot be read", "see what is wrong with crossfeed validate"),
-        "not a click": ("most rows are no clicks", f"look at data.positive ({config.positive})"),
+        "not a click": ("most rows are not clicks", f"look at data.positive ({config.positive})"),
     }
     if max(config.min_user_events, config.min_item_events) > 1:
         known["k-core"] = (

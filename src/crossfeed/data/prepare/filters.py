@@ -61,19 +61,19 @@ def filter_clicks(
     dropped = {"k-core": 0, "small domain": 0}
     while True:
         core = _k_core(engine, clicks, config)
-        small = _small_domains(engine, core.items, items, config)
+        small, lost = _small_domains(engine, core.items, items, config)
         dropped["k-core"] += core.dropped["k-core"]
-        dropped["small domain"] += small.events
-        if not small.events:
+        dropped["small domain"] += lost
+        if not lost:
             return dataclasses.replace(core, dropped=dropped)
-        clicks = core.clicks.anti_join(small.items, "item")
+        clicks = core.clicks.anti_join(small, "item")
 
 
 def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
     """Drop rare users and items until none is left.
 
     The clicks are counted once and never written. Each round follows the losses to the other side:
-    the few clicks of the users that have become rare, then those of the items, and so on. The
+    the few clicks of users that became rare, then the clicks of items, and so on. The
     clicks that stay are an expression.
     """
     users = _Side(engine, clicks, "user", config.min_user_events)
@@ -90,7 +90,7 @@ def _k_core(engine: Engine, clicks: ir.Table, config: DataConfig) -> Filtered:
 
 
 class _Side:
-    """The users, or the items, of a k-core: the counts of those that stay, and the dropped ones."""
+    """The users, or the items, of a k-core: counts of the remaining ones, and the dropped."""
 
     def __init__(self, engine: Engine, clicks: ir.Table, key: str, least: int) -> None:
         self._engine, self._key, self._least = engine, key, least
@@ -136,17 +136,12 @@ class _Side:
         self._engine.drop(old)
 
 
-@dataclass(frozen=True)
-class _Small:
-    """The items of too small domains, and their clicks."""
-
-    items: ir.Table
-    events: int
-
-
-def _small_domains(engine: Engine, counts: ir.Table, items: ir.Table, config: DataConfig) -> _Small:
+def _small_domains(
+    engine: Engine, counts: ir.Table, items: ir.Table, config: DataConfig
+) -> tuple[ir.Table, int]:
+    """Return the items of too small domains, and the number of their clicks."""
     named = counts.join(items, "item")
     domains = named.group_by("domain").agg(events=named["events"].sum())
     small = engine.keep(domains.filter(domains["events"] < config.min_domain_events))
     [row] = engine.records(small.agg(events=small["events"].sum()))
-    return _Small(items.semi_join(small, "domain").select("item"), int(row["events"] or 0))
+    return items.semi_join(small, "domain").select("item"), int(row["events"] or 0)

@@ -32,7 +32,7 @@ _TIMED_RULE = (
 _UNTIMED_RULE = "The log has no times: the order of its files and rows stands for time."
 _SPLIT_RULES = {
     "temporal": (
-        "One cut in time for all domains; events with the time of a cut lie behind it.",
+        "One cut in time for all domains; events with the time of a cut come after it.",
         "Filters, index tables and popularity are fitted on the training part alone: a user whose "
         "training clicks were dropped is still evaluated on later ones.",
         "An event on an item that training does not know counts as a miss.",

@@ -91,7 +91,7 @@ def prepare(
             _prepare_into(folder, stages, log, config, source, progress)
             if _question(log, config, source, engine) != question:
                 raise LogError(
-                    "the log changed while it was read, so that nobody knows which rows were",
+                    "the log changed while it was read, so the rows that were read are unknown",
                     hint="prepare a copy, or wait until nothing is written to it any more",
                 )
         return Dataset.load(out)

@@ -61,7 +61,7 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     """Cut once in time for all domains; filters see only the training part."""
     clicks = given.clicks
     unique = _unique(engine, clicks, config)
-    validation, test = _dates(config) or _cuts(engine, unique, config)
+    validation, test = _cuts(engine, unique, config)
     parted = _with_time_parts(unique, validation, test)
     if config.repeats == "last":
         # A later repeat must not take a click out of the training part.
@@ -228,18 +228,14 @@ def _count_parts(engine: Engine, events: ir.Table) -> dict[str, int]:
     return {Part(row["part"]).name: row["events"] for row in engine.records(counts)}
 
 
-def _dates(config: DataConfig) -> tuple[int, int] | None:
-    """Return the times that the settings give, if they do."""
-    if config.validation_from is None or config.test_from is None:
-        return None
-    return parse_time(config.validation_from), parse_time(config.test_from)
-
-
 def _cuts(engine: Engine, clicks: ir.Table, config: DataConfig) -> tuple[int, int]:
-    """Return the times at which validation and test begin, by their shares.
+    """Return the times at which validation and test begin, as given or by their shares.
 
     Equal times stay on one side. A cut between two clicks is the interpolated quantile.
     """
+    if config.split_times is not None:
+        validation, test = map(parse_time, config.split_times)
+        return validation, test
     [range_] = engine.records(
         clicks.agg(rows=clicks.count(), first=clicks["time"].min(), last=clicks["time"].max())
     )

@@ -3,7 +3,7 @@
 WORK/engine/         the tables of the embedded engine
 WORK/tables/         the tables of another engine
 WORK/STAGE.json      a finished stage: its plain facts, and the names of its tables
-WORK/question.json   the inputs and settings; work on others is thrown away
+WORK/question.json   the inputs and settings; work on other ones is deleted
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ def open_stages(
         except (KeyboardInterrupt, SystemExit):
             keep = question is not None
             if keep:
-                _log.info("stopped; the same command goes on behind the last finished stage")
+                _log.info("stopped; the same command continues after the last finished stage")
             raise
         finally:
             if not keep:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
@@ -65,12 +65,12 @@ class Truth:
         except (OSError, SafetensorError) as error:
             raise DatasetError(f"cannot read the truth '{path}': {error}") from error
         if about.get("format_version") != _FORMAT:
-            raise DatasetError(f"'{path}' is no truth of format version {_FORMAT}")
+            raise DatasetError(f"'{path}' is not a truth of format version {_FORMAT}")
         return cls(domains=tuple(about["domains"]), **arrays)
 
     @staticmethod
     def recognises(path: Path) -> bool:
-        """Return whether a file holds a truth, of whatever version."""
+        """Return whether a file holds a truth of any version."""
         try:
             with safe_open(path, framework="numpy") as file:
                 return "truth" in (file.metadata() or {})
@@ -86,7 +86,7 @@ class Truth:
         }
         # One entry: the order of several is not the same from one file to the next.
         about = {"format_version": _FORMAT, "domains": self.domains}
-        # Written by Python, whose errors say what is wrong with the disk.
+        # Python writes it, because its errors name the problem with the disk.
         path.write_bytes(save(arrays, {"truth": json.dumps(about)}))
 
     def probabilities(
@@ -111,14 +111,6 @@ class Truth:
             logits[rows] = self.logits(users[rows], number, int(phase))
         powers = np.exp(logits - logits.max(axis=1, keepdims=True))
         return np.asarray(powers / powers.sum(axis=1, keepdims=True))
-
-    def shared_only(self) -> Truth:
-        """Return the truth of users without a taste for single domains.
-
-        Its predictions in a domain can be learnt from the others, so it bounds transfer to new
-        users.
-        """
-        return replace(self, own=np.zeros_like(self.own))
 
     def domain_items(self, domain: str) -> list[str]:
         """Return the ids of a domain's items, in the order of `probabilities`."""

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import duckdb
 
-from crossfeed.data.sources.files import csv_query, find, stem_case, text
+from crossfeed.data.engines.sql import quoted_text as text
+from crossfeed.data.sources.files import csv_query, find, stem_case
 from crossfeed.data.sources.source import Source
 
 __all__ = ["AMAZON_2018", "AMAZON_2023"]
@@ -75,7 +76,7 @@ def _query_2023(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
 
 
 def _categories(folder: Path, *patterns: str, title: str, home_page: str) -> list[Path]:
-    """Return the files of categories; beside packed ones those that are there unpacked alone."""
+    """Return the files of categories, packed or unpacked, each category once."""
     files = find(folder, *patterns, title=title, home_page=home_page, without=_NO_REVIEWS)
     if files[0].suffix == ".gz":
         packed = set(map(_category, files))
@@ -88,7 +89,7 @@ def _categories(folder: Path, *patterns: str, title: str, home_page: str) -> lis
 def _json_rows(files: list[Path], fields: dict[str, tuple[str, str]]) -> str:
     types = ", ".join(f"{text(field)}: {text(type_)}" for field, (_, type_) in fields.items())
     named = ", ".join(f'"{field}" AS {name}' for field, (name, _) in fields.items())
-    paths = ", ".join(text(file) for file in files)
+    paths = ", ".join(text(str(file)) for file in files)
     options = (
         f"columns = {{{types}}}, filename = true, hive_partitioning = false, "
         "format = 'newline_delimited'"

@@ -8,9 +8,10 @@ import gzip
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from crossfeed.data.engines.sql import quoted_text as text
 from crossfeed.errors import LogError
 
-__all__ = ["csv_query", "find", "find_one", "header", "rarest_genre", "stem_case", "text"]
+__all__ = ["csv_query", "find", "find_one", "header", "rarest_genre", "stem_case"]
 
 
 def find(
@@ -40,7 +41,7 @@ def find_one(folder: Path, name: str, *, title: str, home_page: str) -> Path:
     """Return the file of a name below a folder.
 
     Raises:
-        LogError: there is none, or several, as of two copies.
+        LogError: there is no such file, or several, such as two copies.
     """
     files = find(folder, name, title=title, home_page=home_page)
     if len(files) > 1:
@@ -49,11 +50,6 @@ def find_one(folder: Path, name: str, *, title: str, home_page: str) -> Path:
             hint="give the folder of one copy",
         )
     return files[0]
-
-
-def text(value: object) -> str:
-    """Return an SQL literal."""
-    return "'" + str(value).replace("'", "''") + "'"
 
 
 def csv_query(
@@ -103,7 +99,7 @@ def header(file: Path, *, delimiter: str = ",") -> list[str]:
 def stem_case(files: Sequence[Path], names: Sequence[str]) -> str:
     """Return the SQL that names each file's rows."""
     cases = (
-        f"WHEN {text(file)} THEN {text(name)}" for file, name in zip(files, names, strict=True)
+        f"WHEN {text(str(file))} THEN {text(name)}" for file, name in zip(files, names, strict=True)
     )
     return f"CASE filename {' '.join(cases)} END"
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import duckdb
 
+from crossfeed.data.engines.sql import quoted_text as text
 from crossfeed.data.sources.files import csv_query, find_one, rarest_genre
 from crossfeed.data.sources.source import Source
 from crossfeed.errors import LogError
@@ -46,8 +47,7 @@ def _query_100k(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
         encoding="latin-1",
     )
     named = ", ".join(
-        f"CASE WHEN is_{number} = 1 THEN '{genre.replace(chr(39), chr(39) * 2)}' END"
-        for number, genre in enumerate(genres)
+        f"CASE WHEN is_{number} = 1 THEN {text(genre)} END" for number, genre in enumerate(genres)
     )
     lists = f"list_filter([{named}], lambda genre: genre IS NOT NULL)"
     return _joined(ratings, f"SELECT item_id, {lists} AS genres FROM ({films})")

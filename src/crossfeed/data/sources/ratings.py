@@ -15,7 +15,7 @@ from crossfeed.errors import LogError
 __all__ = ["CIAO", "DOUBAN", "EPINIONS", "NETFLIX", "RECBOLE"]
 
 _STEPS = 11
-"""Into so many steps the publisher of Epinions divided the time from 1999 to 2011."""
+"""Steps of Epinions' times: the publisher divided 1999 to 2011 into them."""
 _BEFORE_FIRST_STEP = 1999
 _MAT_COLUMNS = ("user_id", "item_id", "category", "rating", "helpfulness", "timestamp")
 
@@ -76,10 +76,6 @@ def _query_netflix(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
         "CAST(string_split(line, ',')[3] AS DATE) AS timestamp "
         f"FROM ({ratings}) LEFT JOIN ({decades}) USING (item_id) WHERE line NOT LIKE '%:'"
     )
-
-
-def _query_ciao(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
-    return _mat_query(connection, folder, CIAO)
 
 
 def _query_epinions(connection: duckdb.DuckDBPyConnection, folder: Path) -> str:
@@ -212,14 +208,14 @@ _MAT_RULES = (
     "Every rating is a click.",
 )
 
-CIAO = Source(
+CIAO: Source = Source(
     name="ciao",
     title="Ciao: 284,086 product ratings in 28 categories, 2000-2011 (Tang et al. 2012)",
     licence="no licence is stated; the authors ask for citation",
     home_page="https://www.cse.msu.edu/~tangjili/datasetcode/truststudy.htm",
     rules=(*_MAT_RULES, "Times are seconds since 1970."),
     positive="true",
-    query=_query_ciao,
+    query=lambda connection, folder: _mat_query(connection, folder, CIAO),
 )
 """The source `ciao`."""
 

@@ -9,7 +9,7 @@ Dims: P scorers, S scopes (micro, macro, then each domain), R resamples.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -36,6 +36,7 @@ __all__ = [
     "SURE",
     "Comparison",
     "Estimate",
+    "adjusted",
     "compare",
     "estimates",
     "flips_for",
@@ -160,15 +161,15 @@ def compare(
 
     The paired randomisation test exchanges the two scorers for random users, with all events of a
     user at once (`randomisation_test`). Intervals are made as in `estimates`, for the difference
-    from the same draws. `p_holm` is None: `holm` adjusts all comparisons made together.
+    from the same draws. `p_holm` is NaN: `adjusted` fills it for all comparisons made together.
 
     Args:
         first: one scorer.
         second: another one.
-        metric: on what they are compared.
+        metric: the metric that is compared.
         resamples: how often users are drawn again for the intervals.
-        flips: how often users are exchanged for the test. By default enough for Holm over the
-            comparisons returned; `flips_for` says how many are enough for more.
+        flips: how often users are exchanged for the test. The default is enough for Holm over the
+            returned comparisons; `flips_for` gives the number for more.
         seed: the same seed gives the same numbers.
 
     Raises:
@@ -216,8 +217,14 @@ def holm(p: Sequence[float]) -> list[float]:
     return [float(value) for value in adjusted]
 
 
+def adjusted(comparisons: Sequence[Comparison]) -> list[Comparison]:
+    """Return comparisons that are made together, each with its `p_holm`."""
+    p_values = holm([one.p for one in comparisons])
+    return [replace(one, p_holm=p) for one, p in zip(comparisons, p_values, strict=True)]
+
+
 def flips_for(comparisons: int) -> int:
-    """Return how many flips let the smallest p stay below 0.01 after Holm over so many."""
+    """Return how many flips let the smallest p stay below 0.01 after Holm over all comparisons."""
     return max(FLIPS, 100 * comparisons)
 
 

@@ -41,7 +41,7 @@ def randomisation_test(shares: sparse.csr_array, *, flips: int, seed: int) -> Va
     number of flips. All of a user's quantities are flipped together.
 
     Args:
-        shares: (C, U) what each user adds to each difference.
+        shares: (C, U) the contribution of each user to each difference.
         flips: how many times the signs of all users are drawn.
         seed: the same seed gives the same p.
 

@@ -101,7 +101,7 @@ class UserSums:
         return np.concatenate([micro[:, None], macro[:, None], by_domain], axis=1)
 
     def shares(self) -> sparse.csr_array:
-        """Return (S, U) what each user adds to each difference of the first two scorers' figures.
+        """Return (S, U) each user's part in the differences of the first two scorers' figures.
 
         The sum of a row is the difference.
         """
@@ -172,7 +172,7 @@ def _require_finite(outcomes: Outcomes, metric: str) -> None:
     if infinite:
         raise RunError(
             f"the {metric} of '{outcomes.scorer}' is infinite for {infinite:,} of "
-            f"{len(values):,} events: it leaves what was clicked no probability",
+            f"{len(values):,} events: the clicked item has no probability there",
             hint="compare by a rank metric, such as ndcg@10",
         )
 

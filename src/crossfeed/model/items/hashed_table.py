@@ -1,8 +1,8 @@
 """An item table with fewer rows than items: an item's vector is the sum of two rows.
 
-Which two is told by two hash functions, so that two items share a row now and then, and both hardly
-ever. A table of a tenth of the rows takes a tenth of the memory, its optimiser's moments and its
-average with it; what it costs is that items that share a row pull at each other.
+Two hash functions choose the rows. Two items sometimes share one row, and hardly ever both. A
+table with a tenth of the rows takes a tenth of the memory, with its optimiser's moments and its
+average. In return, items that share a row influence each other.
 
 Source: double hashing, Zhang et al. 2020 (RecSys), section 3.2; the functions are those of
 Carter & Wegman 1979.
@@ -28,7 +28,7 @@ class HashedTable(nn.Embedding):
     def __init__(self, *, items: int, rows: int, width: int) -> None:
         super().__init__(rows, width)
         self.items = items
-        nn.init.normal_(self.weight, std=(2 * width) ** -0.5)  # a sum of two is as large as one was
+        nn.init.normal_(self.weight, std=(2 * width) ** -0.5)  # a sum of two has the size of one
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (..., E) the vectors of items (...)."""

@@ -61,9 +61,9 @@ class ItemLayer(nn.Module):
         return table.whole() if isinstance(table, HashedTable) else table.weight
 
     def sparse_tables(self) -> list[nn.Parameter]:
-        """Return the tables whose gradients are those of looked-up rows alone, if there are some.
+        """Return the tables with gradients of looked-up rows only, if there are any.
 
-        The rows of a divided table are none of this process's parameters.
+        The rows of a divided table are not among this process's parameters.
         """
         if not self.vectors.sparse:
             return []
@@ -71,7 +71,7 @@ class ItemLayer(nn.Module):
         return [self.biases] if whole is None else [whole, self.biases]
 
     def rows_of(self, items: Tensor | None) -> list[tuple[nn.Parameter, Tensor | None]]:
-        """Return each sparse table with the rows (n,) of items, none twice; None is all rows."""
+        """Return each sparse table with the rows (n,) of items, each once; None is all rows."""
         table = self.vectors
         rows = items
         if items is not None and isinstance(table, HashedTable):
@@ -82,13 +82,12 @@ class ItemLayer(nn.Module):
         """Return the vectors (N, E) and biases (N,) of several pools at once.
 
         Args:
-            pools: where each pool's items lie; slices ascend and do not overlap. Of n pools that
-                are padded to N items (n, N), which makes vectors (n, N, E) and biases (n, N).
+            pools: where each pool's items lie; slices ascend and do not overlap. For n pools padded
+                to N items (n, N); then vectors are (n, N, E) and biases (n, N).
         """
         if self.vectors.sparse or isinstance(self.vectors, HashedTable):
             return self._looked_up(pools)
-        # Each slice of a table would have a gradient as large as the table; those of one split are
-        # written once.
+        # The gradient of each slice would be as large as the table. One split writes it once.
         slices = iter(self._slices([pool for pool in pools if isinstance(pool, slice)]))
         return [
             next(slices) if isinstance(pool, slice) else (self.vectors(pool), self.biases[pool])
@@ -107,7 +106,7 @@ class ItemLayer(nn.Module):
         return list(zip(vectors, biases, strict=True))
 
     def _looked_up(self, pools: Sequence[slice | Tensor]) -> list[tuple[Tensor, Tensor]]:
-        """Return the same with gradients of the rows alone, by one look at the tables for all."""
+        """Return the same with gradients of the rows alone, from one look-up for all pools."""
         device = self.biases.device
         items = [
             torch.arange(pool.start, pool.stop, device=device) if isinstance(pool, slice) else pool

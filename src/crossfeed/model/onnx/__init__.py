@@ -2,5 +2,5 @@
 
 import os
 
-# Before anything imports onnxruntime: else it reports to its maker and writes into the home folder.
+# Set before onnxruntime is imported, or it reports to its maker and writes to the home folder.
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")

@@ -47,7 +47,7 @@ def export_encoder(scorer: NetworkScorer) -> bytes:
     vectors = torch.from_numpy(scorer.item_vectors[timelines.items.numpy()])
     fields = {name: getattr(timelines, name) for name in GRAPH_INPUTS[1:]}
     free = {0: torch.export.Dim.DYNAMIC}
-    # With one domain every row has one group, always: what is constant may not be called free.
+    # With one domain every row has one group. A constant size may not be declared dynamic.
     fixed = {"slots"} if len(scorer.catalogue.domains) == 1 else set()
     shapes = tuple(None if name in fixed else free for name in fields)
     graph = _UserSide(scorer.players).eval()
@@ -84,7 +84,7 @@ class _UserSide(nn.Module):
         timelines = Timelines(fields[0], *fields)
         width = self.players.config.width
         users = self.players.discriminator.network(timelines, _looked_up(vectors[:, :width]))
-        if not self.players.fused:
+        if not self.players.config.fused:
             return users  # type: ignore[no-any-return]
         proposing = self.players.generator.encoder(timelines, _looked_up(vectors[:, width:]))
         return torch.cat([users, proposing], dim=1) * self.players.config.output_share

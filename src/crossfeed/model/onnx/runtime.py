@@ -13,7 +13,7 @@ import numpy as np
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.onnx.probes import probes
-from crossfeed.model.users.grouping import Grouped, group
+from crossfeed.model.users.grouping import Grouped, encoded, group
 from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 
 __all__ = [
@@ -31,8 +31,6 @@ GRAPH_INPUTS = ("vectors", *Grouped._fields[1:])
 
 TOLERANCE = 1e-4
 """Largest allowed difference of a user's vector from torch's."""
-
-_ROWS_AT_ONCE = 1024
 
 
 class OnnxEncoder:
@@ -64,17 +62,10 @@ class OnnxEncoder:
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""
-        chunks = [
-            self._encode(histories.rows_between(first, first + _ROWS_AT_ONCE), domains[first:])
-            for first in range(0, len(histories), _ROWS_AT_ONCE)
-        ]
-        width = self._item_vectors.shape[1]
-        return np.concatenate([np.zeros((0, width), np.float32), *chunks])
+        return encoded(self._encode, histories, domains, width=self._item_vectors.shape[1])
 
     def _encode(self, histories: Histories, domains: Ints) -> Floats:
-        grouped = group(
-            histories, domains[: len(histories)], catalogue=self.catalogue, config=self._config
-        )
+        grouped = group(histories, domains, catalogue=self.catalogue, config=self._config)
         given = {name: getattr(grouped, name) for name in self._wanted}
         given["vectors"] = self._item_vectors[grouped.items]
         [users] = self._session.run(None, given)

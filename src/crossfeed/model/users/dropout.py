@@ -1,8 +1,8 @@
 """Dropout that costs less than the layers around it.
 
-torch draws one 53-bit number per element on the CPU, which took a third of a training step; one
-byte per element is enough, and keeps at least one in 256. On other devices torch's own is
-used.
+On the CPU, torch draws one 53-bit number per element, which took a third of a training step. One
+byte per element is enough; it keeps at least one element in 256. Other devices use torch's own
+dropout.
 """
 
 from __future__ import annotations

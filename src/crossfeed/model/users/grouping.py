@@ -7,14 +7,17 @@ Dims: B rows, T items of all rows together, G groups (row, domain), D domains.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
 
 from crossfeed.config import ModelConfig
-from crossfeed.scorer import Catalogue, Histories, Ints
+from crossfeed.scorer import Catalogue, Floats, Histories, Ints
 
-__all__ = ["Grouped", "group", "trimmed"]
+__all__ = ["Grouped", "encoded", "group", "trimmed"]
+
+_ROWS_AT_ONCE = 1024
 
 
 class Grouped(NamedTuple):
@@ -89,6 +92,20 @@ def group(
         target_domains=np.ascontiguousarray(domains, dtype=np.int64),
         slots=np.arange(slots.max(initial=-1) + 1),
     )
+
+
+def encoded(
+    encode: Callable[[Histories, Ints], Floats], histories: Histories, domains: Ints, *, width: int
+) -> Floats:
+    """Return (B, E) the users that `encode` gives for histories and target domains, in chunks."""
+    chunks = [
+        encode(
+            histories.rows_between(first, first + _ROWS_AT_ONCE),
+            domains[first : first + _ROWS_AT_ONCE],
+        )
+        for first in range(0, len(histories), _ROWS_AT_ONCE)
+    ]
+    return np.concatenate([np.zeros((0, width), np.float32), *chunks])
 
 
 def _recency(sorted_keys: Ints) -> Ints:

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM that wait for the end of a step, so that what is saved is consistent."""
+"""Ctrl-C and SIGTERM wait for the end of a step, so the saved state is consistent."""
 
 from __future__ import annotations
 
@@ -18,21 +18,17 @@ class Interruptible:
     """
 
     def __init__(self, *, quiet: bool = False) -> None:
-        self._asked = 0
+        self.asked = 0
+        """The number of the signal that asked to stop; 0 if none did."""
         self._quiet = quiet
         self._previous: dict[int, object] = {}
 
-    @property
-    def asked(self) -> int:
-        """Return the number of the signal that asked to stop; 0 where none did."""
-        return self._asked
-
     def stop(self, number: int, command: str) -> NoReturn:
-        """Leave as a signal wants it, after the state has been saved.
+        """Leave by a signal, after the state has been saved.
 
         Args:
-            number: of the signal.
-            command: what to type to go on.
+            number: the number of the signal.
+            command: the command that continues.
 
         Raises:
             KeyboardInterrupt: the signal was Ctrl-C.
@@ -62,4 +58,4 @@ class Interruptible:
     def _ask(self, number: int, frame: FrameType | None) -> None:
         if self.asked and number == signal.SIGINT:
             raise KeyboardInterrupt
-        self._asked = number
+        self.asked = number

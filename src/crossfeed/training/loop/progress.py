@@ -1,4 +1,4 @@
-"""How far a fit has come, as a checkpoint holds it."""
+"""The progress of a fit, as a checkpoint holds it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SUMS = ("sums", "counts")
 
 @dataclass
 class FitProgress:
-    """How far a fit has come; with the weights and the random state all that a resume needs."""
+    """The progress of a fit; a resume needs it, the weights and the random state."""
 
     epoch: int = 0
     step: int = 0
@@ -33,21 +33,21 @@ class FitProgress:
     """Popularity's validation figure, once it has been measured."""
     roll_backs: int = 0
     rates: list[float] = field(default_factory=list)
-    """Learning rate of each epoch behind the present weights, as a factor of
+    """Learning rate of each epoch of the present weights, as a factor of
     `train.learning_rate`. An epoch that was rolled back is not among them."""
     best_rates: list[float] = field(default_factory=list)
     """The same for the best weights: the schedule of a refit."""
 
     @classmethod
     def of(cls, kept: dict[str, Any]) -> FitProgress:  # Any: see run.Checkpoint
-        """Return what a checkpoint holds; version 0.1 wrote no rates, and other names of sums."""
+        """Return the progress in a checkpoint; version 0.1 had no rates and other names of sums."""
         epochs = {"rates": kept["epoch"], "best_rates": kept["best_epoch"] + 1}
         kept = {**{name: [1.0] * count for name, count in epochs.items()}, **with_sums(kept)}
         return cls(**kept)
 
 
 def with_sums(kept: dict[str, Any]) -> dict[str, Any]:  # Any: see run.Checkpoint
-    """Return what a process accumulated; version 0.1 had other names for losses and health."""
+    """Return the sums of a process; version 0.1 had other names for losses and health."""
     if "losses" not in kept:
         return kept
     old: dict[str, Any] = {

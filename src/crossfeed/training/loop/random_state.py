@@ -11,7 +11,7 @@ __all__ = ["forked", "random_state", "restore_random_state"]
 
 
 def forked(device: torch.device) -> AbstractContextManager[None]:
-    """Return a context that leaves the caller's random state as it found it."""
+    """Return a context that does not change the caller's random state."""
     return torch.random.fork_rng([device] if device.type == "cuda" else [])
 
 
@@ -24,9 +24,9 @@ def random_state(device: torch.device) -> dict[str, Tensor]:
 
 
 def restore_random_state(states: dict[str, Tensor], device: torch.device) -> None:
-    """Take over what `random_state` returned.
+    """Restore the result of `random_state`.
 
-    A training that began on a CPU and goes on on a GPU draws there by the seed of its own.
+    A training that began on a CPU and continues on a GPU draws there from its own seed.
     """
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:

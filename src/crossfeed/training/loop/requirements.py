@@ -1,14 +1,20 @@
-"""Checks before a training begins, for problems that would make it fail later."""
+"""Checks before a training begins, for problems that would make it fail later; opening its run."""
 
 from __future__ import annotations
+
+from contextlib import ExitStack
+from pathlib import Path
 
 import torch
 
 from crossfeed.config import Config, TrainConfig
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, TrainingError
+from crossfeed.run import Run, may_begin, only_training, require_place
+from crossfeed.training.parallel.distributed import Workers
+from crossfeed.training.parallel.sharded_table import require_row_sharding
 
-__all__ = ["expanded_domains", "require_clicks", "require_precision"]
+__all__ = ["expanded_domains", "open_run", "require_clicks", "require_precision"]
 
 
 def require_clicks(dataset: Dataset) -> None:
@@ -73,3 +79,51 @@ def expanded_domains(dataset: Dataset, config: Config) -> list[bool]:
             f"the dataset has: {', '.join(names)}"
         )
     return [wanted is None or name in wanted for name in names]
+
+
+def open_run(
+    held: ExitStack,
+    dataset: Dataset,
+    workers: Workers,
+    out: Path,
+    config: Config,
+    *,
+    resume: bool,
+    overwrite: bool,
+) -> Run:
+    """Open the run to be resumed, or make a new one, after the checks.
+
+    Args:
+        held: no other process trains there until it is closed.
+        dataset: the data.
+        workers: the processes that take part.
+        out: folder of the run.
+        config: settings, see `train`.
+        resume: continue the run in `out`.
+        overwrite: replace an existing run.
+
+    Raises:
+        OutputError: `out` may not be replaced, or another process trains there.
+        RunError: the run to be resumed has another dataset or other settings.
+        ConfigError: a setting does not fit the dataset, the processes or the machine.
+    """
+    if resume and not may_begin(out):
+        run = Run.open(out)
+        resumed = run.resumed(config)
+        run.require_dataset(dataset)
+        _require(dataset, workers, resumed.config)
+        held.enter_context(only_training(out))
+        return run.relocated(dataset).resumed(config)
+    _require(dataset, workers, config)
+    require_place(out, dataset=dataset, overwrite=overwrite)
+    held.enter_context(only_training(out))
+    return Run.create(out, dataset=dataset, config=config, overwrite=overwrite)
+
+
+def _require(dataset: Dataset, workers: Workers, config: Config) -> None:
+    """Refuse settings that would fail when the training begins."""
+    workers.device(config.train.device)
+    workers.share(dataset, config)
+    expanded_domains(dataset, config)
+    if config.train.table_sharding == "row":
+        require_row_sharding(workers.count)

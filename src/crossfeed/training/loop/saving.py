@@ -38,7 +38,7 @@ class CheckpointTimer:
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """Take note that a checkpoint is written, and of how long it takes."""
+        """Record when a checkpoint is written, and how long it takes."""
         began = time.monotonic()
         yield
         self._written = time.monotonic()
@@ -52,9 +52,9 @@ class FitFiles:
         """Name the checkpoints of a fit.
 
         Args:
-            run: where they lie.
+            run: the run that keeps them.
             workers: the processes that take part.
-            device: where the weights are.
+            device: the device of the weights.
             selects: whether it is a training that is validated, or a refit.
         """
         self._run, self._workers, self._device = run, workers, device
@@ -63,10 +63,10 @@ class FitFiles:
         self.timer = CheckpointTimer(minutes=run.config.train.checkpoint_minutes)
 
     def restore(self, state: FitState) -> tuple[FitProgress, dict[str, Tensor] | None] | None:
-        """Take up the last checkpoint, and return how far the fit had come and its random state.
+        """Restore the last checkpoint, and return the progress and the random state.
 
-        Without a checkpoint there is nothing to return. With another number of processes than
-        before there is no random state.
+        Return None without a checkpoint. With another number of processes than before, there is no
+        random state.
         """
         if not self._run.has_checkpoint(self._last):
             return None

@@ -1,6 +1,6 @@
-"""Which epoch of a fit is the best, when the fit ends, and what follows a collapse.
+"""Which epoch of a fit is the best, when the fit ends, and the reaction to a collapse.
 
-It decides by figures alone: it knows no network and no file.
+It decides by figures alone, without networks and files.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from crossfeed.training.loop.progress import FitProgress
 __all__ = ["MOST_ROLL_BACKS", "Recovery", "Selection"]
 
 MOST_ROLL_BACKS = 3
-"""After so many roll-backs the next collapse ends the training."""
+"""Most roll-backs; the next collapse ends the training."""
 
 Recovery = Literal["keep", "nothing", "roll back", "stop"]
 """The reaction to an epoch: keep its weights as healthy, do nothing, return to the last healthy
@@ -27,8 +27,8 @@ class Selection:
         """Judge by the settings of a training.
 
         Args:
-            progress: of the fit; it holds what was decided so far.
-            train: its `patience` and `on_collapse` count.
+            progress: of the fit; it holds the decisions so far.
+            train: its `patience` and `on_collapse` are used.
             epochs: the largest number of epochs.
         """
         self._progress, self._train, self._epochs = progress, train, epochs
@@ -53,7 +53,7 @@ class Selection:
         return is_best
 
     def recover(self, *, collapsed: bool, has_healthy: bool) -> Recovery:
-        """Decide what follows an epoch that has been judged.
+        """Decide the reaction to an epoch that has been judged.
 
         Args:
             collapsed: whether the epoch raised an alarm.

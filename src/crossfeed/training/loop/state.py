@@ -21,7 +21,7 @@ __all__ = ["FitState"]
 
 
 class FitState:
-    """The players as they train, and as they are validated, kept and served."""
+    """The players in training, and the players that are validated, kept and served."""
 
     def __init__(
         self,
@@ -55,13 +55,13 @@ class FitState:
 
     @property
     def served(self) -> Players:
-        """Return the players that are validated and kept: the average, where there is one."""
+        """Return the players that are validated and kept: the average, if there is one."""
         for optimiser in self.optimisers.values():
             optimiser.catch_up(None)
         return self.players if self._average is None else self._average.players()
 
     def average(self) -> None:
-        """Take the weights after a step into their average."""
+        """Add the weights after a step to their average."""
         if self._average is not None:
             self._average.update()
 
@@ -84,7 +84,7 @@ class FitState:
         }
 
     def restore(self, checkpoint: dict[str, Any]) -> None:  # Any: see run.Checkpoint
-        """Take over what `to_checkpoint` returned."""
+        """Load the result of `to_checkpoint`."""
         self.players.load_state_dict(checkpoint["players"])
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(checkpoint["optimisers"][name])

@@ -9,6 +9,7 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
+from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.results import Results
 from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.players import Players
@@ -44,10 +45,9 @@ class Validation:
         return self.selected(self._judge(Popularity(self._dataset)))
 
     def selected(self, results: Results) -> float:
-        """Return the figure that `train.select_on` names, the leader's in all processes."""
-        kind, metric = self._config.train.select_on.split()
-        value = (results.micro if kind == "micro" else results.macro)[metric]
-        return self._workers.from_leader(value)  # rounding on another machine decides nothing
+        """Return the figure that chooses an epoch, the leader's in all processes."""
+        # Rounding on another machine decides nothing.
+        return self._workers.from_leader(results.micro[SELECTED_BY])
 
     def _judge(self, scorer: Scorer) -> Results:
         return evaluate(scorer, self._dataset, part=Part.VALIDATION, workers=self._workers)

@@ -1,4 +1,4 @@
-"""Several processes as one training: what each has, and what it tells the others.
+"""Several processes as one training: the share of each, and the exchanges between them.
 
 Every process trains on the users of its own shard and makes its own batches; both players'
 gradients are averaged over the clicks of all processes before they are clipped, so that the weights
@@ -60,7 +60,7 @@ class Workers:
     count: int = 1
     """W: how many processes there are."""
     local_rank: int = 0
-    """The number of this process among those of its machine."""
+    """The number of this process on its machine."""
 
     @property
     def leads(self) -> bool:
@@ -69,7 +69,7 @@ class Workers:
 
     @property
     def program(self) -> str:
-        """Return what starts crossfeed in as many processes, of one machine."""
+        """Return the command that starts crossfeed in as many processes of one machine."""
         if self.count == 1:
             return "crossfeed"
         return f"torchrun --nproc-per-node {self.count} -m crossfeed"
@@ -122,7 +122,7 @@ class Workers:
         return int(np.random.SeedSequence([*numbers, self.rank, self.count]).generate_state(1)[0])
 
     def leaders_run(self, run: Run | None) -> Run:
-        """Return the run that the leader opened, which the others pass None for."""
+        """Return the run that the leader opened; the others pass None."""
         opened = self.from_leader(run)
         if opened is None:
             raise TrainingError("the leader has opened no run")
@@ -133,7 +133,7 @@ class Workers:
         self.gather(None)
 
     def gather(self, value: T) -> list[T]:
-        """Return what every process passes, by rank, in every process."""
+        """Return the values of all processes, by rank, in every process."""
         if self.count == 1:
             return [value]
         values: list[Any] = [None] * self.count  # Any: torch's own signature
@@ -141,7 +141,7 @@ class Workers:
         return values
 
     def from_leader(self, value: T) -> T:
-        """Return what the leader passes, so that all decide alike."""
+        """Return the leader's value, so that all processes decide alike."""
         return self.gather(value)[0]
 
     def added(self, sums: Mapping[str, N]) -> dict[str, N]:
@@ -149,7 +149,7 @@ class Workers:
         return _added(self.gather(dict(sums)))
 
     def most(self, *numbers: int) -> tuple[int, ...]:
-        """Return the largest of each number over all processes, so that all do alike."""
+        """Return the largest of each number over all processes, so that all act alike."""
         if self.count == 1:
             return numbers
         with record_function("waiting for the slowest"):
@@ -162,7 +162,7 @@ class Workers:
         return tuple(gather_tensors(torch.tensor(numbers)).sum(dim=0).tolist())
 
     def union(self, numbers: Tensor) -> Tensor:
-        """Return what any process passes, (n,) each, ascending and none twice."""
+        """Return the union of all processes' numbers (n,), ascending, without repeats."""
         if self.count == 1:
             return numbers
         counts = gather_tensors(torch.tensor([len(numbers)]))
@@ -201,7 +201,7 @@ class Workers:
         """Compare the weights of all processes.
 
         Raises:
-            TrainingError: those of a process are not the leader's.
+            TrainingError: the weights of a process differ from the leader's.
         """
         if self.count == 1:
             return
@@ -209,8 +209,8 @@ class Workers:
         others = (found != found[0]).any(dim=1).nonzero().flatten().tolist()
         if others:
             raise TrainingError(
-                f"the weights of process {others[0]} are no longer those of process 0",
-                hint="go on from the last checkpoint with --resume, on machines with the same "
+                f"the weights of process {others[0]} differ from the weights of process 0",
+                hint="continue from the last checkpoint with --resume, on machines with the same "
                 "processors, GPUs and PyTorch",
             )
 
@@ -220,11 +220,11 @@ ALONE = Workers()
 
 
 class Follower(Run):
-    """The run as all processes but the leader know it: they read it, and write nothing."""
+    """The run in all processes except the leader: they read it, and write nothing."""
 
     @classmethod
     def of(cls, run: Run) -> Follower:
-        """Return the leader's run; what it tracks is left to the leader too."""
+        """Return the leader's run without its trackers, which the leader alone uses."""
         train = run.config.train.model_copy(update={"track": ()})
         return cls(run.path, run.config.model_copy(update={"train": train}), run.facts)
 
@@ -243,10 +243,10 @@ class Follower(Run):
 
 
 def own_state(owns: Sequence[Own], workers: Workers) -> Own:
-    """Return the own state with which a process continues, given those that all processes left.
+    """Return the state that a process continues with, from the states of all processes.
 
-    With as many processes as there were each takes its own. With another number there is no
-    random state to take, and the leader takes all sums.
+    With the same number of processes as before, each takes its own. With another number there is
+    no random state, and the leader takes all sums.
     """
     if len(owns) == workers.count:
         return owns[workers.rank]
@@ -270,16 +270,13 @@ def _added(parts: Sequence[Mapping[str, N]]) -> dict[str, N]:
 @torch.no_grad()
 def _fingerprint(module: nn.Module) -> Tensor:
     """Return (tensors,) a checksum of the bits of each weight."""
-    return torch.stack([_checksum(value) for value in _common(module)]).cpu()
+    bits = [value.contiguous().view(torch.int32) for value in _common(module)]
+    return torch.stack([one.sum(dtype=torch.int64) for one in bits]).cpu()
 
 
 def _common(module: nn.Module) -> list[Tensor]:
-    """Return the weights that all processes hold alike: those that gradients move.
+    """Return the weights that are equal in all processes: the ones that gradients move.
 
     The rows of a divided table are not among them.
     """
     return [value.detach() for value in module.parameters() if value.requires_grad]
-
-
-def _checksum(values: Tensor) -> Tensor:
-    return values.contiguous().view(torch.int32).sum(dtype=torch.int64)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 __all__ = ["average_gradients", "gather_tensors"]
 
 _LARGE = 1 << 16
-"""Values from which a gradient is a message of its own."""
+"""Fewest values of a gradient that is a message of its own."""
 _NONE, _DENSE = -2, -1
 """Stands for the number of rows of a missing or dense gradient."""
 
@@ -26,12 +26,12 @@ _NONE, _DENSE = -2, -1
 def average_gradients(parameters: Sequence[nn.Parameter], *, rows: int) -> None:
     """Replace gradients by their mean over the rows of all processes' batches.
 
-    A gradient that is missing counts as zero; one that no process has stays missing, so that its
-    parameter rests as it does in a single process.
+    A missing gradient counts as zero. A gradient that no process has stays missing, so its
+    parameter is not updated, as in a single process.
 
     Args:
         parameters: the same in every process.
-        rows: clicks in this process's batch, by which its gradients count.
+        rows: clicks in this process's batch, the weight of its gradients.
     """
     # Which gradients there are, and how many rows, may differ by batch: all tell this first.
     for value in parameters:
@@ -83,7 +83,7 @@ def _add_sparse(value: nn.Parameter, stored: Sequence[int], share: float) -> Ten
     Args:
         value: the table; its own gradient may be missing.
         stored: (W,) how many rows the gradient of each process has.
-        share: what the own gradient counts.
+        share: weight of the own gradient.
     """
     width, most = value.shape[1:], max(stored)
     places = torch.zeros(most, dtype=torch.int64, device=value.device)

@@ -1,6 +1,6 @@
 """How the processes that torchrun started become one training, and how all of them end.
 
-An error that all meet is shown once. A process that was lost is named by one of the others.
+An error that all processes meet is shown once. One of the others names a lost process.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from typing import NoReturn
 import torch
 import torch.distributed as dist
 
-# Its functions have the group of all processes as a default, as it is when they are imported. Once
-# there is a group they would keep it, and with it threads that must not outlive the interpreter.
+# The default group of its functions is bound at import. Imported later, they would keep a real
+# group alive, with threads that must not outlive the interpreter.
 import torch.distributed.nn.functional
 
 from crossfeed.errors import ConfigError, CrossfeedError
@@ -41,8 +41,8 @@ def joined() -> Iterator[Workers]:
 
     Raises:
         ConfigError: the environment is not complete.
-        WorkerLostError: a process died, in the one of the others that says it first.
-        SystemExit: with 1, in processes that end because another one has said why.
+        WorkerLostError: a process died; only the first of the others raises it.
+        SystemExit: with 1, in processes that end after another one has said why.
     """
     if dist.is_available() and dist.is_initialized():
         yield Workers(dist.get_rank(), dist.get_world_size(), _local_rank())
@@ -55,8 +55,8 @@ def joined() -> Iterator[Workers]:
     dist.init_process_group(backend, timeout=_WAIT)
     with _ending(RollCall(rank=workers.rank, count=workers.count)):
         yield workers
-        # Unlike an exchange it has no tensor, which gloo's threads let go of a little later and
-        # need the interpreter for: it would abort if it were ending by then.
+        # Unlike an exchange it has no tensor. gloo's threads release tensors a little later, which
+        # aborts an interpreter that is ending.
         dist.barrier()
         dist.destroy_process_group()
 
@@ -76,7 +76,7 @@ def _ending(roll_call: RollCall) -> Iterator[None]:
         yield
     except CrossfeedError as error:
         _raise_once(roll_call, error)
-    except RuntimeError as error:  # what torch raises when an exchange fails, among other things
+    except RuntimeError as error:  # torch raises it when an exchange fails, among other things
         if in_main:
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
         _leave(roll_call, error)

@@ -1,4 +1,4 @@
-"""Which process is lost: when something fails, those that are left answer, and it does not.
+"""Finding a lost process: after a failure all others answer.
 
 torchrun ends all processes when one has died; an exchange with it fails, or is ended with them.
 """
@@ -17,7 +17,7 @@ from crossfeed.errors import WorkerLostError
 __all__ = ["RollCall"]
 
 _ANSWER_SECONDS = 3.0
-"""Time that the others have to answer: a broken connection is noticed by all at once."""
+"""Time for the others to answer: all notice a broken connection at the same time."""
 _STORE_SECONDS = 10.0
 
 
@@ -46,11 +46,11 @@ class RollCall:
         """Return whether this process is the first to say why all end; only the first says it."""
         try:
             return int(self._store.add(self._key("told", 0), 1)) == 1
-        except (RuntimeError, OSError):  # the store is gone, and with it whoever else might tell
+        except (RuntimeError, OSError):  # the store is gone, so no other process can say it
             return True
 
     def find_lost(self) -> WorkerLostError | None:
-        """Answer, and return which processes do not, if there are any."""
+        """Answer, and return the processes that do not, if there are any."""
         try:
             self._store.set(self._key("here", self._rank), "")
             time.sleep(_ANSWER_SECONDS)

@@ -1,9 +1,9 @@
 """An item table whose rows are divided among the processes, by TorchRec.
 
-Every process holds I / W rows and asks the others for those that it looks up; their gradients go
-back the same way, and the rows move where they lie, by row-wise Adagrad, as the backward pass
-reaches them. So neither the table nor its optimiser's state has to fit into one process, and a step
-exchanges what it looked up instead of the whole table's gradient.
+Every process holds I / W rows and asks the others for the rows that it looks up. Their gradients go
+back the same way, and row-wise Adagrad moves the rows in their process during the backward pass.
+So neither the table nor its optimiser's state has to fit into one process, and a step exchanges the
+looked-up rows instead of the whole table's gradient.
 
 Dims: I items, E width, W processes, R = I / W rows of one process.
 """
@@ -61,7 +61,7 @@ class ShardedTable(nn.Module):
     """(R, E) the rows of this process; moved by the optimiser below, never by autograd's."""
 
     def __init__(self, whole: nn.Embedding, *, learning_rate: float) -> None:
-        """Take over the rows of this process from a table that is the same in all processes."""
+        """Take the rows of this process from a table that is equal in all processes."""
         super().__init__()
         self.items, self.width = whole.weight.shape
         collection = _shard(whole, learning_rate=learning_rate)
@@ -96,7 +96,7 @@ class ShardedTable(nn.Module):
         return whole[self.first : self.first + len(self.rows)]
 
     def optimiser(self) -> RowOptimiser:
-        """Return what moves the rows."""
+        """Return the optimiser of the rows."""
         (collection,) = self._hidden
         return RowOptimiser(self, collection.fused_optimizer)
 
@@ -121,7 +121,7 @@ class ShardedTable(nn.Module):
 
 
 class RowOptimiser:
-    """Row-wise Adagrad of a divided table, as far as a checkpoint knows an optimiser.
+    """Row-wise Adagrad of a divided table, with the state for checkpoints.
 
     Source: Duchi et al. 2011, with one accumulator per row, the mean of its squared gradients.
     """
@@ -161,7 +161,7 @@ def _shard(whole: nn.Embedding, *, learning_rate: float) -> Any:  # Any: TorchRe
     from torchrec.distributed.types import ShardingEnv
     from torchrec.modules.embedding_configs import EmbeddingConfig
 
-    # It is told of how TorchRec's own code looks to it, once in each process.
+    # It warns about TorchRec's own code, once in each process.
     logging.getLogger("torch.fx._symbolic_trace").setLevel(logging.ERROR)
     items, width = whole.weight.shape
     device, processes = whole.weight.device, dist.get_world_size()

@@ -28,14 +28,14 @@ from crossfeed.training.step.pool_sampling import PoolSampler
 __all__ = ["Batch", "batches", "prefetched"]
 
 _AHEAD = 2
-"""Batches that wait for the step that needs them."""
+"""Batches that are made ahead of their steps."""
 _CLICKS_AT_ONCE = 2**16
-"""Clicks of a batch's histories, not yet trimmed, that are looked at together: they fit a cache."""
+"""Clicks of untrimmed histories that are processed together, so that they fit a cache."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Clicks of training with what was known of their users just before."""
+    """Training clicks with their users' histories just before them."""
 
     epoch: int
     step: int
@@ -43,10 +43,10 @@ class Batch:
     times: Tensor
     """(B,) when each click was, in milliseconds since 1970."""
     groups: tuple[PoolGroup, ...]
-    """The rows by target domain: each domain by itself in the order of the rows, or stacks."""
+    """The rows by target domain: single domains in the order of the rows, or stacks."""
     stacking: tuple[Tensor, Tensor] | None = None
-    """Where the groups are stacks: the row of the batch behind each of their rows, (P,), and where
-    each row of the batch is among these, (B,)."""
+    """For stacks: (P,) the batch's row for each of their rows, and (B,) the place of each row of
+    the batch among these."""
 
     @property
     def rows(self) -> int:
@@ -63,7 +63,7 @@ class Batch:
         }
 
     def by_domain(self, values: Tensor) -> list[Tensor]:
-        """Return the rows of `values` (B, ...) of each of the groups, shaped as its clicks are."""
+        """Return each group's rows of `values` (B, ...), in the shape of its clicks."""
         if self.stacking is not None:
             values = values.index_select(0, self.stacking[0])
         parts = torch.split(values, [group.clicks.numel() for group in self.groups])
@@ -73,7 +73,7 @@ class Batch:
         ]
 
     def together(self, parts: Sequence[Tensor]) -> Tensor:
-        """Return the rows (B, ...) of what the groups have one by one: undo `by_domain`."""
+        """Return the groups' rows in the order of the batch (B, ...): undo `by_domain`."""
         joined = torch.cat(
             [
                 part.flatten(0, group.clicks.ndim - 1)
@@ -83,7 +83,7 @@ class Batch:
         return joined if self.stacking is None else joined.index_select(0, self.stacking[1])
 
     def looked_up(self) -> Tensor:
-        """Return (n,) the items that a step looks at: of histories and of pools, none twice."""
+        """Return (n,) the items of histories and pools that a step uses, without repeats."""
         items = [self.timelines.items]
         for group in self.groups:
             pool = group.items
@@ -123,8 +123,8 @@ def batches(
 ) -> Iterator[Batch]:
     """Yield one epoch's batches of the clicks from `first_step` on; `stacked` is for a GPU.
 
-    The order of the clicks depends on (seed, epoch) and what is masked on (seed, epoch, step)
-    alone, so that a resumed epoch goes on with the very batches that it would have had.
+    The order of the clicks depends only on (seed, epoch), and the masks on (seed, epoch, step). So
+    a resumed epoch continues with the same batches as an uninterrupted one.
     """
     seed, steps = [config.train.seed], steps_per_epoch(len(clicks), config)
     size: float = config.train.batch_size
@@ -141,9 +141,9 @@ def batches(
 
 
 def prefetched(source: Iterator[Batch]) -> Iterator[Batch]:
-    """Yield what `source` yields, made by a thread of its own while the steps before are taken.
+    """Yield the batches of `source`; a thread makes the next ones while a step runs.
 
-    What a batch holds does not depend on when it is made, so neither do the numbers.
+    The content of a batch does not depend on when it is made, so the numbers do not either.
     """
     with ThreadPoolExecutor(1, thread_name_prefix="batches") as thread:
         waiting = deque(thread.submit(next, source, None) for _ in range(_AHEAD))
@@ -179,7 +179,7 @@ def _assemble(
 
 
 def _in_target(histories: Histories, domains: Ints, catalogue: Catalogue) -> NDArray[np.bool_]:
-    """Return (T,) whether each item is of its row's target domain (B,)."""
+    """Return (T,) true if an item is of its row's target domain (B,)."""
     of_rows = np.repeat(domains, np.diff(histories.offsets))
     return np.asarray(catalogue.domain_of(histories.items) == of_rows)
 
@@ -194,9 +194,9 @@ def mask(
 
     Args:
         histories: B histories of T items together.
-        in_target: (T,) whether each item is of its row's target domain.
+        in_target: (T,) true if an item is of its row's target domain.
         config: its `drop_share` and `mask_share`.
-        rng: where the draws come from.
+        rng: the source of the draws.
     """
     shown = rng.random(len(in_target)) >= config.drop_share
     hidden = in_target & (rng.random(len(in_target)) < config.mask_share)
@@ -214,7 +214,7 @@ def _by_domain(
     """Return the rows by domain; `seen` are pairs of row and item of its target domain."""
     clicks = dataset.event_item[events].astype(np.int64)
     seen_rows, seen_items = seen
-    other = seen_items != clicks[seen_rows]  # where repeats are kept the click was seen before
+    other = seen_items != clicks[seen_rows]  # with repeats kept, the click was seen before
     seen_rows, seen_items = seen_rows[other], seen_items[other]
     if dataset.config.repeats == "keep":
         seen_rows, seen_items = np.unique(np.stack([seen_rows, seen_items]), axis=1)

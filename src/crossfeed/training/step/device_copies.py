@@ -11,10 +11,10 @@ __all__ = ["moved"]
 
 
 def moved(tensors: Sequence[Tensor], device: torch.device) -> list[Tensor]:
-    """Return tensors of one type on another device, where they are parts of one tensor.
+    """Return tensors of one type on another device, as parts of one tensor.
 
-    A batch is made of many small tensors, and each copy costs a launch, however small it is.
-    From pinned memory the copy goes on while the processor goes on, too.
+    A batch consists of many small tensors, and each copy costs a launch. A copy from pinned memory
+    runs while the processor continues.
     """
     if not tensors:
         return []

@@ -12,14 +12,14 @@ from crossfeed.training.parallel.distributed import Workers
 __all__ = ["Means"]
 
 _MOST_WAITING = 4096
-"""Values that wait for a copy at most, so that an epoch of any length holds few tensors."""
+"""Most values that wait for a copy, so that an epoch of any length holds few tensors."""
 
 
 class Means:
     """Sums and counts by name, in dictionaries that a checkpoint can hold.
 
-    Values stay on their device until many of them can be read with one copy: to ask a GPU for a
-    number is to wait until it has done everything it was told before.
+    Values stay on their device until many of them can be read with one copy: reading a number from
+    a GPU waits for all work queued before it.
     """
 
     def __init__(self, sums: dict[str, float], counts: dict[str, int]) -> None:
@@ -55,7 +55,7 @@ class Means:
         self.counts.update(workers.added(self.counts))
 
     def means(self, prefix: str = "") -> dict[str, float]:
-        """Return the mean of each name that begins with a prefix, named by what follows it."""
+        """Return the mean of each name with a prefix, named without it."""
         self.settle()
         return {
             name.removeprefix(prefix): total / self.counts[name]

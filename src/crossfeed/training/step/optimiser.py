@@ -1,13 +1,13 @@
-"""The optimiser of one player: AdamW, and for tables too large to move as a whole, row by row.
+"""The optimiser of one player: AdamW, which moves very large tables row by row.
 
-Dims: I items, n rows that a step looks at, E width.
+Dims: I items, n rows that a step uses, E width.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import AdamW, Optimizer
 
 from crossfeed.config import TrainConfig
@@ -29,29 +29,35 @@ class PlayerOptimiser:
         """Prepare to move a player; biases and scales do not decay.
 
         Args:
-            player: its parameters move. Row by row move the tables of a layer with sparse
-                gradients.
+            player: its parameters move; the tables of a layer with sparse gradients row by row.
             config: step size and weight decay.
-            average: is told which rows are about to move.
+            average: gets the rows that are about to move.
         """
         self._layer = player.layer
-        tables = self._layer.sparse_tables()
-        decays = [id(value) for value in decayed(player)]
-        groups: list[list[dict[str, Any]]] = [[], []]  # Any: torch's own
-        for decay, is_decayed in ((config.weight_decay, True), (0.0, False)):
-            values = [
-                value
-                for value in player.parameters()
-                if value.requires_grad and (id(value) in decays) == is_decayed
+        tables = set(map(id, self._layer.sparse_tables()))
+        decays = set(map(id, decayed(player)))
+        whole, by_rows = (
+            [
+                {
+                    "params": [
+                        value
+                        for value in player.parameters()
+                        if value.requires_grad
+                        and (id(value) in tables) == is_table
+                        and (id(value) in decays) == is_decayed
+                    ],
+                    "weight_decay": config.weight_decay if is_decayed else 0.0,
+                }
+                for is_decayed in (True, False)
             ]
-            for part, own in zip(groups, _divided(values, tables), strict=True):
-                part.append({"params": own, "weight_decay": decay})
+            for is_table in (False, True)
+        )
         self.parts: tuple[Optimizer, ...] = (
-            AdamW(groups[0], lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True),
+            AdamW(whole, lr=config.learning_rate, betas=BETAS, eps=EPSILON, fused=True),
         )
         self._rows: RowAdamW | None = None
         if tables:
-            self._rows = RowAdamW(groups[1], rate=config.learning_rate, average=average)
+            self._rows = RowAdamW(by_rows, rate=config.learning_rate, average=average)
             self.parts = (*self.parts, self._rows)
 
     @property
@@ -60,7 +66,7 @@ class PlayerOptimiser:
         return self._rows is not None
 
     def catch_up(self, items: Tensor | None) -> None:
-        """Bring the rows of items (n,), which a step is about to look at, up to date; None: all."""
+        """Bring the rows of items (n,) up to date before a step uses them; None is all rows."""
         if self._rows is not None:
             for table, rows in self._layer.rows_of(items):
                 self._rows.catch_up(table, rows)
@@ -71,7 +77,7 @@ class PlayerOptimiser:
             part.zero_grad(set_to_none=True)
 
     def step(self) -> None:
-        """Move what has a gradient."""
+        """Move the parameters that have a gradient."""
         for part in self.parts:
             part.step()
 
@@ -86,26 +92,18 @@ class PlayerOptimiser:
         return {"parts": [part.state_dict() for part in self.parts]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # Any: torch's own
-        """Take over what `state_dict` returned.
+        """Load the result of `state_dict`.
 
         Raises:
-            RunError: it is that of other groups of parameters.
+            RunError: it has other groups of parameters.
         """
         try:
             for part, its_state in zip(self.parts, state["parts"], strict=True):
                 part.load_state_dict(its_state)
         except ValueError as error:
             raise RunError(
-                "the checkpoint's optimiser state groups the weights as another version did: "
+                "another version wrote the checkpoint's optimiser state, with other groups of "
+                "weights: "
                 f"{error}",
                 hint="train again with --overwrite",
             ) from None
-
-
-def _divided(
-    values: list[nn.Parameter], tables: list[nn.Parameter]
-) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
-    """Return those that are no sparse tables, and those that are."""
-    inside = [any(value is table for table in tables) for value in values]
-    pairs = list(zip(values, inside, strict=True))
-    return [v for v, there in pairs if not there], [v for v, there in pairs if there]

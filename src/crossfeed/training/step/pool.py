@@ -1,6 +1,6 @@
-"""The pools of a step: what a player knows of the items that each group of rows can choose from.
+"""The pools of a step: a player's vectors and biases of the items that a group of rows can choose.
 
-Dims: b clicks of one group, N items of its pool, E width; `...` is nothing, or n domains.
+Dims: b clicks of one group, N items of its pool, E width; `...` is empty, or n domains.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ __all__ = ["Pool", "pools_of"]
 
 
 _WORTH_LOOKING_UP = 40
-"""Items of a pool for each candidate of a row, from which on one of two cores takes longer for a
-product over the pool (32 against 27 ms a step of 1,024 rows with 101 candidates of 4,096)."""
+"""Items of a pool per candidate of a row above which a look-up beats a product over the pool, on
+one of two cores (27 against 32 ms a step of 1,024 rows with 101 candidates of 4,096)."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Pool:
     """The pool of one group of rows as one player sees it, made once a step."""
 
     group: PoolGroup
-    """The rows; says which items the pool has, which the rows saw, and how likely a sample was."""
+    """The rows, with the pool's items, the seen ones, and the probabilities of a sample."""
     vectors: Tensor
     """(..., N, E) of the items."""
     biases: Tensor
@@ -41,18 +41,14 @@ class Pool:
     def values_at(self, users: Tensor, places: Tensor) -> Tensor:
         """Return (..., b, K) the values of the items at places (..., b, K) alone.
 
-        One product over the whole pool costs less than looking up K vectors for each row, unless
-        the pool has many times K items.
+        A product over the whole pool costs less than K look-ups for each row, unless the pool has
+        many times K items.
         """
         if self.vectors.ndim > 2 or self.group.size < _WORTH_LOOKING_UP * places.shape[-1]:
             return self.values(users).gather(-1, places)
         vectors = functional.embedding(places, self.vectors)  # (b, K, E)
         biases = self.biases[places].unsqueeze(-1)  # (b, K, 1)
         return torch.baddbmm(biases, vectors, users.unsqueeze(-1)).squeeze(-1)
-
-    def masses(self, values: Tensor) -> Tensor:
-        """Return (..., b, N) logits whose sums of exp are those over the pool; seen items: -inf."""
-        return self.group.as_masses(values)
 
 
 def pools_of(layer: ItemLayer, batch: Batch) -> tuple[Pool, ...]:

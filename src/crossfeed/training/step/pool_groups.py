@@ -1,13 +1,13 @@
-"""The rows of a batch by target domain: what the step that looks at their pools needs to know.
+"""The rows of a batch by target domain, as a step needs them.
 
-On a processor each domain is looked at by itself, so that nothing is padded. A GPU takes about as
-long for many domains as for one, and a step over thirty of them one by one is thirty times as many
-launches: there domains are stacked, n of them padded to the most rows and the largest pool. Padding
-of items has log pi = +inf, so that its mass is 0 wherever masses are formed. Padding of rows
-repeats a row; it is left out of means, and taken off where rows come together again.
+On a processor each domain is a group of its own, without padding. A GPU takes about as long for
+many domains as for one, and thirty single domains need thirty times as many launches. There n
+domains are stacked, padded to the most rows and the largest pool. Padding of items has log pi =
++inf, so its mass is always 0. Padding of rows repeats a row; means leave it out, and it is dropped
+when the rows come together again.
 
-Dims: b clicks of one domain (of a stack the most), N items of a pool (of a stack the largest), n
-domains of a stack, S pairs of (row, seen item), K candidates. `...` is nothing, or n.
+Dims: b clicks of one domain (in a stack the most), N items of a pool (in a stack the largest), n
+domains of a stack, S pairs of (row, seen item), K candidates. `...` is empty, or n.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from crossfeed.training.step.pool_sampling import PoolSample
 __all__ = ["DomainRows", "DomainStack", "PoolGroup", "stack"]
 
 _MOST_PADDING = 2
-"""Pairs (row, item) of a stack, by those of its domains one by one."""
+"""Most pairs (row, item) of a stack, as a multiple of the pairs of its single domains."""
 _FREE = 1 << 20
-"""Pairs of a stack that a GPU has no need to save."""
+"""Pairs of a stack that are always allowed: a GPU saves nothing by avoiding them."""
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,16 @@ class PoolGroup(ABC):
     clicks: Tensor
     """(..., b) position in the pool of each row's click."""
     seen: tuple[Tensor, ...]
-    """(S,) each: domain of the stack if it is one, row, and position in the pool of what the user
-    saw before, click excepted; none twice. It is no candidate."""
+    """(S,) each: domain (in a stack), row and pool position of every item that the user saw before,
+    except the click; without repeats. These items are not candidates."""
     sample: PoolSample | None
-    """The items that stand for a pool that is not looked at as a whole; positions are those in it.
-    A stack has always one."""
+    """The items that stand for a pool that is too large to use whole; positions refer to it. A
+    stack always has one."""
 
     @property
     @abstractmethod
     def items(self) -> slice | Tensor:
-        """Return where the pools' items lie in the tables."""
+        """Return the places of the pools' items in the tables."""
 
     @property
     @abstractmethod
@@ -61,17 +61,17 @@ class PoolGroup(ABC):
 
     @property
     def padding(self) -> Padding | None:
-        """Return what is no padding, where there is some."""
+        """Return the real rows and items, if there is padding."""
         return None
 
     @property
     @abstractmethod
     def left_out(self) -> Tensor:
-        """Return (...) how many items of each pool the step does not look at."""
+        """Return (...) how many items of each pool are not in the sample."""
 
     @abstractmethod
     def most_distinct(self, candidates: int) -> Tensor:
-        """Return (...) how many different items K candidates per row can be at most."""
+        """Return (...) the most different items that K candidates per row can be."""
 
     def of_pool(self, table: Tensor, positions: Tensor) -> Tensor:
         """Return the values (..., N) of the pools' items at positions (..., b) or (..., b, K)."""
@@ -98,7 +98,7 @@ class PoolGroup(ABC):
     def as_masses(self, logits: Tensor) -> Tensor:
         """Return logits (..., b, N) less log pi: sums over a sample are those over the pool.
 
-        What was seen before becomes -inf. In float32, whatever the logits were made in.
+        Seen items become -inf. The result is float32, whatever the type of `logits`.
         """
         logits = logits.float()
         if self.sample is not None:
@@ -120,7 +120,7 @@ class PoolGroup(ABC):
             yield self.sample.log_inclusion
 
     def with_tensors(self, positions: Iterator[Tensor], shares: Iterator[Tensor]) -> Self:
-        """Return the same with other tensors, in the order in which they are yielded."""
+        """Return the same with other tensors, in the order of `positions` and `shares`."""
         return replace(
             self,
             clicks=next(positions),
@@ -131,7 +131,7 @@ class PoolGroup(ABC):
 
 @dataclass(frozen=True)
 class DomainRows(PoolGroup):
-    """The rows whose target is one domain; they are neighbours."""
+    """The rows with one target domain; they are consecutive."""
 
     rows: slice
     pool: slice
@@ -139,40 +139,40 @@ class DomainRows(PoolGroup):
 
     @property
     def items(self) -> slice | Tensor:
-        """Return where the pool's items lie in the tables."""
+        """Return the places of the pool's items in the tables."""
         return self.pool if self.sample is None else self.sample.items
 
     @property
     def size(self) -> int:
-        """Return N, how many items the step looks at."""
+        """Return N, how many items the step uses."""
         if self.sample is None:
             return int(self.pool.stop - self.pool.start)
         return len(self.sample.items)
 
     @property
     def left_out(self) -> Tensor:
-        """Return how many items of the pool the step does not look at."""
+        """Return how many items of the pool are not in the sample."""
         return torch.tensor(self.pool.stop - self.pool.start - self.size)
 
     def most_distinct(self, candidates: int) -> Tensor:
-        """Return how many different items K candidates per row can be at most."""
+        """Return the most different items that K candidates per row can be."""
         return torch.tensor(min(candidates * len(self.clicks), self.size))
 
 
 @dataclass(frozen=True)
 class DomainStack(PoolGroup):
-    """The rows of several domains, looked at together."""
+    """The rows of several domains, processed together."""
 
     sample: PoolSample
     """(n, N) items; padding repeats an item and has log pi = +inf."""
     rest: Tensor
     """(n,) `left_out`"""
     row_shares: Tensor
-    """(n, b) what a row counts in a mean over its domain's: the same for all, 0 for padding."""
+    """(n, b) weight of each row in its domain's mean: equal for all rows, 0 for padding."""
 
     @property
     def items(self) -> Tensor:
-        """Return (n, N) where the pools' items lie in the tables."""
+        """Return (n, N) the places of the pools' items in the tables."""
         return self.sample.items
 
     @property
@@ -182,16 +182,16 @@ class DomainStack(PoolGroup):
 
     @property
     def left_out(self) -> Tensor:
-        """Return (n,) how many items of each pool the step does not look at."""
+        """Return (n,) how many items of each pool are not in the sample."""
         return self.rest
 
     @cached_property
     def padding(self) -> Padding:
-        """Return what is no padding."""
+        """Return the real rows and items."""
         return Padding(rows=self.row_shares, items=self.sample.log_inclusion.isfinite())
 
     def most_distinct(self, candidates: int) -> Tensor:
-        """Return (n,) how many different items K candidates per row can be at most."""
+        """Return (n,) the most different items that K candidates per row can be."""
         rows = (self.row_shares > 0).sum(-1)
         return torch.minimum(candidates * rows, self.padding.items.sum(-1))
 
@@ -206,7 +206,7 @@ class DomainStack(PoolGroup):
         yield self.row_shares
 
     def with_tensors(self, positions: Iterator[Tensor], shares: Iterator[Tensor]) -> Self:
-        """Return the same with other tensors, in the order in which they are yielded."""
+        """Return the same with other tensors, in the order of `positions` and `shares`."""
         moved = super().with_tensors(positions, shares)
         return replace(moved, rest=next(positions), row_shares=next(shares))
 
@@ -214,7 +214,7 @@ class DomainStack(PoolGroup):
 def stack(
     groups: Sequence[DomainRows], *, rows: int
 ) -> tuple[tuple[DomainStack, ...], tuple[Tensor, Tensor]]:
-    """Stack domains whose pools are of about the same size, as long as that pads little.
+    """Stack domains with pools of about the same size, as long as that needs little padding.
 
     Args:
         groups: the domains of a batch.
@@ -236,7 +236,7 @@ def stack(
 
 
 def _runs(groups: Sequence[DomainRows]) -> Iterator[list[DomainRows]]:
-    """Divide the domains into runs of neighbours that go well together."""
+    """Divide the domains into runs of neighbours with little padding."""
     run: list[DomainRows] = []
     for group in groups:
         longer = [*run, group]
@@ -255,7 +255,7 @@ def _shape(group: DomainRows) -> tuple[int, int]:
 
 
 def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
-    """Return a stack, and (n b,) the row of the batch behind each of its rows."""
+    """Return a stack, and (n b,) the batch's row for each of its rows."""
     most, largest = (max(one) for one in zip(*map(_shape, run), strict=True))
     clicks, rows = (np.empty((len(run), most), np.int64) for _ in range(2))
     items = np.empty((len(run), largest), np.int64)

@@ -1,15 +1,15 @@
 """Pools of large domains: a step looks at a sample of the items, with known probabilities.
 
-A small pool is looked at as a whole. Of a larger one each step draws items, with replacement and by
-the static proposal's weights, and joins them with its own clicks. The draws of a step are divided
-among the domains by their clicks in it. Item i is then in the sample with the probability
+A step uses a small pool whole. From a larger one it draws items, with replacement and by the static
+proposal's weights, and adds its own clicks. The draws of a step are divided among the domains by
+their clicks in it. Item i is then in the sample with the probability
 
     pi_i = 1 - (1 - p_i)^m (1 - f_i)^(b - 1),
 
 p_i its share of the weights, m the draws, f_i its share of the domain's clicks, b the batch's
-clicks in the domain: those of the other rows are draws too. A sum over the pool is estimated by the
-sum over the sample of each term / pi_i (Horvitz & Thompson 1952); a row's own click is always there
-and counts once. So neither time nor memory of a step grows with the catalogue.
+clicks in the domain: the clicks of the other rows are draws too. The sum of term / pi_i over the
+sample estimates the sum over the pool (Horvitz & Thompson 1952). A row's own click is always in the
+sample and counts once. So neither time nor memory of a step grows with the catalogue.
 
 Dims: N items of a domain, b clicks of it in a batch, n items of a sample.
 """
@@ -30,9 +30,9 @@ from crossfeed.scorer import Ints
 __all__ = ["PoolSample", "PoolSampler", "alias_table", "static_weights"]
 
 _LEAST_DRAWS = 256
-"""Draws of a domain with few clicks in a step: fewer say too little of its pool."""
+"""Fewest draws of a domain in a step; fewer would represent its pool badly."""
 _MOST_POOLS = 16
-"""Pools of `train.pool_items` items that a step looks at as a whole."""
+"""Pools of `train.pool_items` items that a step uses whole."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class PoolSample:
     """The items that stand for a domain's pool in one step."""
 
     items: Tensor
-    """(n,) item indices, ascending, none twice."""
+    """(n,) item indices, ascending, without repeats."""
     log_inclusion: Tensor
     """(n,) log pi of each item, at most 0."""
 
@@ -48,8 +48,8 @@ class PoolSample:
 class PoolSampler:
     """Draws the samples of large domains.
 
-    Large is more than `train.pool_items` items. If the pools of all domains together have more than
-    16 times as many, large is more than the draws: each item that a step looks at costs time.
+    A domain is large if it has more than `train.pool_items` items. If all pools together have more
+    than 16 times as many, a domain is large if it has more items than draws: each item costs time.
     """
 
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
@@ -65,12 +65,12 @@ class PoolSampler:
         }
 
     def draw(self, domain: int, clicks: Ints, rng: np.random.Generator) -> PoolSample | None:
-        """Draw a sample; None where the domain's pool is looked at as a whole.
+        """Draw a sample; return None if the step uses the domain's pool whole.
 
         Args:
             domain: the target domain.
             clicks: (b,) item indices of the batch's clicks in it.
-            rng: where the draws come from.
+            rng: the source of the draws.
         """
         table = self._tables.get(domain)
         share = len(clicks) / self._config.batch_size
@@ -85,13 +85,13 @@ class PoolSampler:
         )
 
     def places(self, domain: int, sample: PoolSample, items: Ints) -> Ints:
-        """Return where in a sample each of some items of its domain is, -1 where it is not."""
+        """Return the place of each item in its domain's sample; -1 if it is not in it."""
         first = self._offsets[domain]
         return self._tables[domain].places(sample.items.numpy() - first, items - first)
 
 
 class _Table:
-    """What the draws of one domain need; a draw costs the same whatever N is."""
+    """The tables for draws from one domain; the cost of a draw does not depend on N."""
 
     def __init__(self, clicks: Ints, config: TrainConfig) -> None:
         weights = static_weights(clicks, config)
@@ -121,10 +121,10 @@ class _Table:
 def alias_table(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], Ints]:
     """Return how to draw items by their weights in constant time.
 
-    A place i of N, all alike, is drawn; it stays with the probability `kept[i]` and is `aliases[i]`
-    otherwise. Light items have less than the mean weight and are filled up, in their order, by the
-    heavy ones in theirs; a heavy item that is used up is filled by the next. How much lights lack
-    and heavies have too much, summed up to each of them, says who fills whom, without a loop.
+    A place i of N is drawn uniformly. It stays with the probability `kept[i]`; otherwise it becomes
+    `aliases[i]`. Light items, below the mean weight, are filled up in their order by the heavy
+    items in theirs. The next heavy item fills a heavy item that is used up. Running sums of lack
+    and excess pair the two without a loop.
 
     Args:
         weights: (N,) above 0.

@@ -1,11 +1,11 @@
 """Proposals: the distribution q that candidates are drawn from, and the draws.
 
 q = share . g + (1 - share) . static, over the row's pool: the domain's items minus the user's
-history, the click always in it. Draws are independent and with replacement; duplicates and hits
-of the click stay, because the correction -log q counts on them.
+history; the click is always in it. Draws are independent and with replacement. Duplicates and hits
+of the click stay, because the correction -log q relies on them.
 
 With `train.static_proposal = "batch"` the static part of a draw is a click of the batch's other
-rows (Yi et al. 2019). What these are changes from batch to batch; q is the probability over all
+rows (Yi et al. 2019). These rows change from batch to batch; q is the probability over all
 batches, an item's share of the domain's training clicks.
 
 Dims: B clicks, b clicks of one domain, K candidates per click, N items of a pool.
@@ -29,33 +29,21 @@ from crossfeed.training.step.pool import pools_of
 from crossfeed.training.step.pool_groups import PoolGroup
 from crossfeed.training.step.pool_sampling import static_weights
 
-__all__ = ["StaticProposals", "propose"]
+__all__ = ["propose", "static_proposals"]
 
 
-class StaticProposals:
-    """The part of the proposal that does not learn, per domain."""
-
-    def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
-        self._weights = torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
-
-    def to(self, device: torch.device) -> StaticProposals:
-        """Move the tables to another device."""
-        self._weights = self._weights.to(device)
-        return self
-
-    def weights(self, group: PoolGroup) -> Tensor:
-        """Return (..., N) unnormalised weights of the pool's items."""
-        return self._weights[group.items]
+def static_proposals(dataset: Dataset, config: TrainConfig) -> Tensor:
+    """Return (I,) the items' weights in the part of the proposal that does not learn."""
+    return torch.from_numpy(static_weights(dataset.item_clicks, config)).float()
 
 
 def propose(
     generator: Generator | None,
     batch: Batch,
     *,
-    static: StaticProposals,
+    static: Tensor,
     config: TrainConfig,
     expanded: Sequence[bool],
-    share: float,
 ) -> Proposals:
     """Let the generator look at a batch and draw candidates.
 
@@ -63,18 +51,18 @@ def propose(
         generator: the player; gradients flow to it through the confidences. Without one all
             proposals are static and confidences count as 1.
         batch: B clicks.
-        static: the part of the proposal that does not learn.
-        config: `candidates` is K.
-        expanded: by domain, whether the generator takes part in its proposal.
-        share: the generator's share of q in those domains; 0 during warm-up.
+        static: (I,) the result of `static_proposals`.
+        config: `candidates` is K, `proposal_share` the generator's share of q in expanded domains.
+        expanded: by domain, true if the generator takes part in its proposal.
 
     Raises:
-        NonFiniteLossError: a confidence is not a number, so that nothing can be drawn by it.
+        NonFiniteLossError: a confidence is not a number.
     """
     confidences = [] if generator is None else _log_confidences(generator, batch)
     if confidences:
         _require_finite(batch, confidences)
     of_rows: Tensor | None = None
+    share = config.proposal_share
     shares: Sequence[float | Tensor] = [share] * len(batch.groups)
     if generator is None or not all(expanded):
         expands = torch.tensor([generator is not None and domain for domain in expanded])
@@ -86,7 +74,7 @@ def propose(
             _draw(
                 group,
                 confidences[place] if confidences else None,
-                static.weights(group),
+                static[group.items],
                 share=shares[place],
                 count=config.candidates,
                 of_batch=config.static_proposal == "batch",
@@ -108,22 +96,22 @@ def propose(
 
 
 def _log_confidences(generator: Generator, batch: Batch) -> list[Tensor]:
-    """Return by group (..., b, N) the log of the generator's confidence; -inf for what was seen.
+    """Return by group (..., b, N) the log of the generator's confidence; -inf for seen items.
 
-    Of a sampled pool it is log(g / pi), by which sums over the sample are those over the pool.
+    In a sampled pool it is log(g / pi): sums over the sample are then sums over the pool.
     """
     pools = pools_of(generator.output_layer, batch)
     users = batch.by_domain(generator.users(batch.timelines, batch.times))
     return [
-        pool.masses(pool.values(rows)).log_softmax(dim=-1)
+        pool.group.as_masses(pool.values(rows)).log_softmax(dim=-1)
         for pool, rows in zip(pools, users, strict=True)
     ]
 
 
 def _require_finite(batch: Batch, confidences: Sequence[Tensor]) -> None:
-    """Stop where the anchor's loss cannot be finite.
+    """Stop before the anchor's loss is infinite or NaN.
 
-    One score that is inf or NaN makes all confidences of its row NaN, also that of the click.
+    One score that is inf or NaN makes all confidences of its row NaN, the click's included.
     """
     of_clicks = batch.together(
         [
@@ -198,10 +186,10 @@ def _static(group: PoolGroup, weights: Tensor) -> Tensor:
 
 
 def _of_other_rows(group: PoolGroup, static: Tensor) -> Tensor:
-    """Return (..., b, N) how the clicks of each row's other rows are spread over its pool.
+    """Return (..., b, N) the distribution of the other rows' clicks over each row's pool.
 
-    They are not divided by pi: they are draws by the shares of clicks, in a sample too. A row to
-    which the others leave nothing has the static part itself, (..., b, N).
+    It is not divided by pi: in a sample, too, these are draws by the shares of clicks. A row
+    without other clicks in its pool gets the static part (..., b, N).
     """
     counts = static.new_zeros(*group.clicks.shape[:-1], group.size)
     counted = static.new_ones(()) if group.padding is None else group.padding.rows > 0

@@ -1,8 +1,8 @@
-"""AdamW for tables of which a step moves a few rows: the result is that of the whole table.
+"""AdamW for tables with few used rows per step; the result equals AdamW on the whole table.
 
-A whole table moves in every step, also the rows without a gradient: they decay, and their momentum
-carries them on. Here such a row rests, and what it has missed is made up for in closed form before
-a step looks at it again, so that a step costs what its rows cost, however large the table.
+AdamW on a whole table moves every row in every step: rows without a gradient decay, and their
+momentum moves them further. Here unused rows are not updated. A row catches up, in closed form,
+before a step uses it again. So the cost of a step depends on its rows, not on the table.
 
 With w, m, v the weight and the moments of a row after step s, the row after step t without any
 gradient between is
@@ -16,7 +16,7 @@ up to the place of eps and rounding.
 
 Source: Kingma & Ba 2015, algorithm 1; Loshchilov & Hutter 2019, algorithm 2, line 12.
 
-Dims: I rows of a table, n rows that a step looks at, E width, T steps since all rows caught up.
+Dims: I rows of a table, n rows that a step uses, E width, T steps since all rows caught up.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ __all__ = ["BETAS", "EPSILON", "RowAdamW"]
 BETAS, EPSILON = (0.9, 0.999), 1e-8  # AdamW's own
 _RATIO = BETAS[0] / BETAS[1] ** 0.5
 _WINDOW = 256
-"""Steps after which momentum has carried a row as far as it will: r^256 is 2e-12."""
+"""Steps after which momentum no longer moves a row: r^256 is 2e-12."""
 
 
 class RowAdamW(Optimizer):
@@ -53,7 +53,7 @@ class RowAdamW(Optimizer):
         Args:
             groups: tables with their weight decay.
             rate: step size.
-            average: is told which rows are about to move.
+            average: gets the rows that are about to move.
         """
         super().__init__([group for group in groups if group["params"]], {"lr": rate})
         self._average = average
@@ -87,11 +87,11 @@ class RowAdamW(Optimizer):
 
     @torch.no_grad()
     def catch_up(self, table: nn.Parameter, places: Tensor | None) -> None:
-        """Make up for what rows have missed.
+        """Apply to rows the steps that they missed.
 
         Args:
             table: one of the tables.
-            places: (n,) its rows, none twice; None for all.
+            places: (n,) its rows, without repeats; None for all.
         """
         state, rests = self.state[table], self._rests[table]
         if rests.steps == 0:
@@ -114,11 +114,11 @@ class RowAdamW(Optimizer):
         rests.caught_up(places)
 
     def state_dict(self) -> dict[str, Any]:  # Any: torch's own
-        """Return the moments, the step counts, and how far each row has come."""
+        """Return the moments, the step counts, and the last step of each row."""
         return {**super().state_dict(), "rests": [one.state_dict() for one in self._rests.values()]}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:  # Any: torch's own
-        """Take over what `state_dict` returned; version 0.1 let rows rest for good."""
+        """Load the result of `state_dict`; in version 0.1 unused rows never caught up."""
         given = dict(state_dict)
         rests = given.pop("rests", [None] * len(self._rests))
         super().load_state_dict(given)
@@ -148,7 +148,7 @@ class RowAdamW(Optimizer):
 
 
 class _Rests:
-    """How far the rows of one table have come, and what they miss while they rest."""
+    """The last step of each row of a table, and the decay and momentum of the steps since."""
 
     def __init__(self, table: nn.Parameter) -> None:
         device = table.device
@@ -208,7 +208,7 @@ class _Rests:
         }
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:  # Any: torch's own
-        """Take over what `state_dict` returned; None: all rows are up to date."""
+        """Load the result of `state_dict`; None means that all rows are up to date."""
         self.restart()
         if state is None:
             return

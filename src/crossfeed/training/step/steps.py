@@ -1,4 +1,4 @@
-"""One step: both players look at a batch, then each moves by the one target loss.
+"""One step: both players read a batch, then each moves by the one target loss.
 
 Dims: B clicks, K candidates per click.
 """
@@ -25,7 +25,7 @@ from crossfeed.training.parallel.distributed import ALONE, Workers
 from crossfeed.training.step.batches import Batch
 from crossfeed.training.step.optimiser import PlayerOptimiser
 from crossfeed.training.step.pool import Pool, pools_of
-from crossfeed.training.step.proposals import StaticProposals, propose
+from crossfeed.training.step.proposals import propose
 
 __all__ = [
     "MOST_GRADIENT",
@@ -45,7 +45,7 @@ MOST_GRADIENT = 5.0
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one step found; nothing in it has a gradient."""
+    """The values of one step, without gradients."""
 
     proposals: Proposals
     scores: Scores
@@ -63,29 +63,29 @@ def train_step(
     batch: Batch,
     *,
     config: Config,
-    static: StaticProposals,
+    static: Tensor,
     expanded: Sequence[bool],
     warming_up: bool = False,
     workers: Workers = ALONE,
 ) -> StepResult:
     """Move the generator, then the discriminator.
 
-    One look of each player at the batch serves both: the candidates are drawn before the generator
-    moves, and the scores are those of a discriminator that has not moved yet.
+    Each player reads the batch once. The candidates are drawn before the generator moves, and the
+    scores are made before the discriminator moves.
 
     Args:
-        players: both; the generator rests in a training without one.
+        players: both; a training without a generator leaves it unchanged.
         optimisers: by player.
         batch: B clicks.
         config: all settings.
-        static: the part of the proposal that does not learn.
-        expanded: by domain, whether the generator expands it.
+        static: (I,) the result of `static_proposals`.
+        expanded: by domain, true if the generator expands it.
         warming_up: whether the generator learns by likelihood alone, from static proposals.
         workers: the processes of the training.
 
     Raises:
-        NonFiniteLossError: a loss or a gradient is infinite or not a number; nothing has moved, or
-            the generator alone.
+        NonFiniteLossError: a loss or a gradient is infinite or not a number; at most the generator
+            has moved.
     """
     generator = players.generator if config.has_generator else None
     if warming_up:
@@ -102,7 +102,6 @@ def train_step(
             static=static,
             config=config.train,
             expanded=expanded,
-            share=config.train.proposal_share,
         )
     with record_function("discriminator forward"), _autocast(batch, config.train):
         pools = pools_of(players.discriminator.scoring_layer, batch)
@@ -146,7 +145,7 @@ def score(
         places = torch.cat([drawn, pool.group.clicks.unsqueeze(-1)], -1)
         if config.objective == "full-softmax":
             values = pool.values(rows)  # (..., b, N)
-            whole.append(pool.masses(values).logsumexp(dim=-1))
+            whole.append(pool.group.as_masses(values).logsumexp(dim=-1))
             both.append(values.gather(-1, places).float())
         else:
             both.append(pool.values_at(rows, places).float())
@@ -163,7 +162,7 @@ def gaps_of(
 ) -> Tensor | None:
     """Return (n,) the distance between clicks and candidates of each expanded domain.
 
-    None if L3 is no term of the batch's target loss.
+    None if the batch's target loss has no L3.
     """
     wanted = config.gap != "none" and config.gap_weight > 0
     if not (wanted and proposals.confidences and proposals.expands_any):
@@ -221,16 +220,16 @@ def _warmup(config: Config) -> Config:
 
 
 def _autocast(batch: Batch, config: TrainConfig) -> AbstractContextManager[object]:
-    """Return the context in which `train.precision` holds: the players' forward passes."""
+    """Return the context of the players' forward passes, in `train.precision`."""
     if config.precision == "float32":
         return nullcontext()
     return torch.autocast(batch.times.device.type, torch.bfloat16)
 
 
 def expanded_weight(rows: int, proposals: Proposals, workers: Workers) -> float:
-    """Return the factor by which a mean over this process's expanded rows becomes that over all.
+    """Return the factor from a mean over this process's expanded rows to the mean over all.
 
-    Gradients are averaged by all rows of each process, whether they are expanded or not.
+    Gradients are averaged by all rows of each process, expanded or not.
     """
     if workers.count == 1 or proposals.expanded is None:
         return 1.0
@@ -240,7 +239,7 @@ def expanded_weight(rows: int, proposals: Proposals, workers: Workers) -> float:
 
 
 def _detached(losses: TargetLoss, *, alone: bool) -> dict[str, Tensor]:
-    """Return the terms by name; without a generator the discriminator's alone."""
+    """Return the terms by name; without a generator only the discriminator's."""
     names = [term.name for term in fields(losses)]
     return {
         name: getattr(losses, name).detach() for name in (["discriminator"] if alone else names)
@@ -261,7 +260,7 @@ def _move(
     loss.backward()  # type: ignore[no-untyped-call]
     workers.average_gradients(player, rows=batch.rows)
     norm = _clip(player, MOST_GRADIENT)
-    if not bool(norm.isfinite()):  # as it may be if the loss is finite
+    if not bool(norm.isfinite()):  # possible even if the loss is finite
         raise NonFiniteLossError(
             what=f"gradient of the {name}",
             value=float(norm),

@@ -1,4 +1,4 @@
-"""The signs by which a training has collapsed, and what to do about each."""
+"""The signs of a collapsed training, and what to do about each."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Alarm:
     name: str
     """entropy, separation or validation."""
     cause: str
-    """The figures behind it, in words."""
+    """The figures that raised it, in words."""
 
     @property
     def advice(self) -> str:

@@ -33,7 +33,7 @@ _WORTH_SAYING = 20.0
 
 
 class Display:
-    """Shows progress while it is open; if stderr is no terminal, without a bar."""
+    """Shows progress while it is open; without a bar if stderr is not a terminal."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Display:
             steps: of each epoch.
             stage: the name of the fit.
             quiet: whether to show nothing.
-            console: where to show it; stderr by default.
+            console: the console to print on; stderr by default.
         """
         self._console = console or Console(stderr=True, quiet=quiet, markup=False, emoji=False)
         self._epochs, self._steps, self._stage = epochs, steps, stage
@@ -63,7 +63,7 @@ class Display:
             TextColumn(
                 "{task.fields[losses]}",
                 table_column=Column(no_wrap=True, overflow="ellipsis", ratio=1),
-            ),  # what else there is room for
+            ),  # in the remaining width
             console=self._console,
             disable=quiet or not self._console.is_terminal,
             expand=True,
@@ -85,14 +85,14 @@ class Display:
         self._progress.stop()
 
     def due(self) -> bool:
-        """Return whether a step should be shown: where there is a bar, and not too often."""
+        """Return whether a step should be shown: only with a bar, and not too often."""
         if self._progress.disable or time.monotonic() - self._shown < _SECONDS_BETWEEN:
             return False
         self._shown = time.monotonic()
         return True
 
     def pace(self, *, epoch: int, step: int) -> None:
-        """Take note of a finished step; after the first ones announce how long the rest takes."""
+        """Count a finished step; after the first ones announce the remaining time."""
         self._taken += 1
         if self._taken == _WARM:
             self._since = time.monotonic()
@@ -123,7 +123,7 @@ class Display:
         self.say(line + ("  best so far" if best else ""))
 
     def health(self, health: Health, alarms: Sequence[Alarm]) -> None:
-        """Show what an epoch said of both players, and every sign of collapse."""
+        """Show the health of both players in an epoch, and every sign of collapse."""
         entropies = health.entropy.values()
         told = {
             "separation": health.separation,
@@ -144,7 +144,7 @@ class Display:
 
 
 def _duration(seconds: float) -> str:
-    """Return a time as it is said: 40 s, 9 min, 2 h 10 min."""
+    """Return a time in words: 40 s, 9 min, 2 h 10 min."""
     if seconds < 100:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

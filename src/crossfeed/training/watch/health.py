@@ -1,4 +1,4 @@
-"""The health of an adversarial training: what tells a collapse before the losses do.
+"""The health of an adversarial training: figures that show a collapse before the losses do.
 
 Dims: B clicks, b clicks of one domain, K candidates per click, N items of a pool.
 """
@@ -34,12 +34,12 @@ class Health:
 
     separation: float | None
     """Share of pairs of a click and one of its candidates in which the click scores higher, ties
-    half: 0.5 where the discriminator cannot tell them apart, 1 where it always does."""
+    half: 0.5 if the discriminator cannot tell them apart, 1 if it always can."""
     distinct_share: float | None
-    """Different candidates of a domain's batch, of as many as there could be, in (0, 1]."""
+    """Distinct candidates of a domain's batch, divided by the largest possible number; (0, 1]."""
     entropy: Mapping[str, float]
-    """Domain -> entropy of the generator's confidence over a user's pool, of its maximum log N:
-    1 for all items alike, 0 for one item alone."""
+    """Domain -> entropy of the generator's confidence over a user's pool, divided by its maximum
+    log N: 1 if all items are equal, 0 if one item has all confidence."""
     reward_mean: float | None
     """Mean over candidates of score minus log-confidence, which the generator raises."""
     reward_variance: float | None
@@ -70,7 +70,7 @@ class Health:
 
 
 def add_health(means: Means, batch: Batch, result: StepResult) -> None:
-    """Add what a step says of both players to the means of its epoch."""
+    """Add the health of both players in a step to the means of its epoch."""
     proposals, scores = result.proposals, result.scores
     first, second = scores.candidates, scores.clicks.unsqueeze(1)
     above = (second > first).float() + 0.5 * (second == first).float()  # (B, K)

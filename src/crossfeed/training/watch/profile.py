@@ -1,4 +1,4 @@
-"""Where a step's time goes: torch's own profiler over a few steps behind the warm-up epochs."""
+"""The time of a step by parts: torch's own profiler over a few steps after the warm-up epochs."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ megabytes for each."""
 
 
 def step_profiler(path: Path, device: torch.device) -> profile:
-    """Return a profiler that is told of each step by `step()`, and writes into a run.
+    """Return a profiler that counts steps by `step()`, and writes into a run.
 
     profile-operators.txt   parts of a step and torch's operators, by their own time
     profile-trace.json      the same steps on a time line, for ui.perfetto.dev

@@ -18,7 +18,7 @@ __all__ = ["DomainLinear", "DomainOffsets", "Experts", "by_domain", "feed_forwar
 
 
 class DomainLinear(nn.Module):
-    """One linear layer per domain; a row uses that of its target domain."""
+    """One linear layer per domain; a row uses the layer of its target domain."""
 
     undecayed = ("bias",)
 

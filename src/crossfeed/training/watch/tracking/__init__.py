@@ -1,7 +1,7 @@
 """Trackers: programs that draw the epochs of many runs side by side.
 
-What they are told is what metrics.jsonl and health.jsonl hold. A tracker that fails is left out
-with a warning, and the training goes on.
+They receive the content of metrics.jsonl and health.jsonl. A tracker that fails is dropped with a
+warning, and the training continues.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _PACKAGES = {"tensorboard": ("tensorboard",), "mlflow": ("mlflow", "sqlalchemy",
 
 
 def require_trackers(names: Iterable[str]) -> None:
-    """Refuse trackers whose packages are not there.
+    """Refuse trackers with missing packages.
 
     Raises:
         MissingExtraError: the extra of that name is not installed.
@@ -57,7 +57,7 @@ def require_trackers(names: Iterable[str]) -> None:
 
 
 class Tracking:
-    """Tells the trackers of `train.track` what a fit measures, while it is open."""
+    """Sends the measurements of a fit to the trackers of `train.track`, while it is open."""
 
     def __init__(self, run: Run, *, stage: str) -> None:
         self._run, self._stage = run, stage
@@ -78,13 +78,13 @@ class Tracking:
             self._guarded(name, partial(tracker.close, finished=kind is None))
 
     def epoch(self, metrics: Json, health: Json) -> None:
-        """Tell of an epoch by its lines in metrics.jsonl and health.jsonl."""
+        """Send an epoch, given its lines in metrics.jsonl and health.jsonl."""
         told = dict(figures(metrics, health))
         for name, tracker in list(self._open.items()):
             self._guarded(name, partial(tracker.epoch, metrics["epoch"], told))
 
     def epochs(self, metrics: Sequence[Json], health: Sequence[Json]) -> None:
-        """Tell of the epochs before a resume, for trackers that do not know them yet."""
+        """Send the epochs before a resume, for trackers that do not know them yet."""
         for lines in zip(metrics, health, strict=True):
             self.epoch(*lines)
 
@@ -94,11 +94,11 @@ class Tracking:
     def _guarded(self, name: str, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # whatever a network or a file brings; training is dearer
+        except Exception as error:  # any error of a network or file; the training matters more
             self._open.pop(name, None)
             _log.warning(
-                "warning: %s tracks no longer (%s: %s); the training goes on, and a resumed run "
-                "tells it what it missed",
+                "warning: %s stopped tracking (%s: %s); the training continues, and a resumed run "
+                "sends the missed epochs",
                 name,
                 type(error).__name__,
                 str(error).partition("\n")[0],
@@ -110,7 +110,7 @@ def figures(metrics: Json, health: Json) -> Iterator[tuple[str, float]]:
 
     Args:
         metrics: a line of metrics.jsonl.
-        health: a line of health.jsonl; of the domains' entropies the mean and the least are told.
+        health: a line of health.jsonl; the domains' entropies give their mean and minimum.
     """
     entropies = list(health["entropy"].values())
     if entropies:

@@ -1,4 +1,4 @@
-"""MLflow: a server, or an SQLite file in the run's folder where none is named."""
+"""MLflow: a server, or without one an SQLite file in the run's folder."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ __all__ = ["MlflowTracker"]
 
 
 class MlflowTracker:
-    """Tells the server of MLFLOW_TRACKING_URI, or RUN/mlflow.sqlite."""
+    """Writes to the server of MLFLOW_TRACKING_URI, or to RUN/mlflow.sqlite."""
 
     def __init__(self, run: Run, stage: str) -> None:
-        # MLflow reports its use to its makers unless it is told not to.
+        # By default MLflow reports its use to its makers.
         os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
         from mlflow import MlflowClient
 
-        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of each table it makes
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it reports each table it makes
         default = f"sqlite:///{(run.path / 'mlflow.sqlite').resolve()}"
         self._uri = os.environ.get("MLFLOW_TRACKING_URI", default)
         self._client = MlflowClient(tracking_uri=self._uri)
@@ -51,7 +51,7 @@ class MlflowTracker:
         self._client.set_terminated(self._id, "FINISHED" if finished else "KILLED")
 
     def _former(self, run: Run) -> str | None:
-        """Return the id under which the same place knows the run already, if it does."""
+        """Return the run's id on the same server, if it is known there."""
         file = run.path / "mlflow.json"
         if not file.exists():
             return None

@@ -16,7 +16,7 @@ class TensorboardTracker:
     def __init__(self, run: Run, stage: str) -> None:
         from torch.utils.tensorboard import SummaryWriter
 
-        # A resumed fit tells its epochs again: what was written before is taken back.
+        # A resumed fit sends its epochs again, and they replace the earlier ones.
         self._writer = SummaryWriter(str(run.path / "tensorboard" / stage), purge_step=0)
         rows = "".join(f"| {name} | `{value}` |\n" for name, value in flat(run.config).items())
         self._writer.add_text("settings", f"| setting | value |\n| --- | --- |\n{rows}")

@@ -115,7 +115,7 @@ def _compares(
     known: Mapping[str, str],
     chosen: Mapping[str, str],
 ) -> bool:
-    """Return whether what a column is compared with can be of its type, as 'm' is no number."""
+    """Return whether each column is compared with values of its type: 'm' is not a number."""
     columns = [f"CAST(NULL AS {type_}) AS {quoted_name(name)}" for name, type_ in known.items()]
     columns += [
         f"CAST({_SAMPLES[type_]} AS {type_}) AS {quoted_name(name)}"
