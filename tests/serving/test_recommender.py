@@ -273,18 +273,6 @@ def test_similar_items_share_the_taste(recommender: Recommender) -> None:
         recommender.similar_items("x", domain="articles")
 
 
-def test_numbers_of_numpy_are_numbers(recommender: Recommender) -> None:
-    """A loop over a DataFrame gives them."""
-    plain = recommender.recommend(user_id="u001", domain="videos", k=3)
-    assert recommender.recommend(user_id="u001", domain="videos", k=np.int64(3)) == plain
-    event = {"item_id": "a01", "domain": "articles"}
-    given = [
-        recommender.recommend(history=[{**event, "timestamp": time}], domain="videos", k=3)
-        for time in (1_600_000_000, np.int64(1_600_000_000))
-    ]
-    assert given[0] == given[1]
-
-
 @pytest.mark.parametrize(
     ("arguments", "field", "message"),
     [
