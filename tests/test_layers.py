@@ -43,6 +43,15 @@ ROOMS: dict[str, tuple[str, ...]] = {
     "run": ("checkpoints", "folder"),
     "bundle": ("item_ids item_index", "format", "reading writing"),
     "data": ("dataset", "engines", "sources", "logs", "prepare inspect simulate"),
+    "data.logs": (
+        "places",
+        "values",
+        "inputs",
+        "columns",
+        "opening",
+        "cleaning",
+        "reading",
+    ),
     "model": (
         "demand candidates gaps decay",
         "losses",

@@ -23,8 +23,8 @@ from postgres_server import PASSWORD, PostgresServer, postgres
 from crossfeed.cli import app
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset
-from crossfeed.data.logs import databases
-from crossfeed.data.logs.spark_tables import spark_table
+from crossfeed.data.logs.places import databases
+from crossfeed.data.logs.places.spark_tables import spark_table
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import LogError, MissingExtraError
 

@@ -21,8 +21,8 @@ import pytest
 from crossfeed.config import DataConfig
 from crossfeed.data.inspect.quality import validate_log
 from crossfeed.data.logs import open_log
-from crossfeed.data.logs.domains import domain_rule, hive_values
-from crossfeed.data.logs.finding import find_files
+from crossfeed.data.logs.places.finding import find_files
+from crossfeed.data.logs.values.domains import domain_rule, hive_values
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, LogError
 

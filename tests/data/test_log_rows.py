@@ -20,7 +20,7 @@ from crossfeed.config import DataConfig
 from crossfeed.data.engines.duckdb_engine import open_duckdb
 from crossfeed.data.inspect.quality import validate_log
 from crossfeed.data.logs import Logs, open_log, read_log
-from crossfeed.data.logs.files import HEAD_BYTES
+from crossfeed.data.logs.places.files import HEAD_BYTES
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 

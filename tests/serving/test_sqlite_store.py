@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from stores import click
 
-from crossfeed.data.logs.databases import database_table
+from crossfeed.data.logs.places.databases import database_table
 from crossfeed.errors import HistoryStoreError
 from crossfeed.serving.histories.sqlite.store import SqliteHistoryStore as Store
 from crossfeed.serving.histories.url import open_store

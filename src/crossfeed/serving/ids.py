@@ -19,10 +19,10 @@ LONGEST_ID = 1024
 _INT64 = range(-(2**63), 2**63)
 
 ANY_ID = f"a string of 1 to {LONGEST_ID} characters or an integer of 64 bits"
-"""What `is_id` allows, in words."""
+"""The ids that `is_id` allows, in words."""
 
 ANY_NAME = f"a string of 1 to {LONGEST_ID} characters"
-"""What `is_name` allows, in words."""
+"""The names that `is_name` allows, in words."""
 
 
 def is_id(value: object) -> TypeGuard[Id]:

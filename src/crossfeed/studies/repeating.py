@@ -12,7 +12,7 @@ from typing import Any
 
 from crossfeed.config import Config
 from crossfeed.config.differences import differences
-from crossfeed.data.logs.finding import find_files
+from crossfeed.data.logs.places.finding import find_files
 from crossfeed.errors import LogError
 from crossfeed.evaluation.report.contents import Setting
 from crossfeed.run import Run

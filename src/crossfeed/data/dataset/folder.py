@@ -272,7 +272,7 @@ class Dataset:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         items = self.event_item[positions].astype(np.int64)
-        kept = _VISIBLE[part][self.event_part[positions]] & self._is_known(items)
+        kept = _VISIBLE[part][self.event_part[positions]] & self.is_known(items)
         if self.history_domains is not None:
             kept &= self.history_domains[self.event_domain[positions]]
         return Histories(items, offsets).where(kept)
@@ -325,8 +325,10 @@ class Dataset:
             known[self.catalogue.pool(domain)] = True
         return known
 
-    def _is_known(self, items: Ints) -> NDArray[np.bool_]:
-        return self._known_items[items]
+    def is_known(self, items: NDArray[np.signedinteger[Any]]) -> NDArray[np.bool_]:
+        """Return whether training knows each item; -1 is an item outside the tables."""
+        known: NDArray[np.bool_] = self._known_items[items]
+        return known
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:  # Any: JSON

@@ -11,7 +11,7 @@ from crossfeed.config import DataConfig
 from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.engine import Engine
 from crossfeed.data.logs import LogRows
-from crossfeed.data.logs.times import iso_time
+from crossfeed.data.logs.values.times import iso_time
 
 __all__ = ["BOT_RULE", "LOOK_ALIKE", "Bot", "Oddities", "Twins", "WordsForMissing", "find_oddities"]
 

@@ -25,7 +25,7 @@ from crossfeed.data.logs import (
     reading,
     require_readable,
 )
-from crossfeed.data.logs.times import iso_time
+from crossfeed.data.logs.values.times import iso_time
 
 __all__ = ["DomainReport", "LogReport", "validate_log"]
 

@@ -21,8 +21,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from crossfeed.data.engines.sql import quoted_name, quoted_text
-from crossfeed.data.logs.databases import database_table
-from crossfeed.data.logs.files import LogFile, read_head
 from crossfeed.data.logs.inputs import (
     IN_MEMORY,
     UNTYPED,
@@ -31,7 +29,9 @@ from crossfeed.data.logs.inputs import (
     json_objects,
     json_pointer,
 )
-from crossfeed.data.logs.spark_tables import spark_table
+from crossfeed.data.logs.places.databases import database_table
+from crossfeed.data.logs.places.files import LogFile, read_head
+from crossfeed.data.logs.places.spark_tables import spark_table
 from crossfeed.data.sources import Source
 from crossfeed.errors import ConfigError, LogError
 

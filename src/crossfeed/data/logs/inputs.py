@@ -16,10 +16,10 @@ import duckdb
 import pyarrow as pa
 
 from crossfeed.data.engines.sql import quoted_name, quoted_text
-from crossfeed.data.logs.databases import DatabaseTable
-from crossfeed.data.logs.files import LogFile, has_mark
-from crossfeed.data.logs.ids import domain_text
-from crossfeed.data.logs.spark_tables import SparkTable
+from crossfeed.data.logs.places.databases import DatabaseTable
+from crossfeed.data.logs.places.files import LogFile, has_mark
+from crossfeed.data.logs.places.spark_tables import SparkTable
+from crossfeed.data.logs.values.ids import domain_text
 from crossfeed.data.sources import Source
 
 __all__ = [

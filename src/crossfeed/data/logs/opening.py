@@ -23,15 +23,15 @@ from crossfeed.data.logs.columns import (
     source_input,
     without_values,
 )
-from crossfeed.data.logs.domains import domain_rule, hive_values
-from crossfeed.data.logs.files import Format, LogFile, check_content, raise_all
-from crossfeed.data.logs.finding import find_files
-from crossfeed.data.logs.ids import common_type
 from crossfeed.data.logs.inputs import NO_TYPE, UNTYPED, Input
-from crossfeed.data.logs.positive import check_positive, columns_in
-from crossfeed.data.logs.remote import is_file_url
-from crossfeed.data.logs.times import TimeRange, common_time_type, time_range
-from crossfeed.data.logs.urls import url_scheme
+from crossfeed.data.logs.places.files import Format, LogFile, check_content, raise_all
+from crossfeed.data.logs.places.finding import find_files
+from crossfeed.data.logs.places.remote import is_file_url
+from crossfeed.data.logs.places.urls import url_scheme
+from crossfeed.data.logs.values.domains import domain_rule, hive_values
+from crossfeed.data.logs.values.ids import common_type
+from crossfeed.data.logs.values.positive import check_positive, columns_in
+from crossfeed.data.logs.values.times import TimeRange, common_time_type, time_range
 from crossfeed.data.sources import SOURCES, Source
 from crossfeed.errors import ConfigError, LogError, require_type
 

@@ -17,12 +17,12 @@ from crossfeed.data.dataset import ROW_ORDER
 from crossfeed.data.engines.duckdb_engine import DuckDBEngine, did_not_fit
 from crossfeed.data.engines.sql import names, quoted_name, quoted_text
 from crossfeed.data.logs.cleaning import Cleaned, clean
-from crossfeed.data.logs.files import encoding_problem
-from crossfeed.data.logs.ids import IdRule, id_rule
 from crossfeed.data.logs.inputs import UNTYPED, Input, Rejects
 from crossfeed.data.logs.opening import Log, label_error
-from crossfeed.data.logs.positive import columns_in, typed_columns
-from crossfeed.data.logs.times import TimeRule, time_rule
+from crossfeed.data.logs.places.files import encoding_problem
+from crossfeed.data.logs.values.ids import IdRule, id_rule
+from crossfeed.data.logs.values.positive import columns_in, typed_columns
+from crossfeed.data.logs.values.times import TimeRule, time_rule
 from crossfeed.errors import ConfigError, LogError, QuarantineError
 
 __all__ = ["LogRows", "encoding_notes", "read_log", "reading", "require_readable"]

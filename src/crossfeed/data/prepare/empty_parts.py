@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Part
 from crossfeed.data.engines.engine import Engine
-from crossfeed.data.logs.times import iso_time
+from crossfeed.data.logs.values.times import iso_time
 from crossfeed.data.prepare.split import Split, SplitInput
 from crossfeed.errors import LogError
 

@@ -38,7 +38,7 @@ class Versions:
         return (self.path / _FILE).exists()
 
     def require(self) -> None:
-        """Check that there is a bundle at all, sound or not.
+        """Check that the folder has any bundle, sound or not.
 
         Raises:
             BundleError: there is none.
@@ -60,7 +60,7 @@ class Versions:
         """Return the bundle of a version, or the one whose folder has this name.
 
         Raises:
-            UnknownVersionError: there is none; the message names those that there are.
+            UnknownVersionError: there is none; the message names the versions in the folder.
         """
         found = self.found()
         for bundle in found:
@@ -94,7 +94,7 @@ def first_loadable(
         load: loads the bundle in a folder, or raises BundleError.
 
     Raises:
-        BundleError: none can be loaded; the message is that of the first.
+        BundleError: none can be loaded; it carries the message of the first.
     """
     names = [*wanted]
     if others:

@@ -1,4 +1,4 @@
-"""What users did: one event, who can tell about it, and the histories inside a bundle."""
+"""Histories: one event, the protocols of stores, and the histories inside a bundle."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ __all__ = [
 ]
 
 POSSIBLE_TIMES = "between 1990 and a day from now"
-"""What `is_possible_time` allows, in words."""
+"""The times that `is_possible_time` allows, in words."""
 
 _EARLIEST = datetime(1990, 1, 1, tzinfo=UTC)
 _DAY_SECONDS = 86_400
@@ -67,12 +67,12 @@ class NewEvent:
 
 @dataclass(frozen=True, slots=True)
 class Durability:
-    """What a store promises of the events that it acknowledged."""
+    """A store's promise for the events that it acknowledged."""
 
     kept: bool
     """Whether they outlive a crash of process and machine."""
     sentence: str
-    """What happens to them, for people."""
+    """The promise as a sentence for people."""
 
 
 DURABLE = Durability(True, "every event is on disk before it is acknowledged")

@@ -25,7 +25,7 @@ def open_store(url: str) -> HistoryStore:
             server.
 
     Raises:
-        HistoryStoreError: the URL names no kind of store that there is, or it cannot be opened.
+        HistoryStoreError: the URL names an unknown kind of store, or the store cannot be opened.
         MissingExtraError: it names Redis, and the extra `redis` is not installed.
     """
     scheme, separator, rest = url.partition("://")
@@ -36,9 +36,9 @@ def open_store(url: str) -> HistoryStore:
     if scheme in _REDIS and rest:
         return _open_redis(url)
     # The rest is not shown, nor a scheme that does not end in ://: it may hold a password.
-    named = f"'{scheme}'" if separator else "what was named"
+    named = f"'{scheme}'" if separator else "the given text"
     raise HistoryStoreError(
-        f"{named} is no kind of history store that there is",
+        f"{named} is not the URL of a history store",
         hint="name a file, sqlite://histories.sqlite, or a server, redis://localhost:6379/0; "
         "sqlite:// keeps histories in memory",
     )
@@ -68,7 +68,7 @@ def _store_file(path: str) -> Path:
 def default_store_url(bundle: Path) -> str:
     """Return the store beside a bundle: never inside, where every file is verified by its hash.
 
-    It lies beside a link, not beside its target, so that it stays when the link is set anew.
+    It lies beside a link, not beside its target, so that it stays when the link changes.
 
     Raises:
         HistoryStoreError: there is none beside the link, but one beside its target.

@@ -92,7 +92,7 @@ def create_app(
         store: what users did, or what opens it; it is filled from the bundle's histories when it
             is new, and closed with the application.
         versions: where other models lie that may be pinned; by default in the bundle's folder.
-        keys: API keys of which a request must bring one; none means that everybody may ask.
+        keys: API keys, one of them required in each request; without keys everybody may ask.
         limits: what the process takes on.
         access: which hosts are answered, and which other sites' pages may ask.
         fallbacks: what domains fall back on where nothing is known of a user.

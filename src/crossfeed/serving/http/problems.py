@@ -77,7 +77,7 @@ def http_problem(error: HTTPException) -> Response:
     detail = str(error.detail)
     if detail == HTTPStatus(error.status_code).phrase:  # it comes from the router
         detail = {
-            404: "there is no such path; /docs shows those that there are",
+            404: "there is no such path; /docs shows all paths",
             405: f"this path takes {', '.join((error.headers or {}).values())}",
         }.get(error.status_code, detail)
     answer = problem(error.status_code, "The request cannot be answered", detail)

@@ -1,4 +1,4 @@
-"""How a connection speaks HTTP: uvicorn's way, with limits to who sends or reads too slowly."""
+"""The HTTP of a connection: uvicorn's, with time limits for clients that send or read slowly."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(431)
 
     def on_message_begin(self) -> None:
-        """Count and wait anew."""
+        """Begin to count and wait again."""
         self._head_bytes = 0
         if self._wait is None:  # else it is the connection's first request
             self._begin_wait()
@@ -68,7 +68,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
-        """Count anew what may follow the body."""
+        """Begin to count again what may follow the body."""
         self._head_bytes = 0
         super().on_body(body)
 

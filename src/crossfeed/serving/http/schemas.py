@@ -1,4 +1,4 @@
-"""What the service accepts and answers; unknown fields and wrong types are refused."""
+"""Bodies and answers of the service; unknown fields and wrong types are refused."""
 
 from __future__ import annotations
 
@@ -346,7 +346,7 @@ class DomainFacts(BaseModel):
 
 
 class ModelFacts(BaseModel):
-    """What is known of the model in service."""
+    """Facts about the model in service."""
 
     model_config = ConfigDict(protected_namespaces=())
 

@@ -1,4 +1,4 @@
-"""The service's log is written by a thread of its own: nobody waits for who reads it, or not."""
+"""A thread of its own writes the service's log: no request waits for a slow reader of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What an operator sees: Prometheus metrics and one log line per request, without personal data."""
+"""Prometheus metrics and one log line per request, without personal data."""
 
 from __future__ import annotations
 
@@ -193,7 +193,7 @@ class Monitoring:
         _write(logging.ERROR, "pin refused", {"version": version, "message": str(error)})
 
     def stored(self, *, accepted: int, duplicates: int) -> None:
-        """Count events by what became of them."""
+        """Count events by outcome."""
         self._events.labels(outcome="accepted").inc(accepted)
         self._events.labels(outcome="duplicate").inc(duplicates)
 

@@ -1,4 +1,4 @@
-"""What the workers of one port share in files: their counters, and the model that they serve."""
+"""Files that the workers of one port share: their counters, and the version in service."""
 
 from __future__ import annotations
 

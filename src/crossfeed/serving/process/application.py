@@ -1,4 +1,4 @@
-"""What one process serves, and its application."""
+"""The settings of one process, and its application."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ __all__ = ["Serving", "first_bundle", "make_app"]
 
 @dataclass(frozen=True)
 class Serving:
-    """What one process serves; it is sent to workers."""
+    """The settings of one process; a worker receives them when it starts."""
 
     bundles: Path
     history_store: str
@@ -39,7 +39,7 @@ class Serving:
     traced: bool = False
     """Whether traces are asked for, also where no variable OTEL_* does."""
     workers: WorkerFolder | None = None
-    """What it shares with the other workers of its port, if there are any."""
+    """The folder that the workers of a port share; None for a process alone."""
 
 
 def first_bundle(

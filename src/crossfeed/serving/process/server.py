@@ -42,11 +42,11 @@ def serve(
         host: the address to listen on; beyond loopback an API key must be set in the environment
             variable CROSSFEED_API_KEYS.
         port: the port to listen on.
-        history_store: URL of the store of what users did; by default a file beside the folder.
+        history_store: URL of the history store; by default a file beside the folder.
         limits: what the process takes on; see `Limits`.
         access: which hosts are answered, and which other sites' pages may ask; without keys it is
             this machine's own names alone, unless it names others.
-        fallbacks: a TOML file of what domains fall back on where nothing is known of a user.
+        fallbacks: a TOML file with the fallback of each domain, for users without history.
         workers: how many processes answer; they share the port, the model's memory and the store.
         otel: send traces by OpenTelemetry, set up by the variables OTEL_*; those ask for it, too.
         announce: is told the service's URL when everything is in order and it begins to answer.

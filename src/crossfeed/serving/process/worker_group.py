@@ -165,7 +165,7 @@ class WorkerGroup(Multiprocess):
 
 
 class _Worker(Process):
-    """One process; it makes its server from what it is sent."""
+    """One process; it makes its server from the settings that it receives."""
 
     def __init__(self, serving: Serving, config: Config, sockets: list[socket.socket]) -> None:
         self._serving = serving

@@ -1,4 +1,4 @@
-"""What the recommender answers."""
+"""Answers of the recommender."""
 
 from __future__ import annotations
 

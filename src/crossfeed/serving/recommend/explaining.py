@@ -1,4 +1,4 @@
-"""What an answer says about itself: today, why it has fewer items than asked for."""
+"""Explanations of an answer: today, why it has fewer items than requested."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ __all__ = ["Fallback", "FallbackChain", "Fallbacks", "read_fallbacks"]
 
 @dataclass(frozen=True)
 class FallbackChain:
-    """What one domain falls back on: a step fills up what those before it left open."""
+    """The fallback of one domain: each step fills the places that the ones before left open."""
 
     steps: tuple[Step, ...] = FALLBACK_STEPS
     items: tuple[Id, ...] = ()

@@ -36,7 +36,7 @@ class Work:
     checked: CheckedQuery
     user: User
     place: int = 0
-    """Names it to who times the stages."""
+    """Its number in the timing of the stages."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,7 +32,7 @@ PastEvents = Sequence[Event | Mapping[str, object]]
 
 @dataclass(frozen=True, kw_only=True)
 class Query:
-    """Who wants how many items of which domains, and which items may be recommended.
+    """The user, the domains with their numbers of items, and the items that may be recommended.
 
     Exactly one of `user_id` and `history` is given.
     """
@@ -42,7 +42,7 @@ class Query:
     user_id: Id | None = None
     """A user whose history is known."""
     history: PastEvents | None = None
-    """What the user did, for a user that no store knows."""
+    """The user's events, for a user that no store knows."""
     exclude_seen: bool = True
     """Leave out what the user had in the domain before."""
     include: Sequence[Id] | None = None

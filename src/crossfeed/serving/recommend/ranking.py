@@ -1,4 +1,4 @@
-"""The order of what the sources found: by the model's score, or source after source.
+"""The order of the items that the sources found: by score, or source after source.
 
 Dims: I items, N items of a pool, E width.
 """
@@ -19,7 +19,7 @@ from crossfeed.serving.recommend.target import Allowed, Candidates, FindCandidat
 __all__ = ["Ranked", "best_first", "cosine", "fill_up", "rank_by_score"]
 
 _BLOCK = 64
-"""Values of which only the largest is looked at first."""
+"""Values in a block; of each block only the largest is looked at first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -53,11 +53,9 @@ class QueryReader:
         """Return a query in the terms of the bundle.
 
         Raises:
-            UnknownDomainError: naming the domains that there are.
+            UnknownDomainError: naming the known domains.
             RequestError: another field is not valid.
         """
-        if not isinstance(query, Query):
-            raise _invalid("query", query, "a crossfeed.Query")
         names = _listed(query.sources or (), "sources", "names")
         if not all(isinstance(name, str) for name in names):
             raise _invalid("sources", query.sources, "a list of names")
@@ -70,7 +68,7 @@ class QueryReader:
         return CheckedQuery(query, domains, counts, lists, user_id, events or ())
 
     def user(self, events: Sequence[Event]) -> User:
-        """Return what the model knows of who did something."""
+        """Return the user of some events as the model knows them."""
         found = self._bundle.ids.indices(events)
         return User(events, np.array([item for item in found if item >= 0], dtype=np.int64))
 

@@ -113,7 +113,7 @@ class Recommender:
             Exactly k items, or as many as the rules leave and the reason.
 
         Raises:
-            UnknownDomainError: naming the domains that there are.
+            UnknownDomainError: naming the known domains.
             RequestError: another field is not valid.
         """
         query = Query(
@@ -153,7 +153,7 @@ class Recommender:
             and the reason.
 
         Raises:
-            UnknownDomainError: naming the domains that there are.
+            UnknownDomainError: naming the known domains.
             RequestError: another field is not valid.
         """
         query = Query(
@@ -170,7 +170,7 @@ class Recommender:
         """Answer several queries with one pass of the network; the same answers as one by one.
 
         Raises:
-            UnknownDomainError: naming the domains that there are.
+            UnknownDomainError: naming the known domains.
             RequestError: another field is not valid.
             ConfigError: a query is of another type, such as a dictionary.
         """
@@ -257,7 +257,7 @@ class Recommender:
         """Return the items of the same domain whose vectors point most nearly the same way.
 
         Raises:
-            UnknownDomainError: naming the domains that there are.
+            UnknownDomainError: naming the known domains.
             RequestError: the model does not know the item, or k is not valid.
         """
         target = self._itself_excluded(item_id, domain, k)
@@ -333,7 +333,7 @@ class Recommender:
         return Work(checked, self._reader.user(events.get(place, checked.events)), place)
 
     def _itself_excluded(self, item_id: Id, domain: str, k: int) -> Target:
-        """Return a domain of which everything may be recommended but one item that it must have."""
+        """Return a domain with all its items allowed except one, which it must have."""
         query = Query(domains=self._one(domain, k), history=(), exclude=[item_id])
         checked = self._reader.check(query)
         [index], pool = checked.domains, self.bundle.catalogue.pool(checked.domains[0])

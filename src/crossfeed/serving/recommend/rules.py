@@ -35,12 +35,11 @@ def allow(target: Target, *, unavailable_mask: NDArray[np.bool_], flags: Unavail
         mask &= only[pool]
     if lists.exclude is not None:
         mask &= ~lists.exclude[0][pool]
-
     return Allowed(mask, had, unavailable, flags)
 
 
 def keep_allowed(found: Candidates, target: Target, allowed: Allowed) -> Candidates:
-    """Return what the rules allow of what a source found."""
+    """Return the candidates of a source that the rules allow."""
     positions = found.positions
     if positions is None:  # the whole pool: it is masked where it is ranked
         return found

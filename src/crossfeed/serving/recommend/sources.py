@@ -34,8 +34,8 @@ class ModelSources:
         """Check where a query wants its items from.
 
         Raises:
-            RequestError: a source is unknown, is the list where there is none or not where there
-                is one, or the generator where the bundle's score holds none.
+            RequestError: a source is unknown; the candidates are named without a list, or a list
+                comes without them; or the bundle's score has no generator.
         """
         names = query.drawn_from
         if not names or not names.issubset(SOURCES):

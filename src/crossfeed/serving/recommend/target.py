@@ -29,24 +29,24 @@ class Lists:
     only: tuple[tuple[Mask, Set[Id]], ...] = ()
     """Nothing is recommended outside of any of these: (I,) its items, and its ids."""
     exclude: tuple[Mask, Set[Id]] | None = None
-    """What is never recommended."""
+    """Items that are never recommended."""
     candidates: Mask | None = None
     """(I,) the items to rank instead of the pool."""
 
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """What is known of a user."""
+    """A user's events, and the known items among them."""
 
     events: Sequence[Event]
-    """What the user did, oldest first."""
+    """The user's events, oldest first."""
     known: Ints
     """The items of those events that the model knows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """One domain of a query, and the user who asks."""
+    """One domain of a query, with its user."""
 
     query: Query
     lists: Lists
@@ -85,10 +85,10 @@ class Allowed:
 
 @dataclass(frozen=True, slots=True)
 class Candidates:
-    """What one source found."""
+    """The items that one source found."""
 
     source: str
-    """What the answer calls the source."""
+    """The name of the source in the answer."""
     positions: Ints | None
     """Positions in the pool; None is the whole pool, -1 an item that the model does not know."""
     scores: NDArray[np.floating] | None = None

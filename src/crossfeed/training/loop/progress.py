@@ -50,12 +50,7 @@ def with_sums(kept: dict[str, Any]) -> dict[str, Any]:  # Any: see run.Checkpoin
     """Return the sums of a process; version 0.1 had other names for losses and health."""
     if "losses" not in kept:
         return kept
-    old: dict[str, Any] = {
-        "losses": {},
-        "health_sums": {},
-        "health_counts": {},
-        **kept,
-    }  # Any: same
+    old: dict[str, Any] = {"losses": {}, "health_sums": {}, "health_counts": {}, **kept}
     losses, sums, counts = (old.pop(name) for name in ("losses", "health_sums", "health_counts"))
     terms = {name.removesuffix(" steps") for name in losses}
     return {

@@ -31,16 +31,14 @@ def require_clicks(dataset: Dataset) -> None:
             f"the training part of '{dataset.path}' has no click",
             hint="prepare it from a longer log, or with another data.split",
         )
-    if not len(dataset.events(Part.VALIDATION)):
+    validation = dataset.events(Part.VALIDATION)
+    if not len(validation):
         raise TrainingError(
             f"the validation part of '{dataset.path}' has no click, and the best epoch is chosen "
             "by it",
             hint="prepare it from a longer log, or with another data.split",
         )
-    events = dataset.events(Part.VALIDATION)
-    items, domains = dataset.event_item[events], dataset.event_domain[events]
-    ends = dataset.catalogue.offsets[domains] + dataset.catalogue.known[domains]
-    if not ((items >= 0) & (items < ends)).any():
+    if not dataset.is_known(dataset.event_item[validation]).any():
         raise TrainingError(
             f"all validation clicks of '{dataset.path}' are on items that training never saw, so "
             "that each epoch would have the figure 0",

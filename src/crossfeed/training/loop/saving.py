@@ -87,7 +87,7 @@ class FitFiles:
                 self._last,
                 {
                     **state.to_checkpoint(),
-                    "random_state": random_state(self._device),
+                    "random_state": own["random_state"],
                     "progress": vars(progress),
                     "others": self._workers.gather(own)[1:],  # see own_state
                 },

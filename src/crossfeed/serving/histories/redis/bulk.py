@@ -34,7 +34,7 @@ _KEYS_AT_ONCE = 100
 
 
 class RedisBulkHistories:
-    """Fills, loads and exports a server's histories."""
+    """Fills, loads and exports a server's histories, as `BulkHistories` says."""
 
     def __init__(self, client: Client, appending: Appending) -> None:
         self._client, self._append = client, appending
@@ -49,14 +49,9 @@ class RedisBulkHistories:
             )
 
     def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
-        """Store a bundle's histories if the store is new; return how many events.
+        """Fill a new store; the next call with the same origin continues an interrupted fill.
 
-        Replicas that start together may all call it: they write the same. A fill that breaks off
-        is taken up by the next call with the same origin.
-
-        Args:
-            batches: user_id, item_id, domain, timestamp (ms).
-            origin: where they come from, kept in the store.
+        Replicas that start together may all call it: they write the same.
 
         Raises:
             HistoryStoreError: the server does not answer, or holds half of another fill.
@@ -72,24 +67,7 @@ class RedisBulkHistories:
         return stored if self._fill_rows([], number=stored + 1, origin=origin, last=True) else 0
 
     def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
-        """Store the events of a Parquet file such as `export` writes.
-
-        An event is known by its event id, or by user, item, domain and time together. Loading
-        the same file again stores nothing twice, also where the first time broke off.
-
-        Args:
-            file: the file.
-            user_ids: the type of the log's user ids, string or int64, which those of the file
-                become.
-            item_ids: likewise of its item ids.
-
-        Returns:
-            How many were new, and how many were stored already or belong to a forgotten user.
-
-        Raises:
-            HistoryStoreError: the file cannot be read, holds an id or a time that the service would
-                refuse, or the server does not answer; what came before is stored.
-        """
+        """Store a file; after an error the rows before it are stored, and none comes twice."""
         stored = 0
         with open_events(file, user_ids=user_ids, item_ids=item_ids) as source:
             for rows in chunks_of(source.events, _EVENTS_AT_ONCE):
@@ -97,12 +75,7 @@ class RedisBulkHistories:
         return stored, source.rows - stored
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:
-        """Write all events as Parquet, user by user in the order in which they came.
-
-        Raises:
-            OutputError: `out` exists and may not be replaced, or cannot be written.
-            HistoryStoreError: the server does not answer, or the store holds ids of two types.
-        """
+        """Write all events, user by user in the order in which they came."""
         return write_events(out, self._pages(), store=self._client, overwrite=overwrite)
 
     def _fill_rows(self, rows: Sequence[Row], *, number: int, origin: str, last: bool) -> bool:

@@ -1,4 +1,4 @@
-r"""What the Redis server does in one piece, in its own language (Lua).
+r"""The scripts that the Redis server runs in one piece, in its own language (Lua).
 
 A timeline is a sorted set: the score is the event's time, the member
 
@@ -73,8 +73,8 @@ FILL = f"""
 -- KEYS: facts, counter, tombstones, then one timeline per event.
 -- ARGV: the origin, 'last' or '', the number of the first event, then time, content and tombstone's
 -- user per event.
--- Returns 'ok', 'full', or the other origin of a fill that was broken off. Numbers are given by
--- the caller, so that filling again what was broken off writes the same members.
+-- Returns 'ok', 'full', or the other origin of an interrupted fill. Numbers are given by
+-- the caller, so that an interrupted fill that runs again writes the same members.
 {_ADD}
 {_IS_FORGOTTEN}
 local origin = redis.call('HGET', KEYS[1], 'filling_from')

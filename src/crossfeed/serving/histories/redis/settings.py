@@ -1,4 +1,4 @@
-"""What the settings of a Redis server mean for histories, and what to do about its errors."""
+"""The meaning of a Redis server's settings for histories, and advice for its errors."""
 
 from __future__ import annotations
 

@@ -97,10 +97,10 @@ class RedisHistoryStore:
             return [_events(user_id, some) for user_id, some in zip(user_ids, found, strict=True)]
 
     def forget(self, user_id: Id) -> int:
-        """Erase all events of a user, and have the server's log written anew; return how many.
+        """Erase all events of a user, and have the server rewrite its log; return how many.
 
         Events of the user up to this moment are not stored again. Old copies lie in the server's
-        log until it is written anew, in the background, and in snapshots until the next one.
+        log until it is rewritten, in the background, and in snapshots until the next one.
 
         Raises:
             HistoryStoreError: the server does not answer, or does not begin to rewrite its log.

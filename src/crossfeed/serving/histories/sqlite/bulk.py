@@ -28,7 +28,7 @@ WHERE sequence > ? ORDER BY sequence LIMIT ?
 
 
 class SqliteBulkHistories:
-    """Fills, loads and exports a file."""
+    """Fills, loads and exports a file, as `BulkHistories` says."""
 
     def __init__(self, connections: Connections) -> None:
         self._connections = connections
@@ -38,15 +38,7 @@ class SqliteBulkHistories:
         return self._connections.read(is_new)
 
     def fill(self, batches: Iterable[pa.RecordBatch], *, origin: str) -> int:
-        """Store a bundle's histories if the store is new; return how many events.
-
-        Only a new store is filled, so that a user who was forgotten does not come back with a
-        restart. All of it is one transaction: a process that dies leaves the store as it was.
-
-        Args:
-            batches: user_id, item_id, domain, timestamp (ms).
-            origin: where they come from, kept in the store.
-        """
+        """Fill a new store in one transaction: a process that dies leaves the store as it was."""
 
         def write(connection: sqlite3.Connection) -> int:
             if not is_new(connection):
@@ -57,24 +49,7 @@ class SqliteBulkHistories:
         return self._connections.write(write)
 
     def load(self, file: Path, *, user_ids: pa.DataType, item_ids: pa.DataType) -> tuple[int, int]:
-        """Store the events of a Parquet file such as `export` writes.
-
-        An event is known by its event id, or by user, item, domain and time together: a bundle's
-        histories have no event ids, and loading what was exported must not double them.
-
-        Args:
-            file: the file.
-            user_ids: the type of the log's user ids, string or int64, which those of the file
-                become.
-            item_ids: likewise of its item ids.
-
-        Returns:
-            How many were new, and how many were stored already or belong to a forgotten user.
-
-        Raises:
-            HistoryStoreError: the file cannot be read, or holds an id or a time that the service
-                would refuse; nothing of it was stored.
-        """
+        """Store a file in one transaction; after an error nothing of it is stored."""
         with open_events(file, user_ids=user_ids, item_ids=item_ids) as source:
             stored = self._connections.write(
                 lambda connection: insert(connection, source.events, by_content=True)
@@ -82,12 +57,7 @@ class SqliteBulkHistories:
         return stored, source.rows - stored
 
     def export(self, out: Path, *, overwrite: bool = False) -> int:
-        """Write all events as Parquet, in the order in which they came; return how many.
-
-        Raises:
-            OutputError: `out` exists and may not be replaced, or cannot be written.
-            HistoryStoreError: the file cannot be read, or holds ids of two types.
-        """
+        """Write all events in the order in which they came."""
         return write_events(out, self._pages(), store=self._connections, overwrite=overwrite)
 
     def _pages(self) -> Iterator[Sequence[Row]]:

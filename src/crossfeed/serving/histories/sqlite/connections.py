@@ -23,7 +23,7 @@ class Connections:
     """Connections to one file, or to one database in memory, where readers wait for the writer."""
 
     def __init__(self, path: Path | None, *, busy_seconds: float) -> None:
-        """Open the file, or make it where there is none.
+        """Open the file, or create it.
 
         Raises:
             HistoryStoreError: it cannot be opened or is not a history store of this version.

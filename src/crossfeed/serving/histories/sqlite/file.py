@@ -72,7 +72,7 @@ _THIRD = (
     """,
 )
 _STEPS = (_FIRST, _SECOND, _THIRD)
-"""What makes a file of each format version from one of the version before."""
+"""The SQL that makes a file of each format version from one of the version before."""
 
 _WRITABLE = "it must be a file, readable and writable, in a folder that is so too"
 _BUSY = "another process holds it: let that one finish, or end it"
@@ -89,7 +89,7 @@ _HINTS = {
 
 
 def create(file: Path) -> None:
-    """Make an empty file where there is none, for its owner's eyes alone, and sync its folder.
+    """Create an empty file that only its owner may read, unless it exists; sync its folder.
 
     Raises:
         HistoryStoreError: there is no place for it.

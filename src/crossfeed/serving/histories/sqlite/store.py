@@ -34,7 +34,7 @@ class SqliteHistoryStore:
     """Histories in one SQLite file, or in memory, where readers take turns with the writer."""
 
     def __init__(self, path: Path | str | None, *, busy_seconds: float = _BUSY_SECONDS) -> None:
-        """Open the file, or make it where there is none; None keeps histories in memory.
+        """Open the file, or create it; None keeps histories in memory.
 
         A file of an older version is migrated in place.
 
@@ -81,7 +81,7 @@ class SqliteHistoryStore:
     def forget(self, user_id: Id) -> int:
         """Erase all events of a user from the file and its log; return how many.
 
-        Events of the user up to this moment are not stored again. The file is written anew, which
+        Events of the user up to this moment are not stored again. The file is rewritten, which
         takes about a second for a million events; no event is stored meanwhile.
 
         Raises:
@@ -152,7 +152,7 @@ class SqliteHistoryStore:
         return str(self.connections)
 
     def _rewrite(self, connection: sqlite3.Connection) -> None:
-        """Write the file anew and cut its log to nothing.
+        """Rewrite the file and empty its log.
 
         Deleting leaves copies of rows behind, even with SQLite's `secure_delete`: pages that were
         split once keep some in their gaps, and the write-ahead log keeps old pages.

@@ -1,4 +1,4 @@
-"""What comes in: bodies, requests at once and requests per key, each up to its limit."""
+"""Limits of a process: the size of bodies, requests at once and requests per key."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class BodyLimit:
         if _announced_bytes(scope) > self.limits.body_bytes:
             return self.too_large
         messages: list[Message] = []
-        size, more, place = 0, True, 0
+        size, more, counted = 0, True, False
         try:
             while more:
                 message = await receive()
@@ -68,13 +68,13 @@ class BodyLimit:
                 more = message["type"] == "http.request" and message.get("more_body", False)
                 if size > self.limits.body_bytes:
                     return self.too_large
-                if more and not place:
+                if more and not counted:
                     if self._coming >= self.limits.requests_at_once:
                         return self.full
-                    place = 1
-                    self._coming += place
+                    counted = True
+                    self._coming += 1
         finally:
-            self._coming -= place
+            self._coming -= counted
         return messages
 
 

@@ -1,4 +1,4 @@
-"""What every request passes on its way to the routes, and how it is refused."""
+"""The checks that every request passes on its way to the routes, and their refusals."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from crossfeed.serving.operations.tracing import TraceRequests, Tracing
 __all__ = ["OPEN_PATHS", "add_guards", "add_problem_handlers", "right_for"]
 
 OPEN_PATHS = frozenset({"/health/live", "/health/ready"})
-"""What never needs a key and is answered under any load."""
+"""Paths that never need a key and are answered under any load."""
 
 _DESCRIPTION_PATHS = frozenset({"/", "/docs", "/openapi.json"})
-"""What describes the service: the same for everybody, so that it needs no key either."""
+"""Paths that describe the service: the same for everybody, so they need no key either."""
 
 
 def add_guards(

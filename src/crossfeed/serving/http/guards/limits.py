@@ -9,7 +9,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True)
 class Limits:
-    """What one process takes on."""
+    """The limits of one process."""
 
     body_bytes: int = 1_048_576
     """The largest body that is read."""

@@ -33,7 +33,7 @@ _LEAST_KEY_LENGTH = 16
 
 
 class Right(StrEnum):
-    """What a key may do; none includes another."""
+    """The rights of a key; none includes another."""
 
     READ = "read"
     """Ask for recommendations, facts and metrics."""
@@ -119,7 +119,7 @@ class RequireKey:
 
         Args:
             app: what is guarded.
-            keys: those of which a request must bring one.
+            keys: a request must bring one of them.
             open_paths: what needs no key.
             right_for: tells which right a method and a path need.
             no_key: the answer to a request without a known key.

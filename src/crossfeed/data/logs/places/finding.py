@@ -10,8 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from crossfeed.data.logs.files import ALLOWED, LogFile, format_of, raise_all
-from crossfeed.data.logs.remote import fetch, is_remote, local_path
+from crossfeed.data.logs.places.files import ALLOWED, LogFile, format_of, raise_all
+from crossfeed.data.logs.places.remote import fetch, is_remote, local_path
 from crossfeed.errors import LogError
 
 __all__ = ["FoundFiles", "find_files"]

@@ -16,7 +16,7 @@ from typing import Literal
 import duckdb
 
 from crossfeed.data.engines.sql import quoted_name
-from crossfeed.data.logs.files import Format
+from crossfeed.data.logs.places.files import Format
 from crossfeed.errors import LogError
 
 __all__ = ["IdRule", "common_type", "domain_text", "id_rule"]

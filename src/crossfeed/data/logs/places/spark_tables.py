@@ -23,7 +23,7 @@ import pyarrow.dataset as pads
 
 from crossfeed.data.engines.engine import BATCH_ROWS
 from crossfeed.data.engines.spark_session import spark_errors, spark_session
-from crossfeed.data.logs.urls import url_parts
+from crossfeed.data.logs.places.urls import url_parts
 from crossfeed.errors import LogError
 
 if TYPE_CHECKING:

@@ -22,7 +22,7 @@ import pyarrow as pa
 from ibis.common.exceptions import TableNotFound
 
 from crossfeed.data.engines.sql import quoted_name
-from crossfeed.data.logs.urls import Secrets, secrets_of, url_parts
+from crossfeed.data.logs.places.urls import Secrets, secrets_of, url_parts
 from crossfeed.errors import LogError, MissingExtraError
 
 if TYPE_CHECKING:

@@ -23,8 +23,8 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 from urllib.request import Request, urlopen
 
-from crossfeed.data.logs.files import format_of
-from crossfeed.data.logs.urls import Secrets, secrets_of, url_scheme
+from crossfeed.data.logs.places.files import format_of
+from crossfeed.data.logs.places.urls import Secrets, secrets_of, url_scheme
 from crossfeed.errors import CrossfeedError, LogError, OutputError
 
 __all__ = ["fetch", "is_file_url", "is_remote", "local_path"]

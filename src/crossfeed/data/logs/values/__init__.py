@@ -1,0 +1,1 @@
+"""The values of a row: ids, times, domains, and whether it is a click."""
