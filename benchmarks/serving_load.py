@@ -148,7 +148,7 @@ class Load:
 
 def _post(path: str, body: object) -> bytes:
     content = json.dumps(body).encode()
-    head = f"POST {path} HTTP/1.1\r\nhost: service\r\ncontent-type: application/json\r\n"
+    head = f"POST {path} HTTP/1.1\r\nhost: localhost\r\ncontent-type: application/json\r\n"
     return f"{head}content-length: {len(content)}\r\n\r\n".encode() + content
 
 
@@ -159,7 +159,7 @@ def _recommend(number: int) -> bytes:
 
 def _get(path: str) -> Make:
     """Return what asks for a path with a user's number in the place of USER."""
-    request = f"GET {path} HTTP/1.1\r\nhost: service\r\n\r\n"
+    request = f"GET {path} HTTP/1.1\r\nhost: localhost\r\n\r\n"
     return lambda number: request.replace("USER", str(number * 7919 % USERS)).encode()
 
 

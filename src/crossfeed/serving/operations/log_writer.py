@@ -67,7 +67,6 @@ def write_logs(*names: str, level: int) -> LogWriter:
     return writer
 
 
-def dropped_lines(name: str) -> int:
+def dropped_lines(log: logging.Logger) -> int:
     """Return how many lines of a logger were dropped."""
-    handlers = logging.getLogger(name).handlers
-    return sum(one.dropped for one in handlers if isinstance(one, LogWriter))
+    return sum(one.dropped for one in log.handlers if isinstance(one, LogWriter))

@@ -49,7 +49,7 @@ class Monitoring:
         self._registry = registry = CollectorRegistry()
         self._shared = shared
         self._version = model_version
-        self._known_dropped = dropped_lines(REQUEST_LOG)
+        self._known_dropped = dropped_lines(_log)
         self._requests = Counter(
             "crossfeed_requests", "Answered requests.", ["route", "status"], registry=registry
         )
@@ -226,9 +226,10 @@ class Monitoring:
         _write(logging.ERROR, "error", facts)
 
     def _count_dropped(self) -> None:
-        dropped = dropped_lines(REQUEST_LOG)
-        self._dropped.inc(dropped - self._known_dropped)
-        self._known_dropped = dropped
+        dropped = dropped_lines(_log)
+        if dropped != self._known_dropped:
+            self._dropped.inc(dropped - self._known_dropped)
+            self._known_dropped = dropped
 
 
 def log_requests() -> None:
