@@ -7,12 +7,16 @@ import logging
 import queue
 import sys
 import threading
+import time
 from typing import TextIO
 
 __all__ = ["LogWriter", "dropped_lines", "write_logs"]
 
 _MOST_LINES = 10_000
 """Lines that wait to be written; more are dropped and counted."""
+_GATHER_SECONDS = 0.01
+"""How long lines gather before they are written together: a thread that woke up for each of them
+would take the interpreter from the answers."""
 _CLOSE_SECONDS = 1.0
 """How long the end of the process waits for the last lines."""
 
@@ -50,9 +54,16 @@ class LogWriter(logging.Handler):
         super().close()
 
     def _write(self) -> None:
-        while (line := self._lines.get()) is not None:
+        ended = False
+        while not ended:
+            lines = [self._lines.get()]
+            time.sleep(_GATHER_SECONDS)
+            with contextlib.suppress(queue.Empty):
+                while True:
+                    lines.append(self._lines.get_nowait())
+            ended = None in lines
             with contextlib.suppress(OSError, ValueError):  # nobody will read it any more
-                self._stream.write(f"{line}\n")
+                self._stream.write("".join(f"{line}\n" for line in lines if line is not None))
                 self._stream.flush()
 
 
