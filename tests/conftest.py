@@ -33,14 +33,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.skip(reason="needs CUDA, and there is none"))
 
 
+_LOG = logging.getLogger("crossfeed")
+_HANDLERS, _LEVEL = _LOG.handlers[:], _LOG.level
+
+
+def _take_back_log() -> None:
+    _LOG.handlers = _HANDLERS[:]
+    _LOG.setLevel(_LEVEL)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _log_of_a_file() -> None:
+    """Take back how a command set the log up: its stderr ended with an earlier file's test."""
+    _take_back_log()
+
+
 @pytest.fixture(autouse=True)
-def _own_log() -> Iterator[None]:
+def _log_of_a_test() -> Iterator[None]:
     """Take back how a command set the log up: its stderr ends with its test."""
-    log = logging.getLogger("crossfeed")
-    handlers, level = log.handlers, log.level
     yield
-    log.handlers = handlers
-    log.setLevel(level)
+    _take_back_log()
 
 
 @pytest.fixture(scope="session")

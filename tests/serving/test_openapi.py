@@ -8,6 +8,16 @@ from typing import Any
 
 import pytest
 import schemathesis
+import schemathesis.engine.events
+import schemathesis.reporting.html.writer
+import schemathesis.reporting.junitxml
+
+# Imported before the service starts: pytest parses these modules, the service's threads parse
+# the headers of arrays, and Python 3.11.7 counts the depth of both in one place.
+import schemathesis.specs.openapi.schemas
+import schemathesis.transport.asgi
+import schemathesis.transport.wsgi
+import schemathesis.wfc.escalation
 from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import GenerationMode
 from schemathesis.checks import not_a_server_error
