@@ -23,7 +23,7 @@ from standings import Standings, parser_of
 from crossfeed.config import Config, load_config
 from crossfeed.data.dataset import Dataset
 from crossfeed.run import Run
-from crossfeed.scorer import Floats, Histories, Scorer
+from crossfeed.scorer import Floats, Histories, Moment, Scorer
 from crossfeed.training.loop.trainer import train
 
 STANDINGS = Standings("ablation", ours="default", part="validation")
@@ -42,7 +42,7 @@ BUDGETS: Mapping[tuple[str, str], Sequence[str]] = {
 }
 """Where an epoch takes minutes: the budget of every row."""
 LATER = ("ciao", "movielens", "simulated")
-"""Data on which periods are judged by clicks that are all later than training."""
+"""Data on which demand is judged by clicks that are all later than training."""
 
 _STATIC = (
     "model.fuse=none",
@@ -56,7 +56,6 @@ ROWS: Mapping[str, Sequence[str]] = {
     # One network alone, on proposals that do not learn.
     "static-popularity": _STATIC,
     "static-uniform": (*_STATIC, "train.static_proposal=uniform"),
-    "static-batch": (*_STATIC, "train.static_proposal=batch"),
     # One network served, with the generator's proposals.
     "published": (
         "model.fuse=none",
@@ -78,8 +77,9 @@ ROWS: Mapping[str, Sequence[str]] = {
     # What is hidden of histories in training.
     "no-masking": ("model.mask_share=0",),
     "no-dropped-events": ("model.drop_share=0",),
-    # A demand that does not change with time.
-    "no-periods": ("model.periods=0",),
+    # Without what everybody does, and with a bias of each item that does not move.
+    "no-demand": ("model.demand=false",),
+    "id-bias": ("model.id_bias=true",),
     # The weights of the last step instead of their average.
     "no-average": ("train.average=0",),
     # The generator reads histories as the discriminator does.
@@ -107,16 +107,16 @@ class Summed:
     def __init__(self, scorers: Sequence[Scorer], *, name: str) -> None:
         self.name, self._scorers = name, scorers
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the summed scores of the domain's pool."""
-        first, *rest = (scorer.score(histories, domain) for scorer in self._scorers)
+        first, *rest = (scorer.score(histories, domain, moment) for scorer in self._scorers)
         return sum(rest, start=first)
 
 
 def cells() -> Iterator[Cell]:
     """Yield all cells, the screening first."""
     screened = (Cell(d, split, row, 0) for d in SCREEN for split in SPLITS for row in ROWS)
-    later = (Cell(d, "temporal", row, 0) for d in LATER for row in ("default", "no-periods"))
+    later = (Cell(d, "temporal", row, 0) for d in LATER for row in ("default", "no-demand"))
     confirmed = (
         Cell(data, split, row, seed)
         for seed in SEEDS

@@ -28,14 +28,18 @@ _ROWS_AT_ONCE = 1024
 def floor(scorer: NetworkScorer, dataset: Dataset) -> None:
     """Do the least that ranking the test part takes."""
     events = dataset.events(Part.TEST)
-    items, biases = torch.from_numpy(scorer.item_vectors), torch.from_numpy(scorer.item_biases)
+    items, moment = torch.from_numpy(scorer.item_vectors), dataset.end(Part.TRAIN)
     for domain in range(len(dataset.catalogue.domains)):
         own = events[dataset.event_domain[events] == domain]
-        pool = dataset.catalogue.pool(domain)
+        trained = dataset.catalogue.trained_rows(domain)
+        biases = torch.from_numpy(scorer.item_biases(domain, moment))
         for first in range(0, len(own), _ROWS_AT_ONCE):
             histories = dataset.histories(own[first : first + _ROWS_AT_ONCE], Part.TEST)
             users = scorer.user_vectors(histories, np.full(len(histories), domain, np.int64))
-            scores = torch.from_numpy(users) @ items[pool].T + biases[pool]
+            scores = biases.repeat(len(own[first : first + _ROWS_AT_ONCE]), 1)
+            scores[:, : dataset.catalogue.trained[domain]] += (
+                torch.from_numpy(users) @ items[trained].T
+            )
             scores.topk(min(10, scores.shape[1]), dim=1)
 
 

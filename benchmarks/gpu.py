@@ -148,7 +148,7 @@ def measure(
         for _ in range(steps):
             batch = next(feed)
             fit._step(batch.to(device))
-            clicks, events = clicks + batch.rows, events + len(batch.timelines.items)
+            clicks, events = clicks + batch.rows, events + len(batch.timelines.item_rows)
         _finish(device)
         seconds = time.perf_counter() - began
         peak = torch.cuda.max_memory_allocated() if device.type == "cuda" else 0

@@ -203,7 +203,7 @@ class Plain:
         length = self.config.model.history_per_domain
         cube = torch.zeros(len(batch.clicks), len(self.pools), length, dtype=torch.long)
         place = (lines.group_rows[lines.groups], lines.group_domains[lines.groups], lines.recency)
-        cube[place] = lines.items + 1
+        cube[place] = lines.item_rows + 1
         return cube
 
     def _pool(self, batch: Rows) -> Tensor:
@@ -329,7 +329,7 @@ class Competent:
         shape = (lines.rows, max(1, int(counts.max())))
         items, recency = torch.zeros(2, *shape, dtype=torch.long)
         slot = torch.full(shape, -1)
-        items[of, column] = lines.items + 1
+        items[of, column] = lines.item_rows + 1
         recency[of, column] = lines.recency
         slot[of, column] = lines.group_slots[lines.groups]
         width = len(lines.slots)

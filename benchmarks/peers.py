@@ -24,36 +24,37 @@ from quality import STANDINGS
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.files import write_json
-from crossfeed.scorer import Floats, Histories, Ints
+from crossfeed.scorer import Floats, Histories, Ints, Moment
 
 COURSES = Path(__file__).parent / "results" / "training"
 PARTS = {"train": Part.TRAIN, "validation": Part.VALIDATION, "test": Part.TEST}
 
 
 class Recorded:
-    """Scores that were made elsewhere, given out in the order of a part's events of each domain."""
+    """Scores that were made elsewhere, given out by domain in the order of the events' times."""
 
     def __init__(
         self, name: str, scores: Floats, dataset: Dataset, *, part: Part = Part.TEST
     ) -> None:
         self.name = name
-        domains = dataset.event_domain[dataset.events(part)]
-        sizes = dataset.catalogue.known[domains]
+        events = dataset.events(part)
+        domains = dataset.event_domain[events]
+        sizes = np.diff(dataset.catalogue.offsets)[domains]
         if len(scores) != sizes.sum():
             raise SystemExit(f"{name}: {len(scores):,} scores, not {int(sizes.sum()):,}")
-        ends = np.cumsum(sizes)
+        ends, in_time = np.cumsum(sizes), np.argsort(dataset.event_time[events], kind="stable")
         self._rows = {
             domain: np.stack(
                 [
                     scores[ends[row] - sizes[row] : ends[row]]
-                    for row in np.flatnonzero(domains == domain)
+                    for row in in_time[domains[in_time] == domain]
                 ]
             )
             for domain in np.unique(domains).tolist()
         }
         self._given = dict.fromkeys(self._rows, 0)
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the next B rows of the domain: `evaluate` asks for each once, in order."""
         first = self._given[domain]
         self._given[domain] = first + len(histories)
@@ -64,7 +65,7 @@ def export(dataset: Dataset, folder: Path) -> None:
     """Write the split: users, items, domains and histories of every part; no item of the test."""
     arrays: dict[str, Ints] = {
         "pool_offsets": dataset.catalogue.offsets,
-        "pool_known": dataset.catalogue.known,
+        "pool_known": np.diff(dataset.catalogue.offsets),
     }
     for name, part in PARTS.items():
         events = dataset.events(part)

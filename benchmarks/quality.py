@@ -31,7 +31,7 @@ SPLITS = ("last-out", "temporal", "new-in-domain")
 NETWORKS = ("translation", "shared-bottom", "mmoe", "ple", "star", "pepnet")
 """Multi-domain networks without the adversary, `model.discriminator` of each."""
 PUBLISHED = tuple(network for network in NETWORKS if network != "translation")
-_NO_PERIODS = "-no-periods"
+_NO_DEMAND = "-no-demand"
 """Ends the name of the row in which a published network has, as it was published, an item bias that
 does not change with time."""
 SEEDED = ("crossfeed", "alone", *NETWORKS)
@@ -47,7 +47,7 @@ def cells() -> Iterator[Cell]:
                     yield Cell(data, split, scorer, seed)
     for split in ("last-out", "new-in-domain"):
         for network in PUBLISHED:
-            yield Cell("ciao", split, network + _NO_PERIODS, 0)
+            yield Cell("ciao", split, network + _NO_DEMAND, 0)
 
 
 def run_cell(cell: Cell, work: Path) -> None:
@@ -72,13 +72,13 @@ def _fitted(cell: Cell, dataset: Dataset, work: Path) -> tuple[Scorer, dict[str,
 
 
 def _config(cell: Cell) -> Config:
-    network = cell.scorer.removesuffix(_NO_PERIODS)
+    network = cell.scorer.removesuffix(_NO_DEMAND)
     settings = [f"train.seed={cell.seed}"]
     if network not in NETWORKS:
         return load_config(overrides=settings)
     settings.append(f"model.discriminator={network}")
     if network != cell.scorer:
-        settings.append("model.periods=0")
+        settings += ["model.demand=false", "model.id_bias=true"]
     return load_config(overrides=settings, preset="no-adversary")
 
 

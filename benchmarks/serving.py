@@ -35,12 +35,13 @@ from crossfeed.bundle import Bundle, BundleContents, write_bundle
 from crossfeed.bundle.format import version_of
 from crossfeed.bundle.item_index import build_index
 from crossfeed.config import ModelConfig
+from crossfeed.data.demand import FEATURES
 from crossfeed.export import INDEX_ABOVE
 from crossfeed.files import write_json
 from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.onnx.graph import export_encoder
 from crossfeed.model.players import Players
-from crossfeed.scorer import Catalogue, Histories
+from crossfeed.scorer import Bools, Catalogue, Doubles, Histories
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "results" / "serving"
@@ -74,7 +75,7 @@ def write_test_bundle(out: Path, items: int) -> Path:
     if items > INDEX_ABOVE:
         users = scorer.user_vectors(Histories.of(list(clicked[:200])), np.zeros(200, np.int64))
         indexes[DOMAIN] = build_index(
-            scorer.item_vectors[:items], scorer.item_biases[:items], users
+            scorer.item_vectors[:items], scorer.item_biases(0, Quiet(catalogue)), users
         )
     contents = BundleContents(
         scorer=scorer,
@@ -82,12 +83,30 @@ def write_test_bundle(out: Path, items: int) -> Path:
         user_id_type=pa.string(),
         clicks=draws.integers(1, 100, size=catalogue.items),
         recent_clicks=draws.integers(0, 10, size=catalogue.items),
+        moment=Quiet(catalogue),
         histories=_histories(catalogue, clicked),
         card={},
         encoder=export_encoder(scorer),
         indexes=indexes,
     )
     return write_bundle(out, contents)
+
+
+@dataclass(frozen=True)
+class Quiet:
+    """A moment in which every item exists, with the same demand."""
+
+    catalogue: Catalogue
+    time: int = 0
+
+    def demand(self, domain: int) -> Doubles:
+        """Return (N, F) the same features for every item."""
+        return np.zeros((len(self.exists(domain)), FEATURES))
+
+    def exists(self, domain: int) -> Bools:
+        """Return (N,) true."""
+        pool = self.catalogue.pool(domain)
+        return np.ones(pool.stop - pool.start, np.bool_)
 
 
 def _histories(catalogue: Catalogue, clicked: Any) -> list[pa.RecordBatch]:  # Any: numpy's own

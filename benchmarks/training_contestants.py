@@ -107,6 +107,7 @@ def _draw(*, items: int, domains: int, known: int) -> Dataset:
             np.arange(domains + 1) * size,
             np.full(domains, size),
         ),
+        trained_on_all=np.full(domains, size),
         item_clicks=np.bincount(item, minlength=size * domains),
         user_offsets=np.searchsorted(user, np.arange(USERS + 1)),
         event_item=item.astype(np.int32),

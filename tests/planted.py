@@ -42,9 +42,7 @@ def small_dataset(log: pd.DataFrame, out: Path) -> Dataset:
 
 def tiny_config(*, adversary: bool = True, **train: object) -> Config:
     """Return settings of a network small enough for a test; without adversary in half the time."""
-    # Few periods: the planted demand does not change, and there are few clicks to learn that from.
     model: dict[str, object] = {"width": 16, "heads": 2, "dropout": 0.1, "drop_share": 0.0}
-    model["periods"] = 2
     if not adversary:
         model["fuse"] = "none"
         train = {"proposal_share": 0.0, **train}

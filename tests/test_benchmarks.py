@@ -58,14 +58,14 @@ def test_rows_of_the_quality_table_are_what_they_are_called(
         return quality._config(quality.Cell("ciao", "last-out", scorer, 2))
 
     assert config("crossfeed") == load_config(overrides=["train.seed=2"])
-    shared, published = config("ple"), config("ple-no-periods")
+    shared, published = config("ple"), config("ple-no-demand")
     for each in (shared, published):
         assert each.model.discriminator == "ple" and not each.has_generator
-    assert (shared.model.periods, published.model.periods) == (120, 0)
+    assert (shared.model.demand, published.model.demand) == (True, False)
     assert published.train == shared.train
     names = {cell.scorer for cell in quality.cells()}
-    assert {"star", "star-no-periods", "crossfeed", "alone", "ease"} <= names
-    assert "translation-no-periods" not in names
+    assert {"star", "star-no-demand", "crossfeed", "alone", "ease"} <= names
+    assert "translation-no-demand" not in names
 
 
 def test_the_benchmark_of_a_gpu_says_that_it_needs_one(

@@ -110,7 +110,10 @@ def test_results_are_kept_and_printed_alike(line: dict[str, Result]) -> None:
     printed = json.loads(run("evaluate", "run", "--json").stdout)
     assert printed == json.loads(Path("run/results.json").read_text("utf-8"))
     assert {"micro", "macro", "domains", "baselines"} <= printed.keys()
-    assert printed["baselines"].keys() == {"popularity", "item-knn"}
+    assert printed["baselines"].keys() == {"popularity", "item-knn", "live-popularity", "demand"}
+    assert printed["protocol"] == "live"
+    assert printed["frozen"]["protocol"] == "frozen"
+    assert printed["frozen"]["micro"] != printed["micro"]
     assert all(0 < printed["micro"][metric] < 1 for metric in ("ndcg@10", "recall@10", "auc"))
 
 
@@ -139,7 +142,7 @@ def test_an_unknown_baseline_lists_those_that_there_are(line: dict[str, Result])
     result = CliRunner().invoke(app, ["evaluate", "run", "--baselines", "knn"])
     assert result.exit_code == 1
     assert (
-        "baseline 'knn' is unknown; it is one of: popularity, recent-popularity, item-knn"
+        "baseline 'knn' is unknown; it is one of: popularity, live-popularity, demand, item-knn"
         in result.stderr
     )
 
@@ -178,8 +181,9 @@ def test_the_bundle_scores_as_the_run(line: dict[str, Result]) -> None:
     dataset = opened.dataset()
     histories = dataset.histories(dataset.events(crossfeed.Part.TEST)[:50], crossfeed.Part.TEST)
     for domain in range(len(dataset.catalogue.domains)):
-        trained = opened.scorer().score(histories, domain)
-        served = crossfeed.Bundle.load("bundle").scorer.score(histories, domain)
+        moment = dataset.end(crossfeed.Part.TEST)
+        trained = opened.scorer().score(histories, domain, moment)
+        served = crossfeed.Bundle.load("bundle").scorer.score(histories, domain, moment)
         np.testing.assert_allclose(served, trained, atol=1e-5)
 
 

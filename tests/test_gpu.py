@@ -43,7 +43,7 @@ def losses(run: Run) -> np.ndarray:
 
 
 def test_a_batch_arrives_as_it_was(data: Dataset) -> None:
-    batch = next(batches(data, config(), clicks=data.events(Part.TRAIN), epoch=0))
+    batch = next(batches(data, config(), clicks=data.learned_events, epoch=0))
     there = batch.to(CUDA)
     for field in fields(Timelines):
         arrived = getattr(there.timelines, field.name)

@@ -49,7 +49,7 @@ def test_a_damaged_configuration_is_named(run: Run, text: str) -> None:
 def test_another_format_version_is_refused(run: Run) -> None:
     file = run.path / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "format_version": 99}))
-    with pytest.raises(RunError, match="has format version 99; this crossfeed reads 1"):
+    with pytest.raises(RunError, match="has format version 99; this crossfeed reads 2"):
         Run.open(run.path)
 
 

@@ -14,11 +14,11 @@ rows_of_items = st.lists(st.lists(st.integers(0, 50), max_size=6), max_size=8)
 @st.composite
 def catalogues(draw: st.DrawFn) -> Catalogue:
     sizes = draw(st.lists(st.integers(1, 9), min_size=1, max_size=6))
-    known = [draw(st.integers(0, size)) for size in sizes]
+    trained = [draw(st.integers(0, size)) for size in sizes]
     return Catalogue(
         domains=tuple(f"domain {number}" for number in range(len(sizes))),
         offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-        known=np.array(known, dtype=np.int64),
+        trained=np.array(trained, dtype=np.int64),
     )
 
 
@@ -31,11 +31,22 @@ def test_every_item_has_one_domain_whose_range_holds_it(catalogue: Catalogue) ->
 
 
 @given(catalogue=catalogues())
-def test_a_pool_is_the_known_items_of_its_domain(catalogue: Catalogue) -> None:
+def test_pools_follow_one_another_and_begin_with_the_trained_items(catalogue: Catalogue) -> None:
+    items, rows = np.arange(catalogue.items), catalogue.rows_of(np.arange(catalogue.items))
+    together = []
     for domain in range(len(catalogue.domains)):
-        pool = np.arange(catalogue.items)[catalogue.pool(domain)]
-        assert len(pool) == catalogue.known[domain]
+        pool = items[catalogue.pool(domain)]
+        together += pool.tolist()
         assert (catalogue.domain_of(pool) == domain).all()
+        own, trained = catalogue.trained_rows(domain), int(catalogue.trained[domain])
+        assert rows[pool[:trained]].tolist() == list(range(own.start, own.stop))
+        assert (rows[pool[trained:]] == -1).all()
+    assert together == items.tolist()
+    assert catalogue.rows == catalogue.trained.sum()
+    np.testing.assert_array_equal(catalogue.trained_items, np.flatnonzero(rows >= 0))
+    values = np.arange(1.0, catalogue.rows + 1, dtype=np.float32)
+    spread = catalogue.of_all_items(values)
+    np.testing.assert_array_equal(spread, np.where(rows >= 0, rows + 1, 0))
 
 
 @given(catalogue=catalogues())
@@ -75,8 +86,8 @@ def test_every_item_lies_in_the_domain_whose_range_holds_it() -> None:
     for sizes in ([3, 0, 2], [1] * 200, [0, 70_000]):
         offsets = np.concatenate([[0], np.cumsum(sizes)])
         names = tuple(str(number) for number in range(len(sizes)))
-        catalogue = Catalogue(names, offsets=offsets, known=np.array(sizes))
-        items = np.arange(-1, offsets[-1])
+        catalogue = Catalogue(names, offsets=offsets, trained=np.array(sizes))
+        items = np.arange(offsets[-1])
         expected = np.searchsorted(offsets, items, side="right") - 1
         found = catalogue.domain_of(items)
         assert found.dtype == np.int64

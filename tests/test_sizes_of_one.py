@@ -42,7 +42,7 @@ MODELS: list[dict[str, object]] = [
     {"discriminator": "translation", "generator": "attention"},
     {"discriminator": "shared-bottom", "fuse": "none"},
     {"discriminator": "mmoe", "fuse": "residual"},
-    {"discriminator": "ple", "periods": 0},
+    {"discriminator": "ple", "demand": False, "id_bias": False},
     {"discriminator": "star"},
     {"discriminator": "pepnet"},
 ]

@@ -150,11 +150,11 @@ def test_scores_of_a_peer_are_judged_as_if_they_were_ours(
     peers.export(last_out, tmp_path)
     split, scorer = peer_files.Split(tmp_path), WholeNumbers(last_out.catalogue)
     which = Part[part.upper()]
-    histories = last_out.histories(last_out.events(which), which)
+    histories, end = last_out.histories(last_out.events(which), which), last_out.end(which)
 
     def score(rows: Any, pool: Any, domain: int) -> Any:
         asked = [histories.rows_between(row, row + 1) for row in rows.tolist()]
-        found = np.concatenate([scorer.score(one, domain) for one in asked])
+        found = np.concatenate([scorer.score(one, domain, end) for one in asked])
         assert found.shape[1] >= len(pool)
         return found[:, : len(pool)]
 

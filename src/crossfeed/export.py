@@ -78,6 +78,7 @@ def export(
         user_id_type=dataset.user_ids.type,
         clicks=dataset.item_clicks,
         recent_clicks=recent_clicks(dataset),
+        moment=dataset.end(Part.TEST),
         histories=_histories(dataset) if histories else None,
         card=_card(run, dataset),
         held_back=held_back,
@@ -99,7 +100,7 @@ def _encoder(scorer: NetworkScorer) -> bytes | None:
         graph,
         catalogue=scorer.catalogue,
         config=scorer.config,
-        item_vectors=scorer.item_vectors,
+        item_vectors=scorer.catalogue.of_all_items(scorer.item_vectors),
     )
     expected = scorer.user_vectors(*probes(scorer.catalogue))
     difference = largest_difference(encoder, expected)
@@ -111,7 +112,7 @@ def _encoder(scorer: NetworkScorer) -> bytes | None:
 
 def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, BuiltIndex]:
     """Return an index of each large domain, measured with users of the dataset."""
-    large = np.flatnonzero(dataset.catalogue.known > above).tolist()
+    large = np.flatnonzero(np.diff(dataset.catalogue.offsets) > above).tolist()
     if not large:
         return {}
     if importlib.util.find_spec("faiss") is None:
@@ -119,11 +120,13 @@ def _indexes(scorer: NetworkScorer, dataset: Dataset, above: int) -> dict[str, B
         return {}
     chosen = np.linspace(0, dataset.users - 1, min(_USERS_MEASURED, dataset.users)).astype(np.int64)
     histories = dataset.timelines(np.unique(chosen), Part.TEST)
+    vectors = dataset.catalogue.of_all_items(scorer.item_vectors)
     built = {}
     for domain in large:
         pool, name = dataset.catalogue.pool(domain), dataset.catalogue.domains[domain]
         users = scorer.user_vectors(histories, np.full(len(histories), domain, np.int64))
-        index = build_index(scorer.item_vectors[pool], scorer.item_biases[pool], users)
+        biases = scorer.item_biases(domain, dataset.end(Part.TEST))
+        index = build_index(vectors[pool], biases, users)
         used = "used" if index.data is not None else "too low, so the domain is searched exactly"
         _log.info("the index of '%s' finds %.4f of the best items: %s", name, index.recall, used)
         built[name] = index
@@ -146,11 +149,10 @@ def recent_clicks(dataset: Dataset) -> Ints:
 
 
 def _histories(dataset: Dataset) -> Iterator[pa.RecordBatch]:
-    """Yield all events on items of the tables; other items have no id."""
+    """Yield all events."""
     names = pa.array(dataset.catalogue.domains, pa.string())
     for first in range(0, len(dataset.event_item), _EVENTS_AT_ONCE):
         events = np.arange(first, min(first + _EVENTS_AT_ONCE, len(dataset.event_item)))
-        events = events[dataset.event_item[events] >= 0]
         columns = {
             "user_id": dataset.user_ids.take(pa.array(dataset.users_of(events))),
             "item_id": dataset.item_ids.take(pa.array(dataset.event_item[events])),

@@ -1,7 +1,7 @@
 """The view of a model that evaluation and serving share.
 
 Dims: B rows, T history items of all rows together, D domains, I items, N items of one pool,
-E width of a vector.
+R items with a row of their own, F features of demand, E width of a vector.
 """
 
 from __future__ import annotations
@@ -16,45 +16,90 @@ from numpy.typing import NDArray
 
 from crossfeed.errors import UnknownDomainError
 
-__all__ = ["Catalogue", "Histories", "Scorer", "VectorScorer"]
+__all__ = [
+    "Catalogue",
+    "Doubles",
+    "Floats",
+    "Histories",
+    "Ints",
+    "Moment",
+    "Scorer",
+    "VectorScorer",
+]
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float32]
+Doubles = NDArray[np.float64]
+Bools = NDArray[np.bool_]
 
 
 @dataclass(frozen=True)
 class Catalogue:
-    """The domains and their items: domain `d` owns the contiguous item indices of `range(d)`.
+    """The domains and their items: domain `d` owns the contiguous item indices of `pool(d)`.
 
-    Within a domain, the items known to training come first; only these form its `pool`.
+    Within a domain, the trained items come first: those with a vector of their own, which filters
+    chose from the training part. The others exist as well; demand alone scores them.
     """
 
     domains: tuple[str, ...]
     offsets: Ints
     """(D + 1,) first item index of each domain, then the number of items."""
-    known: Ints
-    """(D,) number of items of each domain known to training."""
+    trained: Ints
+    """(D,) number of trained items of each domain."""
 
     @property
     def items(self) -> int:
         """Return I, the number of items of all domains."""
         return int(self.offsets[-1])
 
+    @property
+    def rows(self) -> int:
+        """Return R, the number of trained items of all domains."""
+        return int(self.row_offsets[-1])
+
+    @cached_property
+    def row_offsets(self) -> Ints:
+        """Return (D + 1,) the first row of each domain's trained items, then R."""
+        return np.concatenate([np.zeros(1, np.int64), np.cumsum(self.trained)])
+
     def pool(self, domain: int) -> slice:
-        """Return the item indices of `domain` that can be scored."""
-        first = int(self.offsets[domain])
-        return slice(first, first + int(self.known[domain]))
+        """Return the item indices of `domain`."""
+        return slice(int(self.offsets[domain]), int(self.offsets[domain + 1]))
+
+    def trained_rows(self, domain: int) -> slice:
+        """Return the rows of the trained items of `domain`."""
+        return slice(int(self.row_offsets[domain]), int(self.row_offsets[domain + 1]))
+
+    def rows_of(self, items: Ints) -> Ints:
+        """Return the row of each item index; -1 for an item without one."""
+        domains = self.domain_of(items)
+        places = items - self.offsets[domains]
+        return np.where(places < self.trained[domains], self.row_offsets[domains] + places, -1)
+
+    @cached_property
+    def trained_items(self) -> Ints:
+        """Return (R,) the item index of each row, ascending."""
+        shifts = np.repeat(self.offsets[:-1] - self.row_offsets[:-1], self.trained)
+        return np.arange(self.rows) + shifts
+
+    def of_all_items(self, of_rows: Floats) -> Floats:
+        """Return (I, ...) values of all items from those of the rows (R, ...): else zero."""
+        if self.rows == self.items:
+            return of_rows
+        values = np.zeros((self.items, *of_rows.shape[1:]), of_rows.dtype)
+        values[self.trained_items] = of_rows
+        return values
 
     def domain_of(self, items: Ints) -> Ints:
-        """Return the domain index of each item index; -1 (no item) gives -1."""
+        """Return the domain index of each item index."""
         return self._domain_of[items].astype(np.int64)
 
     @cached_property
     def _domain_of(self) -> NDArray[np.signedinteger]:
-        """(I + 1,) the domain of each item, in the smallest type that fits, and -1 for no item."""
+        """(I,) the domain of each item, in the smallest type that fits."""
         count = len(self.domains)
-        domains = np.append(np.repeat(np.arange(count), np.diff(self.offsets)), -1)
-        return domains.astype(np.min_scalar_type(-max(count, 1)))
+        domains = np.repeat(np.arange(count), np.diff(self.offsets))
+        return domains.astype(np.min_scalar_type(count))
 
     def domain_index(self, domain: str) -> int:
         """Return the index of a domain's name.
@@ -76,9 +121,6 @@ class Histories:
     """(T,) item indices, of all domains."""
     offsets: Ints
     """(B + 1,) where each row begins."""
-    times: Ints | None = None
-    """(B,) the time to score each row for, in milliseconds since 1970; None is after the end of
-    training, as in service."""
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -94,18 +136,17 @@ class Histories:
     def rows_between(self, first: int, last: int) -> Histories:
         """Return the rows `first` to `last - 1` (or to the end) as a batch of their own."""
         offsets = self.offsets[first : last + 1]
-        times = None if self.times is None else self.times[first:last]
-        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0], times)
+        return Histories(self.items[offsets[0] : offsets[-1]], offsets - offsets[0])
 
     def where(self, kept: NDArray[np.bool_]) -> Histories:
         """Return the batch with only the items for which `kept` (T,) is true."""
         before = np.zeros(len(kept) + 1, np.int64)
         np.cumsum(kept, out=before[1:])
-        return Histories(self.items[kept], before[self.offsets], self.times)
+        return Histories(self.items[kept], before[self.offsets])
 
     @classmethod
     def joined(cls, parts: Sequence[Histories]) -> Histories:
-        """Return the rows of one or more batches, one batch after another, without times."""
+        """Return the rows of one or more batches, one batch after another."""
         counts = np.concatenate([np.diff(part.offsets) for part in parts])
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         return cls(np.concatenate([part.items for part in parts]), offsets)
@@ -119,6 +160,20 @@ class Histories:
         return cls(np.concatenate(items) if items else np.zeros(0, np.int64), offsets)
 
 
+class Moment(Protocol):
+    """Everybody's clicks before a time, as far as a scorer may know them."""
+
+    @property
+    def time(self) -> int:
+        """Return the time in milliseconds since 1970; nothing that happened then is known."""
+
+    def demand(self, domain: int) -> Doubles:
+        """Return (N, F) the demand of each item of the domain's pool (`crossfeed.data.demand`)."""
+
+    def exists(self, domain: int) -> Bools:
+        """Return (N,) whether each item of the domain's pool was clicked before."""
+
+
 @runtime_checkable
 class Scorer(Protocol):
     """Anything that scores the items of a domain for users known only by their histories."""
@@ -127,16 +182,18 @@ class Scorer(Protocol):
     def name(self) -> str:
         """Return the name shown in results."""
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Score a domain's pool for each history; higher is better.
 
         Args:
             histories: B histories over all domains.
             domain: index of the target domain.
+            moment: what everybody did before.
 
         Returns:
             (B, N) scores, N the size of `Catalogue.pool(domain)`. A row depends only on its own
-            history and time. Seen items are scored like others.
+            history and on the moment. Seen items, and items that do not exist yet, are scored like
+            others.
         """
 
 
@@ -146,11 +203,10 @@ class VectorScorer(Scorer, Protocol):
 
     @property
     def item_vectors(self) -> Floats:
-        """Return (I, E) one vector per item."""
+        """Return (R, E) one vector per trained item; the vectors of all others are zero."""
 
-    @property
-    def item_biases(self) -> Floats:
-        """Return (I,) one bias per item."""
+    def item_biases(self, domain: int, moment: Moment) -> Floats:
+        """Return (N,) one bias per item of the domain's pool."""
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""

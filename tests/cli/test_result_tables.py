@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 
 from rich.console import Console
-from toy import Constant, toy_dataset
+from toy import NEW, Constant, toy_dataset
 
 from crossfeed.cli import tables
 from crossfeed.data.dataset import Part
@@ -25,9 +25,10 @@ def printed(results: Results) -> dict[str, list[str]]:
 def results(*, k: int) -> Results:
     dataset = toy_dataset(
         {"books": [8, 1], "films": [1, 1, 1]},
-        [(0, "books", 1, Part.TEST), (1, "films", 0, Part.TEST), (1, "films", -1, Part.TEST)],
+        [(0, "books", 1, Part.TEST), (1, "films", 0, Part.TEST), (1, "films", NEW, Part.TEST)],
+        crowd=True,
     )
-    scorer = Constant({0: [1.0, 0.0], 1: [2.0, 1.0, 0.0]})
+    scorer = Constant({0: [1.0, 0.0], 1: [2.0, 1.0, 0.0, 3.0]})
     return evaluate(scorer, dataset, baselines=["popularity"], k=k)
 
 
@@ -41,10 +42,11 @@ def test_rows_for_the_worst_domain_and_the_slices() -> None:
     assert rows["users known in the domain"][0] == "1"
     assert rows["head items"][0] == "1"
     assert rows["tail items"][0] == "2"
+    assert rows["items new since training"][0] == "1"
 
 
 def test_a_slice_without_events_has_no_figures() -> None:
-    dataset = toy_dataset({"books": [1, 1]}, [(0, "books", 1, Part.TEST)])
+    dataset = toy_dataset({"books": [1, 1]}, [(0, "books", 1, Part.TEST)], crowd=True)
     rows = printed(evaluate(Constant({0: [1.0, 0.0]}), dataset))
     assert rows["users known in the domain"] == ["0", "-", "-", "-"]
 

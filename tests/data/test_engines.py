@@ -41,7 +41,8 @@ def test_spark_makes_the_same_dataset_of_a_dirty_log(tmp_path: Path) -> None:
     embedded, spark = on_both(tmp_path / "log.parquet", tmp_path, split="temporal", **DIRTY)
     assert spark == embedded
     assert len(embedded["log"]["quarantined"]) == 5
-    assert all(embedded["dropped"][reason] for reason in ("not a click", "repeat", "k-core"))
+    dropped = {**embedded["dropped"], **embedded["untrained"]}
+    assert all(dropped[reason] for reason in ("not a click", "repeat", "k-core"))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["duckdb", "log.parquet", "spark"]
 
 

@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from crossfeed.config import DataConfig
-from crossfeed.data.dataset import Dataset
+from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.engines.duckdb_engine import open_duckdb
 from crossfeed.data.logs import open_log, reading
 from crossfeed.data.prepare import pipeline as module
@@ -166,19 +166,25 @@ def test_events_are_sorted_by_user_and_time(prepared: Callable[..., Dataset]) ->
     assert (np.diff(dataset.event_time)[np.diff(owners) == 0] >= 0).all()
 
 
-def test_known_items_come_first_in_their_domain(prepared: Callable[..., Dataset]) -> None:
+def test_trained_items_come_first_in_their_domain(prepared: Callable[..., Dataset]) -> None:
     late = random_log(rows=120, seed=1).assign(item_id=1000, timestamp=START + 86_400 * 1001)
     log = pd.concat([random_log(times=1000), late])
     dataset = prepared(log, split="temporal", min_item_events=9)
     catalogue = dataset.catalogue
-    assert (catalogue.known < np.diff(catalogue.offsets)).any()
+    assert (catalogue.trained < dataset.trained_on_all).any()
+    assert (dataset.trained_on_all < np.diff(catalogue.offsets)).any()
+    clicks_all = pq.read_table(dataset.path / "items.parquet")["clicks_all"].to_numpy()
     for domain in range(len(catalogue.domains)):
-        clicks = dataset.item_clicks[catalogue.offsets[domain] : catalogue.offsets[domain + 1]]
-        assert (np.diff(clicks) <= 0).all()
-        assert (clicks > 0).sum() == catalogue.known[domain]
-    held = dataset.event_item[dataset.event_item >= 0]
-    owners = catalogue.domain_of(held.astype(np.int64))
-    assert (owners == dataset.event_domain[dataset.event_item >= 0]).all()
+        pool = catalogue.pool(domain)
+        clicks, everywhere = dataset.item_clicks[pool], clicks_all[pool]
+        trained, on_all = int(catalogue.trained[domain]), int(dataset.trained_on_all[domain])
+        assert (clicks[:trained] >= 9).all()
+        assert (everywhere[trained:on_all] >= 9).all()
+        assert (everywhere[on_all:] < 9).all()
+        for part in (slice(trained), slice(trained, on_all), slice(on_all, None)):
+            assert (np.diff(clicks[part]) <= 0).all()
+    owners = catalogue.domain_of(dataset.event_item.astype(np.int64))
+    assert (owners == dataset.event_domain).all()
 
 
 # Hashes
@@ -225,9 +231,12 @@ def test_the_manifest_agrees_with_the_files(prepared: Callable[..., Dataset]) ->
     assert counts["events"] == len(dataset.event_item) == sum(counts["parts"].values())
     assert counts["users"] == dataset.users
     assert counts["items"] == dataset.catalogue.items == sum(row["items"] for row in domains)
-    assert [row["known_items"] for row in domains] == dataset.catalogue.known.tolist()
+    assert [row["trained_items"] for row in domains] == dataset.catalogue.trained.tolist()
     dropped = sum(dataset.manifest["dropped"].values())
     assert counts["events"] + dropped == dataset.manifest["log"]["rows"] == 2000
+    trained = np.isin(dataset.event_item, dataset.catalogue.trained_items)
+    untrained = (dataset.event_part == Part.TRAIN) & ~trained
+    assert sum(dataset.manifest["untrained"].values()) >= untrained.sum() > 0
     for number, row in enumerate(domains):
         here = dataset.event_domain == number
         assert row["users"] == len(set(dataset.users_of(np.flatnonzero(here))))

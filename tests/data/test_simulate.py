@@ -87,7 +87,7 @@ def test_items_belong_to_the_domain_that_the_truth_says(log: pd.DataFrame, truth
 def test_by_default_no_domain_is_dropped(simulation: Simulation, tmp_path: Path) -> None:
     dataset = prepare(simulation.log, out=tmp_path / "temporal")
     assert len(dataset.catalogue.domains) == SIZES["domains"]
-    assert dataset.manifest["dropped"]["small domain"] == 0
+    assert dataset.manifest["untrained"]["small domain"] == 0
 
 
 def test_first_clicks_follow_the_stated_probabilities(log: pd.DataFrame, truth: Truth) -> None:

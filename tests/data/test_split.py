@@ -27,8 +27,8 @@ def log_of(*events: Event) -> pd.DataFrame:
 
 
 def parts(dataset: Dataset) -> dict[tuple[object, ...], str]:
-    """Return the part of each (user, domain, item); None for an item outside the tables."""
-    users, items = dataset.user_ids.to_pylist(), [*dataset.item_ids.to_pylist(), None]
+    """Return the part of each (user, domain, item)."""
+    users, items = dataset.user_ids.to_pylist(), dataset.item_ids.to_pylist()
     owners = dataset.users_of(np.arange(len(dataset.event_item)))
     return {
         (users[user], dataset.catalogue.domains[domain], items[item]): Part(part).name
@@ -101,28 +101,68 @@ def test_temporal_events_of_one_time_are_in_one_part(prepared: Callable[..., Dat
     assert set(dataset.event_part[dataset.event_time == cut]) == {Part.VALIDATION}
 
 
-def test_temporal_fits_filters_and_tables_on_the_training_part(
+def test_temporal_filters_choose_in_training_who_is_trained_not_who_exists(
     prepared: Callable[..., Dataset],
 ) -> None:
     old = [(f"u{n % 10}", "books", f"i{n % 4}", n) for n in range(80)]
     new = [(f"u{n % 10}", "books", "late", n) for n in range(80, 98)]
     rare = [("u0", "books", "rare", 98), ("newcomer", "books", "i0", 99)]
-    gone = [("u1", "films", f"f{n}", n) for n in range(3)]  # a domain of 3 clicks
+    small = [("u1", "films", f"f{n}", n) for n in range(3)]  # a domain of 3 clicks
+    begun = [("u1", "games", "g", 97)]  # a domain that begins after the cut
     dataset = prepared(
-        log_of(*old, *new, *rare, *gone),
+        log_of(*old, *new, *rare, *small, *begun),
         **{"repeats": "keep", "min_item_events": 5, "min_domain_events": 10, "split": "temporal"},
     )
-    items = dataset.item_ids.to_pylist()
-    # "late" has no training click: it has an index, for a later refit, but is not in the pool.
-    assert sorted(items[dataset.catalogue.pool(0)]) == ["i0", "i1", "i2", "i3"]
-    assert items[4:] == ["late"]
+    catalogue, items = dataset.catalogue, dataset.item_ids.to_pylist()
+    assert catalogue.domains == ("books", "films", "games")
+    # "late" has no training click, but enough for a later refit; "rare" has one click in all.
+    assert sorted(items[:4]) == ["i0", "i1", "i2", "i3"]
+    assert items[4:6] == ["late", "rare"]
+    assert catalogue.trained.tolist() == [4, 0, 0]
+    assert dataset.trained_on_all.tolist() == [5, 0, 0]
+    assert dataset.refitted().catalogue.trained.tolist() == [5, 0, 0]
     found = parts(dataset)
-    assert found["u0", "books", None] == "TEST"  # rare: outside the tables, so a miss
+    assert found["u0", "books", "rare"] == "TEST"
     assert found["newcomer", "books", "i0"] == "TEST"  # a user whom training does not know
-    assert dataset.catalogue.domains == ("books",)
+    assert found["u1", "games", "g"] == "TEST"
     assert dataset.item_clicks[4] == 0
-    [domain] = dataset.manifest["domains"]
-    assert domain["unknown_item_share"] > 0.5
+    books, films, games = dataset.manifest["domains"]
+    assert books["untrained_share"] > 0.5
+    assert (films["events"], games["events"]) == ({"train": 3}, {"test": 1})
+    assert dataset.manifest["untrained"] == {"k-core": 3, "small domain": 0}
+
+
+def test_filters_that_train_nothing_are_refused(prepared: Callable[..., Dataset]) -> None:
+    log = log_of(*[(f"u{n % 10}", "books", f"i{n}", n) for n in range(80)])
+    with pytest.raises(
+        LogError, match=r"no click is left for training: .*\n.*data.min_user_events"
+    ):
+        prepared(log, split="temporal", min_item_events=5, min_domain_events=1)
+
+
+def test_a_click_at_the_same_time_is_not_before(prepared: Callable[..., Dataset]) -> None:
+    log = log_of(*[("anna", "books", f"i{n}", n // 3) for n in range(30)])
+    dataset = prepared(log, split="temporal")
+    histories = dataset.histories(np.arange(30), Part.TEST)
+    assert np.diff(histories.offsets).tolist() == [n // 3 * 3 for n in range(30)]
+
+
+def test_demand_does_not_show_what_comes_later(prepared: Callable[..., Dataset]) -> None:
+    """Of an item's clicks after a time, and so of what the filters make of them, nothing shows."""
+    rng = np.random.default_rng(0)
+    rows = [(f"u{n % 20}", "books", f"i{rng.integers(12)}", n) for n in range(300)]
+    rows += [(f"v{n}", "books", "hit", 100 + n) for n in range(100)]
+    kept = [row for row in rows if row[2] != "hit" or row[3] < 102]
+    whole = prepared(log_of(*rows), name="whole", split="temporal", min_item_events=5)
+    without = prepared(log_of(*kept), name="without", split="temporal", min_item_events=5)
+    time, found = (START + 60 * 102) * 1000, []
+    for dataset in (whole, without):
+        place = dataset.item_ids.to_pylist().index("hit")
+        moment = dataset.moment(time, Part.TRAIN)
+        found.append((moment.demand(0)[place], moment.exists(0)[place]))
+    assert whole.catalogue.rows == without.catalogue.rows + 1  # it is trained in one of them
+    assert found[0][1] and found[1][1]
+    np.testing.assert_array_equal(found[0][0], found[1][0])
 
 
 def test_temporal_later_repeats_never_take_a_click_from_training(
@@ -215,7 +255,8 @@ def test_held_out_events_never_appear_in_a_training_history(
             expected = [
                 int(dataset.event_item[earlier])
                 for earlier in before
-                if dataset.event_part[earlier] not in hidden and dataset.event_item[earlier] >= 0
+                if dataset.event_part[earlier] not in hidden
+                and dataset.event_time[earlier] < dataset.event_time[event]
             ]
             assert histories.row(row).tolist() == expected
 

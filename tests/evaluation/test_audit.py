@@ -16,14 +16,15 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset.moments import LogMoment
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.evaluation.audit import AuditReport, audit, audit_scorer
 from crossfeed.evaluation.baselines import BASELINES
-from crossfeed.scorer import Floats, Histories, Ints
+from crossfeed.scorer import Bools, Floats, Histories, Ints, Moment
 from crossfeed.studies.auditing import audit_run, proposals_finding
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.step.batches import batches
-from crossfeed.training.step.proposals import propose, static_proposals
+from crossfeed.training.step.proposals import propose
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_sound_dataset_passes(sound: Dataset) -> None:
     report = audit(sound, baselines=list(BASELINES))
     assert report.passed and failed(report) == []
     assert all(finding.checked > 0 and not finding.detail for finding in report.findings)
-    assert {"split", "filters", "index tables", "popularity", "known clicks"} <= {
+    assert {"split", "filters", "index tables", "popularity", "targets"} <= {
         finding.artefact for finding in report.findings
     }
 
@@ -86,28 +87,23 @@ def test_a_held_out_pair_in_training_is_found(new_in_domain: Dataset) -> None:
 
 def test_filters_fitted_on_later_clicks_are_found(temporal: Dataset) -> None:
     """Clicks of an item lie in training and after; together they are enough, alone not."""
-    item = int(np.bincount(temporal.event_item[temporal.events(Part.TRAIN)]).argmin())
-    manifest = {**temporal.manifest, "config": {**temporal.manifest["config"]}}
-    count = int((temporal.event_item[temporal.events(Part.TRAIN)] == item).sum())
-    manifest["config"]["min_item_events"] = count + 1
+    counts = np.bincount(temporal.event_item[temporal.events(Part.TRAIN)])
+    item, manifest = int(counts.argmin()), {**temporal.manifest}
+    manifest["config"] = {**manifest["config"], "min_item_events": int(counts[item]) + 1}
     report = audit(replace(temporal, manifest=manifest))
     assert failed(report) == ["filters"]
     (finding,) = [one for one in report.findings if not one.passed]
-    assert finding.detail == f"item {item} has {count} of {count + 1} events"
+    assert f"the first is item {np.flatnonzero(counts == counts[item])[0]}" in finding.detail
 
 
-def test_a_pool_with_an_item_of_the_test_part_is_found(temporal: Dataset) -> None:
-    """The last known item of a domain loses its training clicks to the test part."""
-    item = temporal.catalogue.pool(0).stop - 1
-    parts = np.array(temporal.event_part)
-    parts[temporal.event_item == item] = Part.TEST
-    leaked = replace(temporal, event_part=parts)
-    assert "index tables" in failed(audit(leaked))
+def test_an_item_that_nobody_clicked_is_found(temporal: Dataset) -> None:
+    items = np.array(temporal.event_item)
+    items[items == 3] = 4
+    assert "index tables" in failed(audit(replace(temporal, event_item=items)))
 
 
 def test_popularity_that_counts_later_clicks_is_found(sound: Dataset) -> None:
-    everything = sound.event_item[sound.event_item >= 0]
-    counts = np.bincount(everything, minlength=sound.catalogue.items)
+    counts = np.bincount(sound.event_item, minlength=sound.catalogue.items)
     assert failed(audit(replace(sound, item_clicks=counts))) == ["popularity"]
 
 
@@ -129,12 +125,31 @@ class _Leaky(Dataset):
             return Histories.of(items)
         if self.leak == "held-out clicks":
             return super().histories(events, Part.TEST)
+        if self.leak == "ties in histories":
+            return super()._visible(self.user_offsets[self.users_of(events)], events, part)
         return super().histories(events, part)
 
-    def events(self, part: Part) -> Ints:
-        if self.leak == "held-out targets" and part is Part.TRAIN:
+    @property
+    def learned_events(self) -> Ints:  # type: ignore[override]
+        if self.leak == "held-out targets":
             return np.flatnonzero(self.event_part != Part.TEST)
-        return super().events(part)
+        return super().learned_events
+
+    def moment(self, time: int, part: Part) -> LogMoment:
+        if self.leak == "ties in demand":
+            return super().moment(time + 1, part)
+        if self.leak == "held-out demand":
+            return super().moment(time, Part.TEST)
+        if self.leak == "items of the future":
+            return _Everything(**vars(super().moment(time, part)))
+        return super().moment(time, part)
+
+
+class _Everything(LogMoment):
+    """A moment at which all items exist."""
+
+    def exists(self, domain: int) -> Bools:
+        return np.ones_like(super().exists(domain))
 
 
 def leaky(dataset: Dataset, leak: str) -> Dataset:
@@ -152,7 +167,46 @@ def test_a_training_history_with_held_out_clicks_is_found(new_in_domain: Dataset
 
 
 def test_a_held_out_target_of_training_is_found(last_out: Dataset) -> None:
-    assert "known clicks" in failed(audit(leaky(last_out, "held-out targets")))
+    assert "targets" in failed(audit(leaky(last_out, "held-out targets")))
+
+
+@pytest.fixture(scope="module")
+def tied(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
+    """Return the planted log with a day for a time, so that many clicks are at one time."""
+    log = planted_log()
+    log["timestamp"] = 1_600_000_000 + (log["timestamp"] - 1_600_000_000) // 3600 * 3600
+    config = DataConfig(split="temporal", min_domain_events=10)
+    return prepare(log, out=tmp_path_factory.mktemp("tied") / "dataset", config=config)
+
+
+@pytest.mark.parametrize(
+    ("leak", "artefact"),
+    [("ties in histories", "histories"), ("ties in demand", "demand")],
+)
+def test_a_click_at_the_same_time_is_found(leak: str, artefact: str, tied: Dataset) -> None:
+    assert audit(tied).passed
+    found = failed(audit(leaky(tied, leak)))
+    assert set(found) == {f"{artefact} of {part}" for part in ("train", "validation", "test")}
+
+
+def test_demand_that_holds_the_click_itself_is_found(temporal: Dataset) -> None:
+    """In this log every click has a time of its own."""
+    assert "demand of test" in failed(audit(leaky(temporal, "ties in demand")))
+
+
+def test_demand_from_held_out_clicks_is_found(last_out: Dataset) -> None:
+    found = failed(audit(leaky(last_out, "held-out demand")))
+    assert found == ["demand of train", "demand of validation"]
+
+
+def test_an_item_of_the_future_in_a_pool_is_found(tmp_path: Path) -> None:
+    log = planted_log()
+    fresh = log["item_id"].eq("a03")
+    log = log[~fresh | (log["timestamp"] > log["timestamp"].quantile(0.5))]
+    config = DataConfig(split="temporal", min_domain_events=10)
+    dataset = prepare(log, out=tmp_path / "dataset", config=config)
+    assert audit(dataset).passed
+    assert "demand of train" in failed(audit(leaky(dataset, "items of the future")))
 
 
 class _Peeking:
@@ -162,10 +216,9 @@ class _Peeking:
 
     def __init__(self, dataset: Dataset) -> None:
         self._catalogue = dataset.catalogue
-        items = dataset.event_item[dataset.event_item >= 0]
-        self._clicks = np.bincount(items, minlength=dataset.catalogue.items)
+        self._clicks = np.bincount(dataset.event_item, minlength=dataset.catalogue.items)
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         clicks = self._clicks[self._catalogue.pool(domain)].astype(np.float32)
         return np.tile(clicks, (len(histories), 1))
 
@@ -173,14 +226,31 @@ class _Peeking:
 def test_a_scorer_that_peeks_is_found(sound: Dataset) -> None:
     finding = audit_scorer(_Peeking, sound)
     assert not finding.passed and finding.artefact == "scorer peeking"
-    assert "the scores of domain 'articles' changed" in finding.detail
+    assert "violations, the first is event" in finding.detail
+
+
+class _Later:
+    """Popularity a day later than it may know."""
+
+    name = "later"
+
+    def __init__(self, dataset: Dataset) -> None:
+        self._dataset = dataset
+
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
+        assert isinstance(moment, LogMoment)
+        demand = LogMoment(moment.time + 86_400_000, moment.history).demand(domain)
+        return np.tile(demand[:, 0].astype(np.float32), (len(histories), 1))
+
+
+def test_a_scorer_that_looks_ahead_is_found(temporal: Dataset) -> None:
+    assert not audit_scorer(_Later, temporal).passed
 
 
 def test_a_candidate_outside_training_is_found(last_out: Dataset) -> None:
     config = tiny_config()
-    batch = next(batches(last_out, config, clicks=last_out.events(Part.TRAIN), epoch=0))
-    static = static_proposals(last_out, config.train)
-    proposals = propose(None, batch, static=static, config=config.train, expanded=[True] * 3)
+    batch = next(batches(last_out, config, clicks=last_out.learned_events, epoch=0))
+    proposals = propose(None, batch, config=config.train, expanded=[True] * 3)
     assert proposals_finding(last_out, [(batch, proposals)]).passed
     unclicked = int(proposals.candidates[0, 0]) + batch.groups[0].pool.start
     parts = np.array(last_out.event_part)

@@ -2,29 +2,35 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 
 import numpy as np
 import pytest
-from toy import Constant, WholeNumbers, toy_dataset
+import torch
+from demanding import with_demand
+from planted import tiny_config
+from toy import NEW, Constant, WholeNumbers, toy_dataset
 
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError
 from crossfeed.evaluation import judgement
+from crossfeed.evaluation.clock import Clock
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.figures import WorstDomain
 from crossfeed.evaluation.results import Results
+from crossfeed.model.network_scorer import NetworkScorer
+from crossfeed.model.players import Players
 
 TRAIN, TEST = Part.TRAIN, Part.TEST
 
 
 @pytest.fixture
 def two_domains() -> Dataset:
-    """Books with 4 items, the first of which is the head, and films with 2.
+    """Books with 5 items, the first is the head and the last is new, and films with 2.
 
-    User 0 clicked book 1, then book 0, film 0 and a book that training never saw; user 1 clicked
-    film 1, then book 3.
+    User 0 clicked book 1, then book 0, film 0 and the new book; user 1 clicked film 1, then book 3.
     """
     return toy_dataset(
         {"books": [16, 2, 1, 1], "films": [1, 1]},
@@ -32,15 +38,16 @@ def two_domains() -> Dataset:
             (0, "books", 1, TRAIN),
             (0, "books", 0, TEST),
             (0, "films", 0, TEST),
-            (0, "books", -1, TEST),
+            (0, "books", NEW, TEST),
             (1, "films", 1, TRAIN),
             (1, "books", 3, TEST),
         ],
+        crowd=True,
     )
 
 
-SCORER = Constant({0: [0.0, 9.0, 2.0, 1.0], 1: [1.0, 1.0]})
-"""Prefers book 2 to 3 to 0 where book 1 is seen; knows nothing of films."""
+SCORER = Constant({0: [0.0, 9.0, 2.0, 1.0, 99.0], 1: [1.0, 1.0]})
+"""Prefers book 2 to 3 to 0 where book 1 is seen, and the new book to all; knows no films."""
 
 
 def test_outcomes_by_hand(two_domains: Dataset) -> None:
@@ -48,8 +55,8 @@ def test_outcomes_by_hand(two_domains: Dataset) -> None:
     assert outcomes.events.tolist() == [1, 2, 3, 5]
     assert outcomes.users.tolist() == [0, 0, 0, 1]
     assert outcomes.domains.tolist() == ["books", "films", "books", "books"]
-    # Book 0 is third of three; film 0 shares two places; the unknown book is missed; book 3 is
-    # third of four.
+    # Book 0 is third of three; film 0 shares two places; the new book is missed, though it has the
+    # best score; book 3 is third of four.
     assert outcomes.values["mrr"].tolist() == pytest.approx([1 / 3, 3 / 4, 0, 1 / 3])
     assert outcomes.values["auc"].tolist() == pytest.approx([0, 1 / 2, 0, 1 / 3])
     total = math.log(1 + math.exp(2) + math.exp(1))
@@ -78,40 +85,91 @@ def test_means_by_hand(two_domains: Dataset) -> None:
 def test_slices_by_hand(two_domains: Dataset) -> None:
     slices = evaluate(SCORER, two_domains).slices
     events = {name: figures["events"] for name, figures in slices.items()}
-    assert events == {"cold": 2, "warm": 2, "head": 2, "tail": 2}
-    # Cold: film 0 and book 3. Warm: book 0 and the unknown book. Both films are head, and book 0.
+    items = {"head": 2, "tail": 2, "new": 1, "few": 2, "many": 1}
+    assert events == {"cold": 2, "warm": 2, **items}
+    # Cold: film 0 and book 3. Warm: book 0 and the new book. Both films are head, and book 0.
     assert slices["cold"]["mrr"] == pytest.approx((3 / 4 + 1 / 3) / 2)
     assert slices["warm"]["mrr"] == pytest.approx((1 / 3 + 0) / 2)
     assert slices["head"]["mrr"] == pytest.approx((1 / 3 + 3 / 4) / 2)
     assert slices["tail"]["mrr"] == pytest.approx((0 + 1 / 3) / 2)
-    assert slices["tail"]["nll"] > 0  # of the known one alone
+    assert slices["tail"]["nll"] > 0  # of the one that existed
+    assert slices["new"]["mrr"] == 0
+    assert slices["few"]["mrr"] == pytest.approx((3 / 4 + 1 / 3) / 2)
+    assert slices["many"]["mrr"] == pytest.approx(1 / 3)
 
 
-def test_a_click_on_an_unknown_item_makes_nobody_warm() -> None:
-    """No scorer sees it, so that the user is as new as one without it."""
-    clicks = [
-        (0, "books", -1, TRAIN),
-        (0, "books", 0, TEST),
-        (1, "books", 1, TRAIN),
-        (1, "books", 0, TEST),
-    ]
-    slices = evaluate(SCORER, toy_dataset({"books": [16, 2, 1, 1]}, clicks)).slices
-    assert (slices["cold"]["events"], slices["warm"]["events"]) == (1, 1)
+def test_an_item_exists_from_the_moment_after_its_first_click() -> None:
+    """User 0 is first; at the same time, and in the same interval, the book is new to user 1."""
+    clicks = [(0, "books", NEW, TEST), (1, "books", NEW, TEST), (2, "books", NEW, TEST)]
+    dataset = toy_dataset({"books": [16, 2]}, clicks, crowd=True)
+    scorer = Constant({0: [0.0, 1.0, 2.0]})
+    for times, refresh, found in (
+        ([0, 0, 1], 0, [0, 0, 1]),
+        ([0, 1, 2], 0, [0, 1, 1]),
+        ([0, 1000, 2000], 2, [0, 0, 1]),
+        ([0, 1, 3_600_000], 3600, [0, 0, 1]),
+    ):
+        dataset.event_time[:3] = times
+        fresh = dataclasses.replace(dataset)
+        results = evaluate(scorer, fresh, refresh_seconds=refresh, frozen=True)
+        assert results.outcomes.values["mrr"].tolist() == found
+        assert (results.protocol, results.refresh_seconds) == ("live", refresh)
+        assert results.frozen is not None  # nobody clicked it in training
+        assert results.frozen.outcomes.values["mrr"].tolist() == [0, 0, 0]
+        assert (results.frozen.protocol, results.frozen.unknown_share) == ("frozen", 1)
+
+
+def test_a_scorer_of_vectors_is_judged_as_any_other(last_out: Dataset) -> None:
+    """Users are encoded together, and only the biases follow the moments."""
+    torch.manual_seed(0)
+    players = with_demand(Players(last_out.catalogue, tiny_config().model))
+    scorer = NetworkScorer(last_out.catalogue, players)
+
+    class Plain:
+        name = "plain"
+        score = staticmethod(scorer.score)
+
+    one, other = (
+        evaluate(each, last_out, refresh_seconds=7200, frozen=True) for each in (scorer, Plain())
+    )
+    same(one, other)
+    assert one.frozen is not None
+    assert other.frozen is not None
+    same(one.frozen, other.frozen)
+    assert one.micro != one.frozen.micro
+
+
+def test_shares_of_the_personal_part_are_judged_as_their_scores_are(last_out: Dataset) -> None:
+    torch.manual_seed(0)
+    players = with_demand(Players(last_out.catalogue, tiny_config().model))
+    scorer, clock = NetworkScorer(last_out.catalogue, players), Clock(last_out, TEST)
+    events, shares = last_out.events(TEST), (1.0, 0.5)
+    sums = judgement.judge_shares(scorer, last_out, events, clock=clock, shares=shares)
+    for share, found in zip(shares, sums, strict=True):
+        players.personal_share.fill_(share)
+        expected = evaluate(scorer, last_out).micro["ndcg@10"]
+        assert found / len(events) == pytest.approx(expected)
+    assert sums[0] != sums[1]
+
+
+def test_less_than_no_time_between_refreshes_is_refused(last_out: Dataset) -> None:
+    with pytest.raises(ConfigError, match="refresh_seconds = -1; it is 0"):
+        evaluate(WholeNumbers(last_out.catalogue), last_out, refresh_seconds=-1)
 
 
 def test_lists_by_hand(two_domains: Dataset) -> None:
     """Lists of one: books 2, 2 (book 1 is seen; later 0 too) and 1; film 0 or film 1."""
     lists = evaluate(SCORER, two_domains, k=1).lists
     assert lists.domains["books"] == {
-        "coverage@1": pytest.approx(2 / 4),
-        "gini@1": pytest.approx((1 * 1 + 3 * 2) / (4 * 3)),
+        "coverage@1": pytest.approx(2 / 5),
+        "gini@1": pytest.approx((2 * 1 + 4 * 2) / (5 * 3)),
         "novelty@1": pytest.approx((2 * math.log2(20) + math.log2(10)) / 3),
     }
     assert lists.domains["films"] == pytest.approx(
         {"coverage@1": 1 / 2, "gini@1": 0, "novelty@1": 1}
     )
-    assert lists.micro["coverage@1"] == pytest.approx((2 + 1) / 6)
-    assert lists.macro["coverage@1"] == pytest.approx(1 / 2)
+    assert lists.micro["coverage@1"] == pytest.approx((2 + 1) / 7)
+    assert lists.macro["coverage@1"] == pytest.approx((2 / 5 + 1 / 2) / 2)
 
 
 def test_a_slice_without_events_says_so(new_in_domain: Dataset) -> None:
@@ -146,7 +204,7 @@ def test_the_size_of_a_chunk_changes_nothing(
 ) -> None:
     scorer = WholeNumbers(last_out.catalogue)
     whole = evaluate(scorer, last_out)
-    assert len(scorer.rows) == len(last_out.catalogue.domains)
+    assert sum(scorer.rows) == len(last_out.events(TEST))
     monkeypatch.setattr(judgement, "_CELLS_AT_ONCE", cells)
     streamed = WholeNumbers(last_out.catalogue)
     same(whole, evaluate(streamed, last_out))
@@ -158,7 +216,9 @@ def test_long_histories_make_small_chunks(monkeypatch: pytest.MonkeyPatch) -> No
     """A user of 200 clicks on 2 items costs what the history does, not what the scores do."""
     clicks = [(0, "books", at % 2, TRAIN) for at in range(100)]
     dataset = toy_dataset(
-        {"books": [50, 50]}, clicks + [(0, "books", at % 2, TEST) for at in range(100)]
+        {"books": [50, 50]},
+        clicks + [(0, "books", at % 2, TEST) for at in range(100)],
+        crowd=True,
     )
     scorer = WholeNumbers(dataset.catalogue)
     monkeypatch.setattr(judgement, "_CELLS_AT_ONCE", 2_000)
@@ -184,10 +244,16 @@ def test_auc_is_that_of_the_whole_pool(last_out: Dataset) -> None:
         domain = int(last_out.event_domain[event])
         pool = last_out.catalogue.pool(domain)
         history = last_out.histories(np.array([event]), TEST)
-        scores = scorer.score(history, domain)[0]
+        time = int(last_out.event_time[event]) // 3_600_000 * 3_600_000
+        moment = last_out.moment(time, TEST)
+        scores = scorer.score(history, domain, moment)[0]
+        exists = moment.exists(domain)
         target = int(last_out.event_item[event]) - pool.start
         seen = set((history.items - pool.start).tolist())
-        others = [scores[item] for item in range(len(scores)) if item not in seen | {target}]
+        if not exists[target]:
+            continue
+        there = set(np.flatnonzero(exists).tolist()) - seen - {target}
+        others = [scores[item] for item in there]
         wins = np.mean([(scores[target] > s) + (scores[target] == s) / 2 for s in others])
         assert results.outcomes.values["auc"][at] == pytest.approx(wins)
 
@@ -202,6 +268,7 @@ def test_hits_are_counted_per_event_where_there_are_fewer_items_than_k() -> None
             (0, "books", 2, TEST),
             (1, "books", 2, TEST),
         ],
+        crowd=True,
     )
     results = evaluate(Constant({0: [3.0, 2.0, 1.0]}), dataset, k=10)
     assert results.micro["hit@10"] == 1.0
@@ -213,10 +280,10 @@ def test_a_domain_of_one_class_leaves_the_others_alone() -> None:
     """One pool of a single item, and one domain of which training saw no test item."""
     clicks = {"books": [2, 1, 1], "films": [1], "games": [1, 1]}
     books = [(0, "books", 1, TEST), (1, "books", 2, TEST)]
-    odd = [(2, "films", 0, TEST), (3, "games", -1, TEST)]
-    scorer = Constant({0: [0.0, 2.0, 1.0], 1: [5.0], 2: [0.0, 0.0]})
-    alone = evaluate(scorer, toy_dataset(clicks, books))
-    together = evaluate(scorer, toy_dataset(clicks, books + odd))
+    odd = [(2, "films", 0, TEST), (3, "games", NEW, TEST)]
+    scorer = Constant({0: [0.0, 2.0, 1.0], 1: [5.0], 2: [0.0, 0.0, 0.0]})
+    alone = evaluate(scorer, toy_dataset(clicks, books, crowd=True))
+    together = evaluate(scorer, toy_dataset(clicks, books + odd, crowd=True))
     assert together.domains["books"] == alone.domains["books"]
     assert together.domains["films"]["auc"] == together.domains["films"]["gauc"] == 0.5
     assert together.domains["films"]["nll"] == 0
@@ -228,19 +295,21 @@ def test_a_domain_of_one_class_leaves_the_others_alone() -> None:
     json.dumps(together.to_json(), allow_nan=False)
 
 
-def test_a_domain_that_training_does_not_know_has_only_misses() -> None:
+def test_a_domain_in_which_nothing_exists_has_only_misses() -> None:
     dataset = toy_dataset(
-        {"books": [1, 1], "films": []}, [(0, "books", 0, TEST), (1, "films", -1, TEST)]
+        {"books": [1, 1], "films": []},
+        [(0, "books", 0, TEST), (1, "films", NEW, TEST)],
+        crowd=True,
     )
-    results = evaluate(Constant({0: [1.0, 0.0], 1: []}), dataset)
+    results = evaluate(Constant({0: [1.0, 0.0], 1: [1.0]}), dataset)
     assert results.domains["films"]["recall@10"] == 0
-    assert results.lists.domains["films"] == {}
+    assert results.lists.domains["films"] == {"coverage@10": 0}
     assert results.macro["recall@10"] == 1 / 2
     json.dumps(results.to_json(), allow_nan=False)
 
 
 def test_an_infinite_loss_is_null_in_json() -> None:
-    dataset = toy_dataset({"books": [1, 1]}, [(0, "books", 0, TEST)])
+    dataset = toy_dataset({"books": [1, 1]}, [(0, "books", 0, TEST)], crowd=True)
     results = evaluate(Constant({0: [math.nan, 1.0]}), dataset)
     assert results.micro["nll"] == math.inf
     written = json.loads(json.dumps(results.to_json(), allow_nan=False))
@@ -255,6 +324,7 @@ def test_json_keeps_what_was_there_and_adds_beside_it(last_out: Dataset) -> None
     ).to_json()
     assert {"scorer", "part", "micro", "macro", "domains", "baselines"} <= written.keys()
     assert {"worst", "slices", "lists", "events", "unknown_share"} <= written.keys()
+    assert {"protocol", "refresh_seconds", "frozen"} <= written.keys()
     for figures in (written["micro"], written["macro"], written["domains"]["videos"]):
         assert {"ndcg@10", "recall@10", "mrr", "auc"} <= figures.keys()
     assert written["baselines"]["popularity"].keys() == written.keys()

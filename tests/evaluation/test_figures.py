@@ -67,12 +67,16 @@ def test_the_head_is_enough_and_not_too_much(values: list[int]) -> None:
     assert clicks[clicks > least].sum() < 0.8 * clicks.sum()
 
 
-def test_the_slices_are_two_halves_each() -> None:
+def test_the_slices_divide_the_events_in_three_ways() -> None:
     warm, head = np.array([True, False, True]), np.array([False, False, True])
-    found = {name: chosen.tolist() for name, chosen in slices(warm=warm, head=head).items()}
+    chosen_by = slices(warm=warm, head=head, clicks=np.array([0, 4, 5]))
+    found = {name: chosen.tolist() for name, chosen in chosen_by.items()}
     assert found == {
         "cold": [False, True, False],
         "warm": [True, False, True],
         "head": [False, False, True],
         "tail": [True, True, False],
+        "new": [True, False, False],
+        "few": [False, True, False],
+        "many": [False, False, True],
     }

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from toy import RandomMoment
 
 from crossfeed.config import ModelConfig
 from crossfeed.model.items.layer import ItemLayer
@@ -20,8 +21,9 @@ from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories, Scorer, VectorScorer
 
 CATALOGUE = Catalogue(
-    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), known=np.array([10, 8, 10])
+    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), trained=np.array([10, 8, 10])
 )
+MOMENT = RandomMoment(CATALOGUE)
 HISTORIES = Histories.of([[1, 12, 5], [], [29, 28, 27, 11, 3, 4], [7]])
 
 
@@ -73,7 +75,7 @@ def test_training_by_rows_of_like_width_gives_the_same_vectors() -> None:
     """Rows that know 1 to 5 domains are padded apart in training and together in serving."""
     torch.manual_seed(0)
     catalogue = Catalogue(
-        domains=tuple("abcde"), offsets=np.arange(0, 60, 10), known=np.full(5, 10)
+        domains=tuple("abcde"), offsets=np.arange(0, 60, 10), trained=np.full(5, 10)
     )
     encoder = TimelineEncoder(domains=5, config=ModelConfig(width=8, heads=2, dropout=0.0))
     table = torch.nn.Embedding(50, 8)
@@ -123,8 +125,9 @@ def test_a_token_knows_of_how_many_items_it_was_made() -> None:
 
 def test_score_is_user_times_item_plus_bias(scorer: NetworkScorer) -> None:
     users = scorer.user_vectors(HISTORIES, np.full(4, 1))
-    expected = users @ scorer.item_vectors[10:18].T + scorer.item_biases[10:18]
-    np.testing.assert_allclose(scorer.score(HISTORIES, 1), expected, atol=1e-5)
+    expected = users @ CATALOGUE.of_all_items(scorer.item_vectors)[10:20].T
+    expected = expected + scorer.item_biases(1, MOMENT)
+    np.testing.assert_allclose(scorer.score(HISTORIES, 1, MOMENT), expected, atol=1e-5)
     assert isinstance(scorer, Scorer) and isinstance(scorer, VectorScorer)
 
 
@@ -132,21 +135,54 @@ def test_score_is_user_times_item_plus_bias(scorer: NetworkScorer) -> None:
 def test_the_fused_score_is_the_mean_of_both_players_or_their_sum(fuse: str, share: float) -> None:
     torch.manual_seed(0)
     players = Players(CATALOGUE, ModelConfig(width=8, heads=2, fuse=fuse))
-    fused = NetworkScorer(CATALOGUE, players).score(HISTORIES, 0)
-    timelines = _timelines(players.config)
+    for parameter in players.parameters():
+        torch.nn.init.normal_(parameter, std=0.5)
+    scorer = NetworkScorer(CATALOGUE, players)
+    fused = scorer.score(HISTORIES, 1, MOMENT)
+    timelines = build_timelines(
+        HISTORIES, np.ones(4, np.int64), catalogue=CATALOGUE, config=players.config
+    )
+    demand = torch.from_numpy(MOMENT.demand(1)).float().unsqueeze(0)
+    expected = torch.zeros(4, 10)
     with torch.no_grad():
-        scores = players.discriminator.scoring_layer(
-            players.discriminator.users(timelines), slice(0, 10)
-        )
-        confidences = players.generator.output_layer(
-            players.generator.users(timelines), slice(0, 10)
-        )
-    np.testing.assert_allclose(fused, (share * (scores + confidences)).numpy(), atol=1e-5)
+        for player in (players.discriminator, players.generator):
+            expected += player.demand(demand, torch.tensor([1]))
+            expected[:, :8] += player.users(timelines) @ player.layer.vectors.weight[10:18].T
+            expected[:, :8] += player.layer.biases[10:18]
+    np.testing.assert_allclose(fused, (share * expected).numpy(), rtol=1e-5, atol=1e-4)
+    generators = players.generator.layer.biases[10:18].detach().numpy()
+    found = scorer.confidence_biases(1, MOMENT)[:8] - generators
+    of_demand = players.generator.demand(demand, torch.tensor([1]))[0, :8].detach().numpy()
+    np.testing.assert_allclose(found, of_demand, atol=1e-4)
+
+
+def test_an_item_without_a_row_has_demand_alone(scorer: NetworkScorer) -> None:
+    """The last two items of the second domain have no row: no user changes their scores."""
+    scores = scorer.score(HISTORIES, 1, MOMENT)
+    np.testing.assert_array_equal(scores[:, 8:], np.tile(scores[:1, 8:], (4, 1)))
+    assert (scores[0, :8] != scores[2, :8]).all()
+    assert scorer.item_vectors.shape[0] == 28
+    assert not CATALOGUE.of_all_items(scorer.item_vectors)[18:20].any()
+    demand = torch.from_numpy(MOMENT.demand(1)[8:]).float().unsqueeze(0)
+    players, fused = scorer.players, scorer.config.fused
+    sides = [players.discriminator, *([players.generator] if fused else [])]
+    with torch.no_grad():
+        alone = sum(side.demand(demand, torch.tensor([1]))[0].numpy() for side in sides)
+    expected = alone * scorer.config.output_share
+    np.testing.assert_allclose(scorer.item_biases(1, MOMENT)[8:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_histories_are_read_without_items_that_have_no_row(scorer: NetworkScorer) -> None:
+    domains = np.array([1, 0, 2, 1])
+    others = Histories.of([[1, 18, 12, 5], [19, 18], [29, 28, 27, 11, 19, 3, 4, 18], [7]])
+    np.testing.assert_array_equal(
+        scorer.user_vectors(others, domains), scorer.user_vectors(HISTORIES, domains)
+    )
 
 
 def test_several_pools_at_once_are_slices_and_so_are_their_gradients() -> None:
     torch.manual_seed(0)
-    layer = ItemLayer(items=10, config=ModelConfig(width=4))
+    layer = ItemLayer(rows=10, config=ModelConfig(width=4, id_bias=True))
     slices = [slice(1, 3), slice(3, 4), slice(6, 9)]
     weights = torch.arange(10.0)
     for pool, (vectors, biases) in zip(slices, layer.pools(slices), strict=True):
@@ -164,11 +200,13 @@ def test_several_pools_at_once_are_slices_and_so_are_their_gradients() -> None:
 
 def test_state_rebuilds_the_same_scores(scorer: NetworkScorer) -> None:
     loaded = NetworkScorer.from_state(CATALOGUE, scorer.config, scorer.state())
-    np.testing.assert_array_equal(loaded.score(HISTORIES, 0), scorer.score(HISTORIES, 0))
+    np.testing.assert_array_equal(
+        loaded.score(HISTORIES, 0, MOMENT), scorer.score(HISTORIES, 0, MOMENT)
+    )
 
 
 def test_no_history_is_still_scored(scorer: NetworkScorer) -> None:
-    assert np.isfinite(scorer.score(Histories.of([[]]), 2)).all()
+    assert np.isfinite(scorer.score(Histories.of([[]]), 2, MOMENT)).all()
     assert scorer.user_vectors(Histories.of([]), np.zeros(0, np.int64)).shape[0] == 0
 
 

@@ -60,12 +60,14 @@ def test_rows_are_named_evenly_and_pairs_are_hardly_ever_shared(
 
 def test_each_item_has_a_row_of_its_own_unless_there_are_more() -> None:
     for rows, kind in ((0, torch.nn.Embedding), (10, torch.nn.Embedding), (9, HashedTable)):
-        layer = ItemLayer(items=10, config=ModelConfig(width=4, table_rows=rows))
+        layer = ItemLayer(rows=10, config=ModelConfig(width=4, table_rows=rows))
         assert type(layer.vectors) is kind
         assert layer.item_vectors().shape == (10, 4)
-        users, pool = torch.randn(3, 4), slice(2, 6)
-        values = users @ layer.item_vectors()[pool].T + layer.biases[pool]
-        torch.testing.assert_close(layer(users, pool), values)
+        torch.nn.init.normal_(layer.biases)
+        pool = slice(2, 6)
+        ((vectors, biases),) = layer.pools([pool])
+        torch.testing.assert_close(vectors, layer.item_vectors()[pool])
+        torch.testing.assert_close(biases, layer.biases[pool])
 
 
 @pytest.mark.parametrize(
@@ -85,9 +87,12 @@ def test_hashed_items_are_learned_and_served(
     assert learned.micro["ndcg@10"] > 1.3 * popularity.micro["ndcg@10"]
     bundle = Bundle.load(export(run, out=tmp_path / "bundle", onnx=False))
     histories = last_out.histories(last_out.events(Part.TEST)[:20], Part.TEST)
+    moment = last_out.end(Part.TEST)
     for domain in range(3):
         np.testing.assert_allclose(
-            bundle.scorer.score(histories, domain), scorer.score(histories, domain), atol=1e-5
+            bundle.scorer.score(histories, domain, moment),
+            scorer.score(histories, domain, moment),
+            atol=1e-5,
         )
 
 

@@ -21,7 +21,7 @@ from crossfeed.scorer import Catalogue, Histories
 from crossfeed.training.loop.trainer import train
 
 CATALOGUE = Catalogue(
-    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), known=np.array([10, 10, 10])
+    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), trained=np.array([10, 10, 10])
 )
 CONFIG = ModelConfig(width=8, heads=2, dropout=0)
 
@@ -34,7 +34,7 @@ def timelines(*domains: int) -> Timelines:
 def discriminator(name: str) -> Discriminator:
     torch.manual_seed(0)
     config = CONFIG.model_copy(update={"discriminator": name})
-    return Discriminator(items=30, domains=3, config=config)
+    return Discriminator(rows=30, domains=3, config=config)
 
 
 def test_domain_linear_is_one_linear_layer_per_domain() -> None:

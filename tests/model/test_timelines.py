@@ -13,7 +13,7 @@ from crossfeed.model.users.timelines import Timelines, build_timelines
 from crossfeed.scorer import Catalogue, Histories
 
 CATALOGUE = Catalogue(
-    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), known=np.array([10, 10, 10])
+    domains=("a", "b", "c"), offsets=np.array([0, 10, 20, 30]), trained=np.array([10, 10, 10])
 )
 
 
@@ -32,7 +32,7 @@ def groups_of(timelines: Timelines) -> list[tuple[int, int, list[int]]]:
         (
             int(timelines.group_rows[group]),
             int(timelines.group_domains[group]),
-            timelines.items[timelines.groups == group].tolist(),
+            timelines.item_rows[timelines.groups == group].tolist(),
         )
         for group in range(len(timelines.group_rows))
     ]

@@ -19,7 +19,6 @@ from crossfeed.errors import BundleError, OutputError, RunError
 from crossfeed.export import export
 from crossfeed.model.users.timelines import build_timelines
 from crossfeed.run import Run
-from crossfeed.scorer import Histories
 from crossfeed.serving.recommend.recommender import Recommender
 from crossfeed.training.loop.trainer import train
 
@@ -27,8 +26,14 @@ from crossfeed.training.loop.trainer import train
 def test_the_loaded_bundle_scores_as_the_run(run: Run, bundle: Bundle, last_out: Dataset) -> None:
     histories = last_out.histories(last_out.events(Part.TEST), Part.TEST)
     for domain in range(len(last_out.catalogue.domains)):
-        expected = run.scorer().score(histories, domain)
-        np.testing.assert_allclose(bundle.scorer.score(histories, domain), expected, atol=1e-5)
+        moment = last_out.end(Part.TEST)
+        expected = run.scorer().score(histories, domain, moment)
+        found = bundle.scorer.score(histories, domain, moment)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        pool = bundle.catalogue.pool(domain)
+        users = bundle.scorer.user_vectors(histories, np.full(len(histories), domain))
+        served = users @ bundle.item_vectors[pool].T + bundle.item_biases[pool]
+        np.testing.assert_allclose(served, expected, atol=1e-5)
 
 
 def test_a_generator_that_is_not_served_is_left_out(last_out: Dataset, tmp_path: Path) -> None:
@@ -45,8 +50,9 @@ def test_a_generator_that_is_not_served_is_left_out(last_out: Dataset, tmp_path:
         assert ("generator" in names) == ("confidence_biases" in names) == (fuse == "sum")
         scorers[fuse], sizes[fuse] = Bundle.load(path).scorer, (path / "item_vectors.npy").stat()
         histories = last_out.histories(last_out.events(Part.TEST), Part.TEST)
-        expected = run.scorer().score(histories, 1)
-        np.testing.assert_allclose(scorers[fuse].score(histories, 1), expected, atol=1e-5)
+        moment = last_out.end(Part.TEST)
+        expected = run.scorer().score(histories, 1, moment)
+        np.testing.assert_allclose(scorers[fuse].score(histories, 1, moment), expected, atol=1e-5)
     assert sizes["none"].st_size < sizes["sum"].st_size
 
 
@@ -59,10 +65,11 @@ def test_confidences_are_those_of_the_generator_s_output(
     items = np.arange(last_out.catalogue.items)[last_out.catalogue.pool(1)]
     players = run.scorer().players
     with torch.no_grad():
-        output = players.generator.read(timelines) @ players.generator.layer.item_vectors()[items].T
-        expected = output[0] + players.confidence_biases()[items]
-    history = Histories(histories.items, histories.offsets)  # asked after the end of training
-    user = scorer.user_vectors(history, domain)[0]
+        vectors = players.generator.layer.item_vectors()
+        output = players.generator.users(timelines) @ vectors[items].T  # every item is trained
+        demand = torch.from_numpy(last_out.end(Part.TEST).demand(1)).float()
+        expected = output[0] + players.confidence_biases(1, demand)
+    user = scorer.user_vectors(histories, domain)[0]
     found = bundle.confidence_logits(user, items)
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
@@ -208,7 +215,7 @@ def test_an_edited_bundle_json_is_refused(copied: Path) -> None:
     with pytest.raises(BundleError, match=r"bundle\.json was changed after it was written"):
         Bundle.load(copied)
     file.write_text(json.dumps({**about, "format_version": 9}))
-    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 5"):
+    with pytest.raises(BundleError, match="format version 9; this crossfeed reads 6"):
         Bundle.load(copied)
     file.write_text("{")
     with pytest.raises(BundleError, match=r"bundle\.json cannot be read"):

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from crossfeed.bundle import Bundle
 from crossfeed.bundle.item_ids import ItemIds
-from crossfeed.data.dataset import Dataset
+from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import OutputError, RequestError, UnknownDomainError
 from crossfeed.scorer import Histories
 from crossfeed.serving.histories.history import BundleHistories, Event
@@ -40,7 +40,7 @@ def test_the_best_items_come_first_without_what_was_seen(
     user = 3
     events = slice(*last_out.user_offsets[user : user + 2])
     history = Histories.of([last_out.event_item[events].astype(np.int64)])
-    scores = recommender.bundle.scorer.score(history, 0)[0]
+    scores = recommender.bundle.scorer.score(history, 0, last_out.end(Part.TEST))[0]
     seen = set(history.items.tolist())
     expected = [item for item in np.argsort(-scores, kind="stable") if item not in seen][:5]
     answer = recommender.recommend(user_id="u003", domain="articles", k=5)

@@ -12,12 +12,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from bundles import Quiet
 from numpy.typing import NDArray
 from starlette.testclient import TestClient
 
 from crossfeed.bundle import Bundle, BundleContents, write_bundle
 from crossfeed.bundle.item_index import build_index
 from crossfeed.config import ModelConfig
+from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import RequestError
 from crossfeed.export import export
 from crossfeed.model.network_scorer import NetworkScorer
@@ -110,16 +112,18 @@ def found(
 
 
 def test_draws_follow_the_generators_confidence(
-    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, last_out: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sources_module, "_DRAWS", 1)
     drawn = [found(bundle, number=number, k=1, source="generator")[0][0] for number in range(2_000)]
     players = bundle.scorer.players
     vector = bundle.scorer.user_vectors(Histories.of([[20, 21, 22]]), np.array([0]))[0]
     user = torch.from_numpy(vector[players.config.width :] / players.config.output_share)
+    user = user / players.personal_share
     with torch.no_grad():
         output = players.generator.layer.item_vectors()[:20] @ user
-        confidence = (output + players.confidence_biases()[:20]).softmax(dim=0).numpy()
+        demand = torch.from_numpy(last_out.end(Part.TEST).demand(0)).float()
+        confidence = (output + players.confidence_biases(0, demand)).softmax(dim=0).numpy()
     np.testing.assert_allclose(np.bincount(drawn, minlength=20) / 2_000, confidence, atol=0.04)
     assert confidence.max() > 0.06  # more than one in twenty: there is something to follow
 
@@ -203,7 +207,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     scorer = NetworkScorer(catalogue, players)
     histories = Histories.of([[n, n + 50, n + 100] for n in range(50)])
     users = scorer.user_vectors(histories, np.zeros(50, np.int64))
-    index = build_index(scorer.item_vectors, scorer.item_biases, users)
+    index = build_index(scorer.item_vectors, scorer.item_biases(0, Quiet(catalogue)), users)
     assert index.data is not None
     ids = pa.chunked_array([pa.array(range(5_000), pa.int64())])
     out = tmp_path_factory.mktemp("large") / "bundle"
@@ -213,6 +217,7 @@ def large(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         user_id_type=pa.int64(),
         clicks=np.ones(5_000, np.int64),
         recent_clicks=np.ones(5_000, np.int64),
+        moment=Quiet(catalogue),
         histories=None,
         card={},
         indexes={"films": index},
@@ -227,7 +232,7 @@ def test_a_bundle_with_an_index_answers_by_it(large: Bundle) -> None:
     for item in range(20):
         history = [{"item_id": item, "domain": "films"}, {"item_id": item + 50, "domain": "films"}]
         asked: dict[str, Any] = {"domain": "films", "history": history, "k": 20}
-        scores = large.scorer.score(Histories.of([[item, item + 50]]), 0)[0]
+        scores = large.scorer.score(Histories.of([[item, item + 50]]), 0, Quiet(large.catalogue))[0]
         scores[[item, item + 50]] = -np.inf
         answer = recommender.recommend(**asked)
         assert {one.source for one in answer.items} == {"index"}

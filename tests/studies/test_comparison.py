@@ -38,7 +38,7 @@ def judged(last_out: Dataset, tmp_path: Path) -> Judged:
         run = Run.create(
             tmp_path / name, dataset=last_out, config=tiny_config(**train), overwrite=False
         )
-        baseline = "recent-popularity" if scorer == "popularity" else "popularity"
+        baseline = "live-popularity" if scorer == "popularity" else "popularity"
         results = evaluate(BASELINES[scorer](last_out), last_out, part=part, baselines=[baseline])
         run.write_results(results)
         if shift:

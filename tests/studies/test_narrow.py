@@ -14,7 +14,7 @@ from crossfeed.errors import RunError
 from crossfeed.evaluation.baselines import Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.run import Run
-from crossfeed.scorer import Floats, Histories
+from crossfeed.scorer import Floats, Histories, Moment
 from crossfeed.studies.narrow import Alone, Narrowed, train_alone, train_narrowed
 from crossfeed.training.loop.trainer import Fit, train
 from crossfeed.training.step.batches import Batch
@@ -28,7 +28,7 @@ class Spy:
     def __init__(self) -> None:
         self.shown: list[Histories] = []
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         self.shown.append(histories)
         return np.zeros((len(histories), 20), np.float32)
 
@@ -48,7 +48,7 @@ def test_a_view_has_the_targets_and_the_history_of_its_domains(last_out: Dataset
 def test_a_narrowed_scorer_is_shown_its_domains_alone(last_out: Dataset) -> None:
     spy = Spy()
     narrowed = Narrowed(spy, last_out.catalogue, [0, 2])
-    narrowed.score(Histories.of([[1, 25, 41, 3], [30], []]), 1)
+    narrowed.score(Histories.of([[1, 25, 41, 3], [30], []]), 1, last_out.end(Part.TRAIN))
     (shown,) = spy.shown
     assert [shown.row(row).tolist() for row in range(3)] == [[1, 41, 3], [], []]
 
@@ -66,13 +66,16 @@ def test_each_domain_alone_has_its_own_network(
     histories = last_out.histories(events, Part.TEST)
     elsewhere = last_out.catalogue.domain_of(histories.items) != 1
     # Neither what the user did elsewhere nor the order of training changes a domain's scores.
+    moment = last_out.end(Part.TRAIN)
     np.testing.assert_array_equal(
-        alone.score(histories, 1), alone.score(histories.where(~elsewhere), 1)
+        alone.score(histories, 1, moment), alone.score(histories.where(~elsewhere), 1, moment)
     )
     again = train_narrowed(
         last_out, out=tmp_path / "again", config=config, targets=[1], history=[1]
     )
-    np.testing.assert_array_equal(again.score(histories, 1), alone.score(histories, 1))
+    np.testing.assert_array_equal(
+        again.score(histories, 1, moment), alone.score(histories, 1, moment)
+    )
     assert evaluate(alone, last_out).scorer == "alone"
 
 
@@ -97,8 +100,10 @@ def test_a_narrowed_run_goes_on_with_the_same_domains_alone(
 def test_a_domain_without_validation_is_scored_by_popularity(last_out: Dataset) -> None:
     popularity = Popularity(last_out)
     alone = Alone({}, otherwise=popularity)
-    histories = Histories.of([[1], []])
-    np.testing.assert_array_equal(alone.score(histories, 2), popularity.score(histories, 2))
+    histories, moment = Histories.of([[1], []]), last_out.end(Part.TRAIN)
+    np.testing.assert_array_equal(
+        alone.score(histories, 2, moment), popularity.score(histories, 2, moment)
+    )
 
 
 def test_an_interrupted_narrowed_training_is_gone_on_with_by_the_same_command(

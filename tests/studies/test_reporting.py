@@ -27,7 +27,7 @@ from crossfeed.evaluation.baselines import ItemKNN, Popularity
 from crossfeed.evaluation.evaluate import evaluate
 from crossfeed.evaluation.report.page import render
 from crossfeed.run import Run
-from crossfeed.scorer import Floats, Histories
+from crossfeed.scorer import Floats, Histories, Moment
 from crossfeed.studies.examples import draw_examples
 from crossfeed.studies.repeating import changed_settings, commands
 from crossfeed.studies.reporting import make_report, write_report
@@ -263,7 +263,7 @@ class Turning:
     def __init__(self, dataset: Dataset) -> None:
         self._catalogue = dataset.catalogue
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         pool = self._catalogue.pool(domain)
         first = self._catalogue.domain_of(histories.items) == 0
         knows = np.bincount(histories.rows()[first], minlength=len(histories)) > 0

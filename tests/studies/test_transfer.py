@@ -51,7 +51,7 @@ def test_other_domains_help_where_the_user_is_new(transfer: Transfer) -> None:
     matrix, popularity = np.array(transfer.matrix, float), np.array(transfer.popularity, float)
     for target in range(2):
         assert matrix[1 - target, target] > popularity[target] + 0.1
-        assert matrix[1 - target, target] > matrix[target, target] + 0.1
+        assert matrix[1 - target, target] > matrix[target, target] + 0.05
 
 
 def test_without_a_domain_the_third_one_still_helps(transfer: Transfer) -> None:

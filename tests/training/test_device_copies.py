@@ -8,7 +8,7 @@ import pytest
 import torch
 from planted import tiny_config
 
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
 from crossfeed.model.users.timelines import Timelines
 from crossfeed.training.step import batches as batches_module
 from crossfeed.training.step.batches import batches
@@ -29,7 +29,7 @@ def test_a_batch_moves_as_a_whole(
     pool_items: int, last_out: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = tiny_config(pool_items=pool_items, batch_size=8)
-    batch = next(batches(last_out, config, clicks=last_out.events(Part.TRAIN), epoch=0))
+    batch = next(batches(last_out, config, clicks=last_out.learned_events, epoch=0))
     assert any(group.sample for group in batch.groups) == (pool_items == 4)
     assert batch.to(CPU) is batch
     copies = []

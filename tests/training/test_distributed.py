@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 
 from crossfeed.cli import app
 from crossfeed.config import Config, DataConfig
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
 from crossfeed.data.prepare.pipeline import prepare
 from crossfeed.errors import ConfigError, MissingExtraError
 from crossfeed.evaluation.evaluate import evaluate
@@ -312,21 +312,22 @@ def test_the_run_of_two_processes_is_an_ordinary_one(
 def test_shares_are_all_clicks_in_as_many_steps(last_out: Dataset) -> None:
     config = tiny_config(batch_size=100)
     shares = [Workers(rank=rank, count=3).share(last_out, config) for rank in range(3)]
-    clicks = last_out.events(Part.TRAIN)
+    clicks = last_out.learned_events
     assert np.array_equal(np.concatenate([own for own, _ in shares]), clicks)
     steps = -(-len(clicks) // 100)
     epochs = [
         list(batches(last_out, config, clicks=own, epoch=0, share=share)) for own, share in shares
     ]
     assert [len(one) for one in epochs] == [steps] * 3
-    assert sum(batch.rows for one in epochs for batch in one) == len(clicks)
-    assert all(30 <= batch.rows <= 36 for one in epochs for batch in one)
+    # A few clicks are on items that are new in their window.
+    assert 0.95 * len(clicks) < sum(batch.rows for one in epochs for batch in one) <= len(clicks)
+    assert all(16 <= batch.rows <= 48 for one in epochs for batch in one)
 
 
 def test_alone_there_is_no_share(last_out: Dataset) -> None:
     clicks, share = ALONE.share(last_out, tiny_config())
     assert share is None
-    assert np.array_equal(clicks, last_out.events(Part.TRAIN))
+    assert np.array_equal(clicks, last_out.learned_events)
 
 
 def test_more_processes_than_clicks_are_refused(last_out: Dataset) -> None:

@@ -25,6 +25,8 @@ from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, OutputError, RunError, TrainingError
 from crossfeed.run import CheckpointName, Run
+from crossfeed.scorer import Ints
+from crossfeed.training.loop import trainer as fitting
 from crossfeed.training.loop.trainer import Fit, train
 
 CONFIG = tiny_config(adversary=False, batch_size=128)
@@ -334,7 +336,7 @@ def one_item(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
         {"gap": "kl"},
         {"gap": "euclidean"},
         {"objective": "full-softmax"},
-        {"objective": "binary", "static_proposal": "batch"},
+        {"objective": "binary", "static_proposal": "uniform"},
     ],
     ids=lambda settings: " ".join(settings.values()),
 )
@@ -367,8 +369,8 @@ def without(dataset: Dataset, part: Part, *, domain: int | None = None) -> Datas
     return replace(dataset, event_part=parts)
 
 
-def test_a_domain_without_validation_is_trained(data: Dataset, tmp_path: Path) -> None:
-    dataset = without(data, Part.VALIDATION, domain=0)
+def test_a_domain_without_validation_is_trained(last_out: Dataset, tmp_path: Path) -> None:
+    dataset = without(last_out, Part.VALIDATION, domain=0)
     run = train(dataset, out=tmp_path / "run", config=tiny_config(epochs=1))
     validated = run.metrics()[0]["validation"]
     assert 0 < validated["macro"]["ndcg@10"] <= 1
@@ -392,15 +394,49 @@ def test_an_empty_part_is_refused_before_the_run_is_made(
     assert not (tmp_path / "run").exists()
 
 
-def test_validation_on_unknown_items_alone_chooses_no_epoch(data: Dataset, tmp_path: Path) -> None:
-    items = data.event_item.copy()
-    events = data.events(Part.VALIDATION)
-    items[events] = -1
-    with pytest.raises(TrainingError, match=r"on items that training never saw(.|\n)*hint: "):
-        train(replace(data, event_item=items), out=tmp_path / "run", config=tiny_config())
+def on_new_items(dataset: Dataset, events: Ints) -> Dataset:
+    """Return the dataset with clicks on items of the last domain that nobody else clicked."""
+    catalogue, count = dataset.catalogue, len(events)
+    items, domains = dataset.event_item.copy(), dataset.event_domain.copy()
+    items[events] = catalogue.items + np.arange(count)
+    domains[events] = len(catalogue.domains) - 1
+    offsets = catalogue.offsets.copy()
+    offsets[-1] += count
+    return replace(
+        dataset,
+        catalogue=replace(catalogue, offsets=offsets),
+        item_clicks=np.append(dataset.item_clicks, np.zeros(count, np.int64)),
+        event_item=items,
+        event_domain=domains,
+    )
+
+
+def test_validation_on_new_items_alone_chooses_no_epoch(last_out: Dataset, tmp_path: Path) -> None:
+    events = last_out.events(Part.VALIDATION)
+    with pytest.raises(
+        TrainingError, match=r"all validation clicks .* that nobody clicked before(.|\n)*hint: "
+    ):
+        train(on_new_items(last_out, events), out=tmp_path / "run", config=tiny_config())
     assert not (tmp_path / "run").exists()
-    items[events[0]] = data.event_item[events[0]]
-    train(replace(data, event_item=items), out=tmp_path / "run", config=tiny_config(epochs=1))
+    train(on_new_items(last_out, events[1:]), out=tmp_path / "run", config=tiny_config(epochs=1))
+
+
+def test_training_on_new_items_alone_is_refused(last_out: Dataset, tmp_path: Path) -> None:
+    events = last_out.events(Part.TRAIN)
+    with pytest.raises(TrainingError, match=r"all training clicks .* that nobody clicked before"):
+        train(on_new_items(last_out, events), out=tmp_path / "run", config=tiny_config())
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_resumed_fit_does_not_learn_demand_again(
+    data: Dataset, begun: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("demand was learned again")
+
+    monkeypatch.setattr(fitting, "LearnedDemand", never)
+    run = train(data, out=begun.path, resume=True)
+    assert run.read_checkpoint("last")["progress"]["finished"]
 
 
 def test_the_command_names_settings_that_a_resume_would_change(data: Dataset, begun: Run) -> None:

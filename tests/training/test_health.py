@@ -18,8 +18,10 @@ from typer.testing import CliRunner
 from crossfeed.cli import app
 from crossfeed.config import Config, DataConfig, TrainConfig, load_config
 from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.demand import FEATURES
 from crossfeed.model.candidates import Proposals, Scores
 from crossfeed.training.loop import trainer as fitting
+from crossfeed.training.loop import validation
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.loop.validation import Validation
@@ -54,7 +56,7 @@ def published(**train: object) -> Config:
 
 def hand_made(last_out: Dataset) -> tuple[Batch, StepResult]:
     """Return two clicks of one domain of four items, with two candidates each."""
-    first = next(batches(last_out, tiny_config(), clicks=last_out.events(Part.TRAIN), epoch=0))
+    first = next(batches(last_out, tiny_config(), clicks=last_out.learned_events, epoch=0))
     nothing = (torch.zeros(0, dtype=torch.long), torch.zeros(0, dtype=torch.long))
     group = DomainRows(
         domains=(0,),
@@ -64,6 +66,10 @@ def hand_made(last_out: Dataset) -> tuple[Batch, StepResult]:
         sample=None,
         rows=slice(0, 2),
         pool=slice(0, 4),
+        table_rows=slice(0, 4),
+        windows=torch.zeros(2, dtype=torch.long),
+        demand=torch.zeros(1, 4, FEATURES),
+        static=torch.ones(1, 4),
     )
     # The first row's pool lacks an item and is even; the second holds one item for sure.
     logits = torch.tensor([[0.0, 0.0, 0.0, -torch.inf], [100.0, 0.0, 0.0, 0.0]])
@@ -112,8 +118,11 @@ def test_entropy_of_sampled_pools_is_that_of_the_whole(shape: str, stacked: bool
     """Planted: a generator that prefers no item reads 1, one that follows popularity its value."""
     counts = np.maximum(1, np.round(20_000 / np.arange(1, 5_001))).astype(np.int64)
     other = np.full(30, 50)
-    clicks = [(user, "large", user, Part.TRAIN) for user in range(40)]
-    clicks += [(user, "small", user % 30, Part.TRAIN) for user in range(40, 60)]
+    # One user clicks every item before the others come.
+    clicks = [(0, "large", item, Part.TRAIN) for item in range(5_000)]
+    clicks += [(0, "small", item, Part.TRAIN) for item in range(30)]
+    clicks += [(user, "large", user, Part.TRAIN) for user in range(1, 41)]
+    clicks += [(user, "small", user % 30, Part.TRAIN) for user in range(41, 61)]
     dataset = replace(
         toy_dataset({"large": counts, "small": other}, clicks),
         manifest={"config": DataConfig().model_dump()},
@@ -124,7 +133,7 @@ def test_entropy_of_sampled_pools_is_that_of_the_whole(shape: str, stacked: bool
     expected = -(shares * np.log(shares)).sum() / np.log(5_000)
     config, found = tiny_config(pool_items=1_000, batch_size=60), []
     for epoch in range(20):
-        clicked = dataset.events(Part.TRAIN)
+        clicked = np.arange(5_030, 5_090)
         (batch,) = batches(dataset, config, clicks=clicked, epoch=epoch, stacked=stacked)
         means = Means({}, {})
         confidences = tuple(
@@ -288,7 +297,9 @@ def test_a_refit_repeats_the_epochs_and_rates_behind_the_best_weights(
         step(state, rate)
 
     monkeypatch.setattr(FitState, "set_learning_rate", told)
-    values = iter([0.1, 0.2, 0.15, 0.3, 0.4])  # popularity is measured after epoch 2
+    monkeypatch.setattr(validation, "_SHARES", (1.0,))
+    # Each epoch is judged by some clicks, then by all; popularity is measured after epoch 2.
+    values = iter([0.1, 0.1, 0.2, 0.2, 0.15, 0.3, 0.3, 0.4, 0.4])
     monkeypatch.setattr(Validation, "selected", lambda *_: next(values))
     config = tiny_config(epochs=4, on_collapse="roll-back")
     run = train(last_out, out=tmp_path / "run", config=config, refit=True)

@@ -20,7 +20,7 @@ from crossfeed.data.simulate.clicks import simulate
 from crossfeed.run import Run
 
 KILLABLE = Path(__file__).parents[1] / "killable.py"
-STEPS = 47
+STEPS = 45
 """Of an epoch on the demo's log; a place that is never reached fails the test."""
 
 

@@ -6,11 +6,14 @@ from dataclasses import fields
 
 import pytest
 import torch
+from demanding import with_demand
 from planted import tiny_config
 from torch import Tensor
+from toy import living_dataset
 
 from crossfeed.config import Config
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
+from crossfeed.data.demand import FEATURES
 from crossfeed.model.candidates import Proposals
 from crossfeed.model.losses import target_loss
 from crossfeed.model.players import Players
@@ -19,7 +22,7 @@ from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.means import Means
 from crossfeed.training.step.pool import pools_of
 from crossfeed.training.step.pool_groups import DomainRows, stack
-from crossfeed.training.step.proposals import propose, static_proposals
+from crossfeed.training.step.proposals import propose
 from crossfeed.training.step.steps import StepResult, gaps_of, score
 from crossfeed.training.watch.health import Health, add_health
 
@@ -29,13 +32,13 @@ CONFIGS = {
     "rows": tiny_config(gap_weight=0.1, reward_weight=0.5, pool_items=8, dense_items=0),
     "kl": tiny_config(gap="kl", gap_weight=0.1, objective="full-softmax"),
     "kl of samples": tiny_config(gap="kl", gap_weight=0.1, pool_items=8),
-    "euclidean": tiny_config(gap="euclidean", gap_weight=0.1, static_proposal="batch"),
+    "euclidean": tiny_config(gap="euclidean", gap_weight=0.1, static_proposal="uniform"),
 }
 EXPANDED = {"all": [True, True, True], "some": [True, False, True]}
 
 
 def batch_of(dataset: Dataset, config: Config, *, stacked: bool) -> Batch:
-    clicks = dataset.events(Part.TRAIN)
+    clicks = dataset.learned_events
     return next(batches(dataset, config, clicks=clicks, epoch=0, stacked=stacked))
 
 
@@ -44,17 +47,16 @@ def look(
 ) -> tuple[Proposals, dict[str, Tensor], Health]:
     """Return what a batch gives: proposals, losses and gradients by name, health."""
     torch.manual_seed(0)
-    players = Players(dataset.catalogue, config.model).eval()
-    if dataset.catalogue.items > config.train.dense_items:
+    players = with_demand(Players(dataset.catalogue, config.model)).eval()
+    if dataset.catalogue.rows > config.train.dense_items:
         players.use_sparse_gradients()
     proposals = propose(
         players.generator,
         batch,
-        static=static_proposals(dataset, config.train),
         config=config.train,
         expanded=expanded,
     )
-    pools = pools_of(players.discriminator.scoring_layer, batch)
+    pools = pools_of(players.discriminator, batch)
     scores = score(players.discriminator, batch, pools, proposals, config.train)
     gaps = gaps_of(batch, pools, proposals, config.train)
     losses = target_loss(proposals, scores, gaps, config)
@@ -70,22 +72,39 @@ def look(
     return proposals, found, Health.of(means)
 
 
+@pytest.fixture
+def living() -> Dataset:
+    """Return a log with untrained items and, in a batch, several windows of most domains."""
+    return living_dataset()
+
+
+@pytest.mark.parametrize("log", ["last_out", "living"])
 @pytest.mark.parametrize("free", [0, 1 << 20], ids=["few in a stack", "all in one"])
 @pytest.mark.parametrize("expanded", sorted(EXPANDED))
 @pytest.mark.parametrize("name", sorted(CONFIGS))
 def test_a_stack_gives_what_its_domains_give_one_by_one(
-    name: str, expanded: str, free: int, last_out: Dataset, monkeypatch: pytest.MonkeyPatch
+    name: str,
+    expanded: str,
+    free: int,
+    log: str,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    dataset = request.getfixturevalue(log)
     monkeypatch.setattr(pool_groups, "_FREE", free)
     config = CONFIGS[name]
-    single, stacked = (batch_of(last_out, config, stacked=each) for each in (False, True))
+    single, stacked = (batch_of(dataset, config, stacked=each) for each in (False, True))
     assert len(stacked.groups) < len(single.groups) or not free
-    alone, losses, health = look(last_out, config, single, EXPANDED[expanded])
+    if log == "living":
+        assert max(len(group.static) for group in single.groups) > 1
+        assert any(bool((group.static == 0).any()) for group in single.groups)
+        assert any(not bool(group.has_row.all()) for group in stacked.groups)  # type: ignore[attr-defined]
+    alone, losses, health = look(dataset, config, single, EXPANDED[expanded])
     # The same candidates: a draw for rows of padding too would give others.
     drawn = iter([part.flatten(0, 1) for part in stacked.by_domain(alone.candidates)])
     monkeypatch.setattr(torch, "multinomial", lambda *given, **more: next(drawn))
     together, losses_of_stacks, health_of_stacks = look(
-        last_out, config, stacked, EXPANDED[expanded]
+        dataset, config, stacked, EXPANDED[expanded]
     )
     for field in fields(Proposals):
         if field.name != "confidences":
@@ -142,6 +161,10 @@ def rows(first: int, count: int, *, items: int) -> DomainRows:
         sample=None,
         rows=slice(first, first + count),
         pool=slice(100 * first, 100 * first + items),
+        table_rows=slice(10 * first, 10 * first + items - 1),
+        windows=torch.zeros(count, dtype=torch.long),
+        demand=torch.zeros(1, items, FEATURES),
+        static=torch.ones(1, items),
     )
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from demanding import with_demand
 from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -24,8 +25,9 @@ from crossfeed.training.loop.trainer import train
 from crossfeed.training.step import pool, pool_sampling
 from crossfeed.training.step.batches import Batch, batches
 from crossfeed.training.step.pool import pools_of
+from crossfeed.training.step.pool_groups import DomainRows, PoolGroup
 from crossfeed.training.step.pool_sampling import PoolSampler, alias_table
-from crossfeed.training.step.proposals import propose, static_proposals
+from crossfeed.training.step.proposals import propose
 from crossfeed.training.step.steps import score
 
 CLICKS = {"small": [3, 1], "large": [50, 20, 9, 4, 3, 2, 1, 1, 1, 1]}
@@ -47,16 +49,22 @@ def test_a_sample_holds_the_clicks_and_no_item_twice(dataset: Dataset) -> None:
         items = sample.items.tolist()
         assert {8, 11} <= set(items) <= set(range(2, 12))
         assert items == sorted(set(items))
-        assert bool((sample.log_inclusion <= 0).all())
+        drawn = sample.log_inclusion.isfinite()
+        assert bool((sample.log_inclusion[drawn] <= 0).all())
+        assert set(sample.items[~drawn].tolist()) <= {8, 11}  # there as clicks alone
 
 
-def test_a_pool_is_large_by_the_items_that_training_knows(
+def test_a_pool_is_large_by_all_its_items(
     dataset: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Items without a row are drawn as well."""
     monkeypatch.setattr(pool_sampling, "_LEAST_DRAWS", 2)
-    catalogue = replace(dataset.catalogue, known=np.array([2, 8]))
-    sampler = PoolSampler(replace(dataset, catalogue=catalogue), tiny_config(pool_items=8).train)
-    assert sampler.draw(1, np.array([2]), np.random.default_rng(0)) is None
+    dataset = replace(dataset, catalogue=replace(dataset.catalogue, trained=np.array([2, 1])))
+    rng = np.random.default_rng(0)
+    whole = PoolSampler(dataset, tiny_config(pool_items=10).train)
+    assert whole.draw(1, np.array([2]), rng) is None
+    samples = [PoolSampler(dataset, tiny_config(pool_items=8).train).draw(1, np.array([2]), rng)]
+    assert samples[0] is not None and bool((samples[0].items > 2).any())
 
 
 def test_places_are_those_of_the_sample_that_was_asked(dataset: Dataset) -> None:
@@ -86,66 +94,69 @@ def test_an_alias_table_draws_by_the_weights(weights: np.ndarray) -> None:
 
 @pytest.mark.parametrize("proposal", ["popularity", "uniform"])
 def test_inclusion_is_how_often_an_item_is_in_the_sample(dataset: Dataset, proposal: str) -> None:
-    """The batch's other clicks come from the domain's clicks, as in a batch of random clicks."""
+    """A click of the batch counts only if it was drawn as well, whatever the batch clicks."""
     sampler = PoolSampler(dataset, tiny_config(pool_items=4, static_proposal=proposal).train)
     rng = np.random.default_rng(0)
-    shares = np.array(CLICKS["large"]) / sum(CLICKS["large"])
     found, promised, samples = np.zeros(10), np.full(10, np.nan), 6000
     for _ in range(samples):
-        others = 2 + rng.choice(10, size=2, p=shares)
-        sample = sampler.draw(1, np.append(others, others[0]), rng)
+        sample = sampler.draw(1, np.array([9, 11, 11]), rng)
         assert sample is not None
-        places = sample.items.numpy() - 2
+        drawn = sample.log_inclusion.isfinite()
+        places = sample.items[drawn].numpy() - 2
         found[places] += 1
-        promised[places] = sample.log_inclusion.exp()
+        promised[places] = sample.log_inclusion[drawn].exp()
     np.testing.assert_allclose(found / samples, promised, atol=0.025)
 
 
 def looks(dataset: Dataset, config: Config) -> tuple[Batch, Players, Proposals]:
     torch.manual_seed(0)
-    players = Players(dataset.catalogue, config.model).eval()
-    batch = next(batches(dataset, config, clicks=dataset.events(Part.TRAIN), epoch=0))
+    players = with_demand(Players(dataset.catalogue, config.model)).eval()
+    batch = next(batches(dataset, config, clicks=dataset.learned_events, epoch=0))
     proposals = propose(
         players.generator,
         batch,
-        static=static_proposals(dataset, config.train),
         config=config.train,
         expanded=[True] * 3,
     )
     return batch, players, proposals
 
 
+def sampled(dataset: Dataset, group: PoolGroup, config: Config, seed: int) -> PoolGroup:
+    """Return a group that looks at its pool whole with a sample of it instead."""
+    assert isinstance(group, DomainRows) and group.sample is None
+    clicks = group.item_indices(group.clicks)
+    sample = PoolSampler(dataset, config.train).draw(
+        group.domains[0], clicks.numpy(), np.random.default_rng(seed)
+    )
+    assert sample is not None
+    seen = group.item_indices(group.seen[1])
+    at = torch.searchsorted(sample.items, seen).clamp_max(len(sample.items) - 1)
+    inside = sample.items[at] == seen
+    places = sample.items - group.pool.start
+    return replace(
+        group,
+        sample=sample,
+        clicks=torch.searchsorted(sample.items, clicks),
+        seen=(group.seen[0][inside], at[inside]),
+        demand=group.demand[:, places],
+        static=group.static[:, places],
+    )
+
+
 def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
     last_out: Dataset,
 ) -> None:
     """Of every click, over many samples; one sample alone is off by a few per cent."""
-    whole = looks(last_out, tiny_config(batch_size=64, pool_items=100))[2]
-    clicked, proposed = [], []
+    batch, players, whole = looks(last_out, tiny_config(batch_size=64, pool_items=100))
+    assert len(batch.groups) == 3 and max(len(group.static) for group in batch.groups) > 3
+    config, clicked, proposed = tiny_config(batch_size=64, pool_items=15), [], []
     for seed in range(40):
-        config = tiny_config(batch_size=64, pool_items=15)
-        order = config.model_copy(update={"train": config.train})
-        batch, players, _ = looks(last_out, order)
-        sampler = PoolSampler(last_out, config.train)
-        groups = []
-        for group in batch.groups:
-            items = group.item_indices(group.clicks).numpy()
-            sample = sampler.draw(group.domains[0], items, np.random.default_rng(seed))
-            assert sample is not None
-            seen = group.item_indices(group.seen[1])
-            at = torch.searchsorted(sample.items, seen).clamp_max(len(sample.items) - 1)
-            inside = sample.items[at] == seen
-            groups.append(
-                replace(
-                    group,
-                    sample=sample,
-                    clicks=torch.searchsorted(sample.items, torch.from_numpy(items)),
-                    seen=(group.seen[0][inside], at[inside]),
-                )
-            )
         again = propose(
             players.generator,
-            replace(batch, groups=tuple(groups)),
-            static=static_proposals(last_out, config.train),
+            replace(
+                batch,
+                groups=tuple(sampled(last_out, group, config, seed) for group in batch.groups),
+            ),
             config=config.train,
             expanded=[True] * 3,
         )
@@ -159,11 +170,38 @@ def test_confidence_and_proposal_of_a_sample_are_those_of_the_pool_on_average(
     )
 
 
+def test_sums_over_samples_are_sums_over_the_pool_without_bias(last_out: Dataset) -> None:
+    """A click that was not drawn counts for its own row alone, or its window would show twice."""
+    batch, _, _ = looks(last_out, tiny_config(batch_size=64, pool_items=100))
+    config, draws = tiny_config(batch_size=64, pool_items=6), 4000
+    group = max(batch.groups, key=lambda group: len(group.clicks))
+    torch.manual_seed(0)
+    logits = torch.randn(1, group.size)
+    existing = group.of_windows(group.static) > 0
+    whole = logits.masked_fill(~existing, -torch.inf).index_put(
+        group.seen, torch.tensor(-torch.inf)
+    )
+    summed, alone = torch.zeros(draws, len(group.clicks)), 0
+    for seed in range(draws):
+        again = sampled(last_out, group, config, seed)
+        assert again.sample is not None
+        alone += int(again.sample.log_inclusion.isinf().sum())
+        of_sample = logits[:, again.sample.items - group.pool.start]
+        exists = again.of_windows(again.static) > 0
+        masses = again.as_masses(of_sample.masked_fill(~exists, -torch.inf))
+        summed[seed] = masses.exp().sum(-1)
+    assert alone > draws  # or the test would say nothing of them
+    expected = whole.exp().sum(-1)
+    error = summed.std(0) / draws**0.5
+    assert bool(((summed.mean(0) - expected).abs() < 4.5 * error + 1e-4).all())
+    assert float((error / expected).max()) < 0.02
+
+
 def test_candidates_of_a_sample_are_items_of_the_domain_and_scored_as_such(
     last_out: Dataset,
 ) -> None:
     batch, players, proposals = looks(last_out, tiny_config(pool_items=6, batch_size=12))
-    pools = pools_of(players.discriminator.scoring_layer, batch)
+    pools = pools_of(players.discriminator, batch)
     scores = score(players.discriminator, batch, pools, proposals, tiny_config().train)
     users = players.discriminator.users(batch.timelines)
     for group in batch.groups:
@@ -172,6 +210,11 @@ def test_candidates_of_a_sample_are_items_of_the_domain_and_scored_as_such(
         assert bool((items >= group.pool.start).all()) and bool((items < group.pool.stop).all())
         layer = players.discriminator.scoring_layer
         expected = (layer.vectors.weight[items] * users[group.rows].unsqueeze(1)).sum(-1)
+        of_demand = players.discriminator.demand(
+            group.demand.unsqueeze(0), torch.tensor(group.domains)
+        )[0]
+        rows = group.of_windows(of_demand)
+        expected = expected + rows.gather(-1, proposals.candidates[group.rows])
         expected = expected + layer.biases[items]
         torch.testing.assert_close(scores.candidates[group.rows], expected)
 
@@ -190,8 +233,7 @@ def test_taste_is_learned_from_samples_and_by_rows_too(
 def test_the_same_seed_gives_the_same_samples(last_out: Dataset) -> None:
     config = tiny_config(pool_items=6)
     once, again = (
-        next(batches(last_out, config, clicks=last_out.events(Part.TRAIN), epoch=3))
-        for _ in range(2)
+        next(batches(last_out, config, clicks=last_out.learned_events, epoch=3)) for _ in range(2)
     )
     for one, other in zip(once.groups, again.groups, strict=True):
         assert one.sample is not None and other.sample is not None
@@ -207,7 +249,7 @@ def test_few_candidates_of_a_large_pool_are_scored_alone(
         monkeypatch.setattr(pool, "_WORTH_LOOKING_UP", worth)
         batch, players, proposals = looks(last_out, tiny_config(candidates=2))
         layer = players.discriminator.layer
-        pools = pools_of(layer, batch)
+        pools = pools_of(players.discriminator, batch)
         scores = score(players.discriminator, batch, pools, proposals, tiny_config().train)
         (scores.candidates.square().sum() + scores.clicks.exp().sum()).backward()
         weights = (layer.vectors.weight, layer.biases, *players.discriminator.network.parameters())

@@ -81,7 +81,7 @@ TRAININGS: dict[str, dict[str, object]] = {
     "whole pool": {"objective": "full-softmax", "gap": "kl"},
     "sampled pools": {"pool_items": 8},
     "rows apart": {"pool_items": 8, "dense_items": 0},
-    "clicks of the batch": {"static_proposal": "batch", "gap": "euclidean"},
+    "uniform proposals": {"static_proposal": "uniform", "gap": "euclidean"},
     "binary": {"objective": "binary", "gap": "none"},
 }
 CASES: list[tuple[dict[str, object], dict[str, object]]] = [

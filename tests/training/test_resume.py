@@ -35,7 +35,7 @@ TRAININGS: dict[str, dict[str, object]] = {
     "roll-back": {"on_collapse": "roll-back", "epochs": 5, "patience": 5},
     "early stop": {"patience": 1, "epochs": 6, "learning_rate": 0.3, "gap": "euclidean"},
     "sampled pools, rows apart": {"pool_items": 8, "dense_items": 0},
-    "static": {"proposal_share": 0.0, "static_proposal": "batch", "gap": "none"},
+    "static": {"proposal_share": 0.0, "static_proposal": "uniform", "gap": "none"},
 }
 CASES = {
     f"{model}; {training}": (MODELS[model], TRAININGS[training])

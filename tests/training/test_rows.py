@@ -6,20 +6,26 @@ import copy
 
 import pytest
 import torch
-from planted import tiny_config
+from planted import tiny_config as default_config
 from torch import nn
 from torch.optim import AdamW
 
 from crossfeed.config import Config
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
 from crossfeed.model.players import Players
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.step import steps as stepping
 from crossfeed.training.step.average import RunningAverage
 from crossfeed.training.step.batches import batches
-from crossfeed.training.step.proposals import static_proposals
 from crossfeed.training.step.row_adamw import EPSILON, RowAdamW
 from crossfeed.training.step.steps import train_step
+
+
+def tiny_config(**train: object) -> Config:
+    """Return settings with a bias for each row, so that two tables move."""
+    config = default_config(**train)
+    model = config.model.model_copy(update={"id_bias": True})
+    return config.model_copy(update={"model": model})
 
 
 def moved(dataset: Dataset, config: Config, *, steps: int = 1, stacked: bool = False) -> FitState:
@@ -27,8 +33,7 @@ def moved(dataset: Dataset, config: Config, *, steps: int = 1, stacked: bool = F
     torch.manual_seed(0)
     state = FitState(dataset.catalogue, config, device=torch.device("cpu"))
     torch.manual_seed(1)
-    static = static_proposals(dataset, config.train)
-    clicks = dataset.events(Part.TRAIN)
+    clicks = dataset.learned_events
     source = batches(dataset, config, clicks=clicks, epoch=0, stacked=stacked)
     for _, batch in zip(range(steps), source, strict=False):
         train_step(
@@ -36,7 +41,6 @@ def moved(dataset: Dataset, config: Config, *, steps: int = 1, stacked: bool = F
             state.optimisers,
             batch,
             config=config,
-            static=static,
             expanded=[True] * 3,
         )
         state.average()
@@ -130,7 +134,7 @@ def test_momentum_carries_a_row_on_while_it_rests() -> None:
 
 
 def test_whether_pools_are_sampled_does_not_depend_on_how_tables_move(last_out: Dataset) -> None:
-    clicks = last_out.events(Part.TRAIN)
+    clicks = last_out.learned_events
     for pool_items, sampled in ((100, False), (8, True)):
         for dense_items in (0, 10**6):
             config = tiny_config(pool_items=pool_items, dense_items=dense_items)

@@ -99,10 +99,3 @@ def test_nothing_follows_a_collapse(collapses: list[bool], train: dict[str, obje
     progress = FitProgress()
     assert set(recovering(progress, collapses, **train)) == {"nothing"}
     assert (progress.roll_backs, progress.rates) == (0, [1.0, 1.0])
-
-
-def test_a_checkpoint_of_version_0_1_had_the_full_rate_throughout() -> None:
-    kept = vars(FitProgress(epoch=5, best_epoch=2))
-    del kept["rates"], kept["best_rates"]
-    progress = FitProgress.of(kept)
-    assert progress.rates == [1.0] * 5 and progress.best_rates == [1.0] * 3

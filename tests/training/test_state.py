@@ -8,9 +8,7 @@ from planted import tiny_config
 
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
-from crossfeed.training.loop.progress import FitProgress
 from crossfeed.training.loop.state import FitState
-from crossfeed.training.step.means import Means
 
 CPU = torch.device("cpu")
 
@@ -73,16 +71,3 @@ def test_the_rate_is_set_for_both_players(last_out: Dataset) -> None:
         for g in part.param_groups
     }
     assert rates == {0.5}
-
-
-def test_sums_of_version_0_1_keep_their_values() -> None:
-    kept = FitProgress().__dict__ | {"epoch": 1, "best_epoch": 0}
-    for name in ("sums", "counts", "rates", "best_rates"):
-        del kept[name]
-    kept["losses"] = {"gap": 6.0, "gap steps": 3.0}
-    kept["health_sums"], kept["health_counts"] = {"separation": 1.2}, {"separation": 2}
-    progress = FitProgress.of(kept)
-    means = Means(progress.sums, progress.counts)
-    assert means.means() == {"separation": 0.6, "loss gap": 2.0}
-    assert (progress.rates, progress.best_rates) == ([1.0], [1.0])
-    assert FitProgress.of(vars(progress)) == progress

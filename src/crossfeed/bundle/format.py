@@ -1,15 +1,15 @@
 """The bundle: one folder that serves on a laptop and on a server.
 
     bundle.json                format version, model, metrics card, size and hash of every file
-    item_vectors.npy           (I, E) float32, the item side of the score
-    item_biases.npy            (I,) float32
+    item_vectors.npy           (I, E) float32, the item side of the score; zero if not trained
+    item_biases.npy            (I,) float32, with the demand as of the export
     weights.safetensors        all other tensors of the players that are served
     user_encoder.onnx          the user side of the score for ONNX Runtime; can be left out
     encoder_check.npy          (P, E) the expected output of that graph for made-up histories
     index-D.faiss              an approximate index of the large domain with index D
     items.arrow                item_id, domain, clicks, recent_clicks, by_id (the domain's items in
                                the order of their ids); the row is the item's index
-    domains.parquet            domain, items, known; the row is the domain's index
+    domains.parquet            domain, items, trained; the row is the domain's index
     histories.parquet          user_id, item_id, domain, timestamp (ms); can be left out
 
 Nothing in it is pickled, and every file is checked against its hash before it is used. Files that
@@ -43,7 +43,7 @@ __all__ = [
     "version_of",
 ]
 
-FORMAT_VERSION = 5
+FORMAT_VERSION = 6
 
 VECTORS, BIASES = "item_vectors.npy", "item_biases.npy"
 WEIGHTS = "weights.safetensors"
@@ -67,6 +67,6 @@ def version_of(about: Mapping[str, object]) -> str:
 
 def table_names(config: ModelConfig, catalogue: Catalogue) -> tuple[str, ...]:
     """Return the players' tables that are the item vectors, side by side."""
-    if config.hashes(catalogue.items):
+    if config.hashes(catalogue.rows):
         return ()  # the vectors are computed from them
     return _PLAYERS_TABLES if config.fused else _PLAYERS_TABLES[:1]

@@ -87,7 +87,7 @@ class Bundle:
         catalogue = Catalogue(
             domains=tuple(domains["domain"].to_pylist()),
             offsets=np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64),
-            known=domains["known"].to_numpy().astype(np.int64),
+            trained=domains["trained"].to_numpy().astype(np.int64),
         )
         return cls(
             path=path,
@@ -127,7 +127,7 @@ class Bundle:
         """Open all files now: the folder may be replaced before their first use."""
         _ = self.item_vectors, self.item_biases, self.indexes, self.encoder
         if self.fused:
-            _ = self._confidence_biases
+            _ = self._confidence_biases, self._personal_share
         if self.has_histories:
             _ = self._histories_map
 
@@ -169,15 +169,22 @@ class Bundle:
             items: (N,) item indices of the user's target domain.
         """
         width = self.config.width
-        own = user[width:] / np.float32(self.config.output_share)
+        own = user[width:] / (np.float32(self.config.output_share) * self._personal_share)
         return self.item_vectors[items, width:] @ own + self._confidence_biases[items]
 
     @cached_property
     def _confidence_biases(self) -> Floats:
+        return self._weight(CONFIDENCE_BIASES)
+
+    @cached_property
+    def _personal_share(self) -> np.float32:
+        return np.float32(self._weight("personal_share"))
+
+    def _weight(self, name: str) -> Floats:
         from safetensors import safe_open
 
         with safe_open(self.path / WEIGHTS, framework="numpy") as weights:
-            return np.asarray(weights.get_tensor(CONFIDENCE_BIASES), dtype=np.float32)
+            return np.asarray(weights.get_tensor(name), dtype=np.float32)
 
     @cached_property
     def scorer(self) -> NetworkScorer:
@@ -191,8 +198,10 @@ class Bundle:
         weights.pop(CONFIDENCE_BIASES, None)
         # A private map: torch wants writable memory, although nothing writes to it.
         vectors = torch.from_numpy(np.load(self.path / VECTORS, mmap_mode="c"))
+        items = self.catalogue.trained_items
+        rows = slice(None) if len(items) == len(vectors) else torch.from_numpy(items)
         for place, name in enumerate(table_names(self.config, self.catalogue)):
-            weights[name] = vectors[:, place * width : (place + 1) * width]
+            weights[name] = vectors[rows, place * width : (place + 1) * width]
         return NetworkScorer.from_state(self.catalogue, self.config, weights)
 
     @cached_property

@@ -31,7 +31,7 @@ from crossfeed.bundle.item_index import RECALL_AT, BuiltIndex
 from crossfeed.files import atomic_folder, file_hash, write_json
 from crossfeed.model.onnx.probes import probes
 from crossfeed.outputs import BUNDLE
-from crossfeed.scorer import Ints
+from crossfeed.scorer import Ints, Moment
 
 if TYPE_CHECKING:  # torch is loaded with the scorer, not before
     from crossfeed.model.network_scorer import NetworkScorer
@@ -52,6 +52,8 @@ class BundleContents:
     """(I,) clicks of each item, for the fallback by popularity."""
     recent_clicks: Ints
     """(I,) its clicks among the newest tenth of its domain's."""
+    moment: Moment
+    """The demand that the biases hold."""
     histories: Iterable[pa.RecordBatch] | None
     """user_id, item_id, domain, timestamp (ms) of all clicks; None leaves them out."""
     card: Mapping[str, object]
@@ -72,7 +74,7 @@ def write_bundle(out: Path, contents: BundleContents, *, overwrite: bool = False
     """
     scorer = contents.scorer
     with atomic_folder(out, BUNDLE, overwrite=overwrite) as folder:
-        _write_scorer(folder, scorer)
+        _write_scorer(folder, scorer, contents.moment)
         _write_tables(folder, contents)
         if contents.encoder is not None:
             (folder / ENCODER).write_bytes(contents.encoder)
@@ -115,16 +117,20 @@ def _write_indexes(folder: Path, contents: BundleContents) -> dict[str, dict[str
     return measured
 
 
-def _write_scorer(folder: Path, scorer: NetworkScorer) -> None:
+def _write_scorer(folder: Path, scorer: NetworkScorer, moment: Moment) -> None:
     """Write the item side as served, and all other weights as trained."""
+    import torch
     from safetensors.torch import save
 
-    np.save(folder / VECTORS, np.ascontiguousarray(scorer.item_vectors))
-    np.save(folder / BIASES, scorer.item_biases)
+    vectors = scorer.catalogue.of_all_items(scorer.item_vectors)
+    np.save(folder / VECTORS, np.ascontiguousarray(vectors))
+    domains = range(len(scorer.catalogue.domains))
+    np.save(folder / BIASES, np.concatenate([scorer.item_biases(d, moment) for d in domains]))
     written = table_names(scorer.config, scorer.catalogue)
     rest = {name: value for name, value in scorer.served_state().items() if name not in written}
     if scorer.config.fused:
-        rest[CONFIDENCE_BIASES] = scorer.players.confidence_biases().cpu()
+        confidence = [scorer.confidence_biases(d, moment) for d in domains]
+        rest[CONFIDENCE_BIASES] = torch.from_numpy(np.concatenate(confidence))
     weights = save({name: value.contiguous() for name, value in rest.items()})
     (folder / WEIGHTS).write_bytes(weights)  # Python's errors name the problem
 
@@ -145,7 +151,7 @@ def _write_tables(folder: Path, contents: BundleContents) -> None:
     )
     with pa.ipc.new_file(folder / ITEMS, items.schema) as writer:
         writer.write_batch(items)  # one batch, so that each column is one piece of memory
-    about = pa.table({"domain": names, "items": sizes, "known": catalogue.known})
+    about = pa.table({"domain": names, "items": sizes, "trained": catalogue.trained})
     pq.write_table(about, folder / DOMAINS)
 
 

@@ -122,7 +122,9 @@ def _evaluate(demo: _Demo, run: Run, dataset: Dataset) -> None:
         "each click is ranked among all items of its domain; higher is better",
         f"evaluate {run.path}",
     )
-    results = evaluate(run, dataset, baselines=["popularity", "item-knn"])
+    results = evaluate(
+        run, dataset, baselines=["popularity", "item-knn", "live-popularity", "demand"]
+    )
     run.write_results(results)
     tables.print_results(demo.console, results)
 

@@ -41,6 +41,9 @@ _SLICES = {
     "warm": "users known in the domain",
     "head": "head items",
     "tail": "tail items",
+    "new": "items new since training",
+    "few": "items with 1 to 4 training clicks",
+    "many": "items with 5 or more",
 }
 
 
@@ -113,7 +116,7 @@ def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any
         f"split {manifest['split']['name']}"
     )
     table = make_table(
-        "domain", "users", "items", "training", "validation", "test", "unknown items"
+        "domain", "users", "items", "trained", "training", "validation", "test", "on untrained"
     )
     for domain in manifest["domains"]:
         parts = domain["events"]
@@ -121,16 +124,29 @@ def dataset_summary(manifest: Mapping[str, Any]) -> list[RenderableType]:  # Any
             domain["domain"],
             f"{domain['users']:,}",
             f"{domain['items']:,}",
+            f"{domain['trained_items']:,}",
             *(f"{parts.get(part, 0):,}" for part in ("train", "validation", "test")),
-            f"{domain['unknown_item_share']:.1%}",
+            f"{domain['untrained_share']:.1%}",
         )
     dropped = {
         **{f"quarantined, {reason}": rows for reason, rows in log["quarantined"].items()},
         **manifest["dropped"],
     }
     reasons = [f"{reason} {rows:,}" for reason, rows in dropped.items() if rows]
-    told = f"{log['rows']:,} rows read; left out: {', '.join(reasons) or 'none'}"
-    return [title(total), table, Text(told)]
+    lines = [f"{log['rows']:,} rows read; left out: {', '.join(reasons) or 'none'}"]
+    untrained = [f"{filter_} {rows:,}" for filter_, rows in manifest["untrained"].items() if rows]
+    if untrained:
+        lines.append(
+            f"training clicks on items without a vector of their own: {', '.join(untrained)}; "
+            "demand alone scores these items"
+        )
+    later = [one["domain"] for one in manifest["domains"] if not one["events"].get("train")]
+    if later:
+        lines.append(
+            f"domains that begin after training: {', '.join(later)}; demand alone scores their "
+            "items"
+        )
+    return [title(total), table, *map(Text, lines)]
 
 
 def audit_table(report: AuditReport) -> Table:

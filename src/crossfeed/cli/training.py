@@ -98,10 +98,16 @@ def evaluate(
     ] = "test",
     baselines: Annotated[
         str, typer.Option(metavar="NAMES", help="Comma-separated names, '' for none, or all.")
-    ] = "popularity,item-knn",
+    ] = "popularity,item-knn,live-popularity,demand",
     k: Annotated[
         int, typer.Option("-k", min=1, help="Length of the judged lists; names the metrics.")
     ] = 10,
+    refresh_seconds: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Seconds of the log's time between two refreshes of demand; 0: exact."
+        ),
+    ] = 3600,
     transfer: Annotated[
         bool,
         typer.Option(
@@ -113,16 +119,17 @@ def evaluate(
 ) -> None:
     """Rank held-out clicks among all items of their domain, beside simple baselines.
 
-    The figures are kept as results.json in the run. --transfer trains the run's network on each
-    domain alone, with the history in single domains, and without single domains; it keeps
-    transfer.json, and gate.json with the domains that export holds back. If interrupted, the same
-    command continues.
+    What everybody did before a click is known (live). On a temporal split the figures of a model
+    that knows nothing after training (frozen) stand beside. The figures are kept as results.json in
+    the run. --transfer trains the run's network on each domain alone, with the history in single
+    domains, and without single domains; it keeps transfer.json, and gate.json with the domains that
+    export holds back. If interrupted, the same command continues.
 
     \b
     crossfeed evaluate RUN
     crossfeed evaluate RUN --transfer
     crossfeed evaluate RUN -k 20
-    crossfeed evaluate RUN --part validation --baselines popularity --json
+    crossfeed evaluate RUN --part validation --baselines demand --json
     """
     from crossfeed.data.dataset import Part
     from crossfeed.evaluation.baselines import BASELINES
@@ -137,7 +144,16 @@ def evaluate(
     if names == ["all"]:
         names = list(BASELINES)
     with output.status(f"evaluate: ranking the clicks of the {part} part"):
-        results = evaluate(opened, opened.dataset(), part=Part[part.upper()], baselines=names, k=k)
+        dataset = opened.dataset()
+        results = evaluate(
+            opened,
+            dataset,
+            part=Part[part.upper()],
+            baselines=names,
+            k=k,
+            refresh_seconds=refresh_seconds,
+            frozen=dataset.config.split == "temporal",
+        )
     opened.write_results(results)
     _note_unfinished(opened)
     if not as_json:
@@ -151,12 +167,19 @@ def evaluate(
 
 
 def _note_unknown(results: Results) -> None:
-    """Say how many clicks no scorer could find, because training never saw their items."""
+    """Say how many clicks no scorer could find, and what the frozen model reaches."""
     unknown = round(results.unknown_share * results.events)
     if unknown:
         output.say(
             f"{unknown:,} of {results.events:,} clicks ({results.unknown_share:.1%}) are on items "
-            "that training never saw; each counts as missed by every scorer"
+            "that nobody clicked before; each counts as missed by every scorer"
+        )
+    if results.frozen is not None:
+        metric = next(name for name in results.frozen.micro if name.startswith("ndcg@"))
+        micro, macro = (one[metric] for one in (results.frozen.micro, results.frozen.macro))
+        output.say(
+            f"frozen, without anybody's clicks after training: {metric} {micro:.4f} micro, "
+            f"{macro:.4f} macro"
         )
 
 

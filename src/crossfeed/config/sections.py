@@ -122,9 +122,10 @@ class ModelConfig(_Section):
     fuse: Literal["none", "residual", "sum"] = "sum"
     """How the generator's output joins the score: not at all, added in training and serving
     (residual), or in serving alone, where the score is the mean of both players' outputs (sum)."""
-    periods: int = Field(default=120, ge=0)
-    """Number of equal periods of the training span; a domain's demand is learned for each
-    (docs/method.md). 0 for constant demand."""
+    demand: bool = True
+    """Whether the items' demand is a part of the score (docs/method.md)."""
+    id_bias: bool = False
+    """Whether each trained item also has a bias of its own, which demand does not move."""
     width: int = Field(default=64, ge=4)
     """E: width of item vectors and tokens."""
     table_rows: int = Field(default=0, ge=0)
@@ -205,9 +206,8 @@ class TrainConfig(_Section):
     dense_items: int = Field(default=50_000, ge=0)
     """Largest catalogue with item tables that move as a whole. With a larger one, a step moves only
     the rows that it used, so its cost does not grow with the catalogue."""
-    static_proposal: Literal["popularity", "uniform", "batch"] = "popularity"
-    """The static part of the proposal: popularity ^ 0.75, uniform, or clicks of the batch's other
-    rows, corrected by the items' shares of all training clicks."""
+    static_proposal: Literal["popularity", "uniform"] = "popularity"
+    """The static part of the proposal: (clicks so far) ^ 0.75, or uniform over what exists."""
     gap: Literal["mmd", "kl", "euclidean", "none"] = "mmd"
     """The distance between clicks and candidates in the gap loss."""
     gap_weight: float = Field(default=0.1, ge=0)

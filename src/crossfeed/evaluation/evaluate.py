@@ -1,7 +1,8 @@
 """Full ranking of held-out clicks: per domain, micro, macro, worst domain and slices.
 
-Every scorer is judged the same way. It ranks the target domain's whole pool without the user's
-earlier clicks in it; there are no sampled negatives. The history is all clicks before the event.
+Every scorer is judged the same way. It ranks the target domain's whole pool, as of the event,
+without the user's earlier clicks in it; there are no sampled negatives. The history is all clicks
+before the event, and everybody's earlier clicks are known (`crossfeed.evaluation.clock`).
 
 Dims: B evaluated events.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Protocol, TypeVar
 
 import numpy as np
@@ -17,6 +19,7 @@ import numpy as np
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.errors import ConfigError, DatasetError, require_type
 from crossfeed.evaluation.baselines import BASELINES, require_baselines
+from crossfeed.evaluation.clock import REFRESH_SECONDS, Clock
 from crossfeed.evaluation.figures import Figures, macro_figures, mean_figures, worst_domains
 from crossfeed.evaluation.judgement import Judgement, judge_domain
 from crossfeed.evaluation.lists import list_figures
@@ -64,6 +67,8 @@ def evaluate(
     part: Part = Part.TEST,
     baselines: Sequence[str] = (),
     k: int = DEFAULT_K,
+    refresh_seconds: int = REFRESH_SECONDS,
+    frozen: bool = False,
     workers: _Workers = _ALONE,
 ) -> Results:
     """Rank every held-out click of a part.
@@ -75,13 +80,15 @@ def evaluate(
         part: `Part.VALIDATION` for any kind of selection; `Part.TEST` once, for the report.
         baselines: names in `BASELINES`, fitted on the dataset's training part.
         k: length of the judged lists, at least 1; `metrics_at` lists the metrics.
+        refresh_seconds: seconds of the log's time between two refreshes of demand; 0 is exact.
+        frozen: whether to judge the scorer under the frozen protocol as well; baselines are live.
         workers: processes that make this call together. Each ranks its share of the clicks, and all
             outcomes are gathered before any figure is computed. All return the same results as one
             process would.
 
     Raises:
-        ConfigError: a baseline is unknown or the items are too many for it, `k` is below 1, or an
-            argument is of another type.
+        ConfigError: a baseline is unknown or the items are too many for it, `k` is below 1,
+            `refresh_seconds` is below 0, or an argument is of another type.
         DatasetError: the part has no event.
         MissingExtraError: a baseline needs a package that is not installed.
     """
@@ -92,32 +99,34 @@ def evaluate(
     require_baselines(baselines, dataset)
     if k < 1:
         raise ConfigError(f"k = {k}, but a list has at least 1 item")
+    if refresh_seconds < 0:
+        raise ConfigError(f"refresh_seconds = {refresh_seconds}; it is 0 (exact) or more")
     events = dataset.events(part)
     if not len(events):
         raise DatasetError(f"the {part.name.lower()} part of '{dataset.path}' has no event")
     judged = scorer if isinstance(scorer, Scorer) else scorer.scorer()
+    live = Clock(dataset, part, refresh_seconds)
+    judge = partial(_judge, dataset=dataset, events=events, k=k, workers=workers)
     return replace(
-        _judge(judged, dataset, events, part=part, k=k, workers=workers),
-        baselines={
-            name: _judge(BASELINES[name](dataset), dataset, events, part=part, k=k, workers=workers)
-            for name in baselines
-        },
+        judge(judged, clock=live),
+        baselines={name: judge(BASELINES[name](dataset), clock=live) for name in baselines},
+        frozen=judge(judged, clock=replace(live, frozen=True)) if frozen else None,
     )
 
 
 def _judge(
-    scorer: Scorer, dataset: Dataset, events: Ints, *, part: Part, k: int, workers: _Workers
+    scorer: Scorer, *, dataset: Dataset, events: Ints, clock: Clock, k: int, workers: _Workers
 ) -> Results:
     names = dataset.catalogue.domains
     domain_of, users = dataset.event_domain[events], dataset.users_of(events)
-    order = np.argsort(domain_of, kind="stable")  # domain by domain
+    order = np.lexsort((dataset.event_time[events], domain_of))  # by domain, then in time order
     present, firsts = np.unique(domain_of[order], return_index=True)
     shares = {
         domain: np.array_split(events[own], workers.count)[workers.rank]
         for domain, own in zip(present.tolist(), np.split(order, firsts[1:]), strict=True)
     }
     own_share = {
-        names[domain]: judge_domain(scorer, dataset, share, domain, part=part, k=k)
+        names[domain]: judge_domain(scorer, dataset, share, domain, clock=clock, k=k)
         for domain, share in shares.items()
         if len(share)
     }
@@ -131,7 +140,9 @@ def _judge(
     figures = {name: mean_figures(one.values, one.users) for name, one in judged.items()}
     return Results(
         scorer=scorer.name,
-        part=part.name.lower(),
+        part=clock.part.name.lower(),
+        protocol="frozen" if clock.frozen else "live",
+        refresh_seconds=clock.refresh_seconds,
         micro=mean_figures(whole.values, pairs),
         macro=macro_figures(figures),
         domains={name: _counts(one) | figures[name] for name, one in judged.items()},
@@ -161,7 +172,9 @@ def _slice_figures(judgement: Judgement, pairs: Ints) -> dict[str, Figures]:
                 {metric: each[chosen] for metric, each in judgement.values.items()}, pairs[chosen]
             ),
         }
-        for name, chosen in slices(warm=judgement.warm, head=judgement.head).items()
+        for name, chosen in slices(
+            warm=judgement.warm, head=judgement.head, clicks=judgement.item_clicks
+        ).items()
     }
 
 

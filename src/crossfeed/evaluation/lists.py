@@ -57,8 +57,11 @@ class ListCounts:
 
 
 def information(clicks: Ints) -> Values:
-    """Return (N,) -log2 of each item's share of the training clicks of its domain, in bits."""
-    return np.asarray(-np.log2(clicks / clicks.sum()))
+    """Return (N,) -log2 of each item's share of the training clicks of its domain, in bits.
+
+    An item without a training click counts as one with one.
+    """
+    return np.asarray(-np.log2(np.maximum(clicks, 1) / max(clicks.sum(), 1)))
 
 
 def list_figures(counts: ListCounts, bits: Values, k: int) -> dict[str, float]:

@@ -52,35 +52,45 @@ class Block:
     """The scores of B events over one pool, without the seen items."""
 
     scores: Floats
-    """(B, N) higher is better; -inf if the item was seen or its score is not a number."""
+    """(B, N) higher is better; -inf if the item was seen, does not exist yet, or its score is not
+    a number."""
     own: Floats
     """(B,) score of the held-out click; -inf if it has none."""
     missing: NDArray[np.bool_]
-    """(B,) whether the held-out item is outside the pool."""
+    """(B,) whether the held-out item did not exist yet."""
     again: NDArray[np.bool_]
     """(B,) whether the held-out item was seen before; it is still ranked."""
-    seen: Ints
-    """(B,) items of the pool that were seen, the held-out one included."""
+    out: Ints
+    """(B,) items of the pool that were seen or do not exist yet, the held-out one included."""
+    warm: NDArray[np.bool_]
+    """(B,) whether any item of the pool was seen."""
 
     @classmethod
-    def of(cls, scores: Floats, targets: Ints, seen: Seen) -> Block:
-        """Take out the seen items.
+    def of(
+        cls, scores: Floats, targets: Ints, seen: Seen, exists: NDArray[np.bool_] | None = None
+    ) -> Block:
+        """Take out the seen items, and those that do not exist yet.
 
         Args:
             scores: (B, N) higher is better; not changed.
-            targets: (B,) column of the held-out item, -1 if it is not in the pool.
+            targets: (B,) column of the held-out item; -1 for none.
             seen: pairs that are not ranked, except the targets.
+            exists: (B, N) or (N,) whether an item exists; None if all do.
         """
-        rows = len(targets)
-        missing = targets < 0
-        present = np.flatnonzero(~missing)
+        rows = np.arange(len(targets))
+        ranked = np.ones(scores.shape, np.bool_)
+        if exists is not None:
+            ranked &= exists
         kept = np.fmax(scores, -np.inf)  # a copy with -inf for NaN
-        own = np.full(rows, -np.inf, kept.dtype)
-        own[present] = kept[present, targets[present]]
-        kept[seen.rows, seen.columns] = -np.inf
-        again = np.zeros(rows, dtype=np.bool_)
+        missing, own = targets < 0, np.full(len(rows), -np.inf, kept.dtype)
+        missing[~missing] = ~ranked[rows[~missing], targets[~missing]]
+        own[~missing] = kept[rows[~missing], targets[~missing]]
+        ranked[seen.rows, seen.columns] = False
+        kept[~ranked] = -np.inf
+        again = np.zeros(len(rows), dtype=np.bool_)
         again[seen.rows[targets[seen.rows] == seen.columns]] = True
-        return cls(kept, own, missing, again, np.bincount(seen.rows, minlength=rows))
+        warm = np.bincount(seen.rows, minlength=len(rows)) > 0
+        return cls(kept, own, missing, again & ~missing, _count(~ranked), warm)
 
 
 @dataclass(frozen=True)
@@ -88,7 +98,7 @@ class Ranks:
     """The rank of each event's held-out item in its pool."""
 
     above: Ints
-    """(B,) ranked items with a higher score; all of them for an item that is not in the pool."""
+    """(B,) ranked items with a higher score; all of them for an item that does not exist."""
     tied: Ints
     """(B,) ranked items with the same score, itself included: at least 1."""
     pool: Ints
@@ -112,13 +122,13 @@ class Ranks:
 def rank(block: Block) -> Ranks:
     """Rank each held-out item among the unseen items.
 
-    A score that is not a number ranks below all others. An item outside the pool is missed.
+    A score that is not a number ranks below all others. An item that does not exist is missed.
     """
     own = block.own[:, None]
     above = _count(block.scores > own)
-    # Seen items are at -inf, so they tie only with a target that has no score.
-    unseen_ties = _count(block.scores == own) - block.seen * np.isneginf(block.own)
-    pool = block.scores.shape[1] - block.seen + block.again
+    # Items that are out are at -inf, so they tie only with a target that has no score.
+    unseen_ties = _count(block.scores == own) - block.out * np.isneginf(block.own)
+    pool = block.scores.shape[1] - block.out + block.again
     return Ranks(
         above=np.where(block.missing, pool, above),
         tied=np.where(block.missing, 1, unseen_ties + block.again),
@@ -129,7 +139,7 @@ def rank(block: Block) -> Ranks:
 def negative_log_likelihood(block: Block) -> Values:
     """Return (B,) -log softmax(scores)[target] over the ranked items, in nats.
 
-    NaN if the item is outside the pool; infinite if the scores leave it no probability.
+    NaN if the item does not exist; infinite if the scores leave it no probability.
     """
     best = np.maximum(block.scores.max(axis=1, initial=-np.inf), block.own)
     with np.errstate(invalid="ignore", divide="ignore"):  # infinite scores

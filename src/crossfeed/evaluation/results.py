@@ -38,7 +38,7 @@ class Results:
     """Metric -> mean over the domains that have events."""
     domains: dict[str, Figures]
     """Domain -> metric -> mean over its events; `events` is their number and `unknown_share` the
-    share of events with an unknown item (each a miss)."""
+    share of events whose item did not exist yet (each a miss)."""
     outcomes: Outcomes = field(repr=False)
     """The metrics of every event, from which the means above are taken."""
     baselines: dict[str, Results] = field(default_factory=dict)
@@ -47,15 +47,22 @@ class Results:
     """Metric -> the domain with its worst value."""
     slices: dict[str, Figures] = field(default_factory=dict)
     """Slice -> metric -> mean over its events of all domains; `events` is their number. `cold` and
-    `warm`: whether the user has a click on a known item of the target domain before the event;
-    `head` and `tail`: whether the item is among the most clicked ones with 80% of the domain's
-    training clicks."""
+    `warm`: whether the user has a click in the target domain before the event; `head` and `tail`:
+    whether the item is among the most clicked ones with 80% of the domain's training clicks; `new`,
+    `few` and `many`: whether it has no training click, 1 to 4, or more."""
     lists: ListResults = field(default_factory=ListResults)
     """Figures over all recommended lists."""
     events: int = 0
     """Held-out clicks that were ranked."""
     unknown_share: float = 0.0
-    """Share of them with an unknown item."""
+    """Share of them whose item did not exist yet."""
+    protocol: str = "live"
+    """The clicks a scorer may know: all that happened before (live), or those of the training part
+    alone (frozen)."""
+    refresh_seconds: int = 0
+    """Seconds of the log's time between two refreshes of demand; 0 is exact."""
+    frozen: Results | None = None
+    """The scorer's figures under the frozen protocol, if they were asked for."""
 
     def to_json(self) -> dict[str, object]:
         """Return the figures, without the outcomes of single events, as plain JSON values.
@@ -65,6 +72,8 @@ class Results:
         return {
             "scorer": self.scorer,
             "part": self.part,
+            "protocol": self.protocol,
+            "refresh_seconds": self.refresh_seconds,
             "events": self.events,
             "unknown_share": self.unknown_share,
             "micro": _plain(self.micro),
@@ -74,6 +83,7 @@ class Results:
             "slices": {name: _plain(own) for name, own in self.slices.items()},
             "lists": asdict(self.lists),
             "baselines": {name: one.to_json() for name, one in self.baselines.items()},
+            "frozen": None if self.frozen is None else self.frozen.to_json(),
         }
 
     def all_outcomes(self) -> list[Outcomes]:

@@ -12,8 +12,10 @@ from numpy.typing import NDArray
 
 from crossfeed.scorer import Ints
 
-__all__ = ["HEAD_SHARE", "head_items", "slices"]
+__all__ = ["HEAD_SHARE", "MANY", "head_items", "slices"]
 
+MANY = 5
+"""Training clicks of an item in the slice `many`; items with fewer are `few`, with none `new`."""
 HEAD_SHARE = 0.8
 """Share of a domain's training clicks that its head items have."""
 
@@ -30,11 +32,22 @@ def head_items(clicks: Ints) -> NDArray[np.bool_]:
     return np.asarray(before[more] < HEAD_SHARE * before[-1])
 
 
-def slices(*, warm: NDArray[np.bool_], head: NDArray[np.bool_]) -> Mapping[str, NDArray[np.bool_]]:
+def slices(
+    *, warm: NDArray[np.bool_], head: NDArray[np.bool_], clicks: Ints
+) -> Mapping[str, NDArray[np.bool_]]:
     """Return name -> (B,) which events are in the slice.
 
     Args:
         warm: (B,) whether the event's history holds a click in the target domain.
-        head: (B,) whether the held-out item is a head item; an unknown one is not.
+        head: (B,) whether the held-out item is a head item.
+        clicks: (B,) training clicks of the held-out item.
     """
-    return {"cold": ~warm, "warm": warm, "head": head, "tail": ~head}
+    return {
+        "cold": ~warm,
+        "warm": warm,
+        "head": head,
+        "tail": ~head,
+        "new": clicks == 0,
+        "few": (clicks > 0) & (clicks < MANY),
+        "many": clicks >= MANY,
+    }

@@ -1,16 +1,12 @@
-"""Demand: a vector per domain that changes with time.
+"""The bias of an item by its demand: a small learned function of its features, per domain.
 
-Items come into fashion and out of fashion for all users. The training span is divided into periods,
-and each domain has a vector for every boundary between two of them. The vector of a moment is
-interpolated between its two neighbours and added to the user's. Its inner product with an item is
-an item bias that changes with time, of a rank low enough for few clicks.
+    f_d(x) = (a + a_d) . x + c . tanh(W x + s_d)
 
-After training, the vector is the mean of the newest boundaries, because the last one has learned
-from few clicks. A log without times has one moment, whose vector is the last boundary.
+x are the features of `crossfeed.data.demand`, clipped to the range that training saw and scaled.
+The domains share a, c and W, so that small domains learn from large ones; a_d and s_d are their
+own. The value is added to the item's bias: a log-share, up to a constant per domain.
 
-Source: item biases in time bins, Koren 2009 (KDD), equation 6.
-
-Dims: B rows, D domains, P periods, E width.
+Dims: D domains, N items of a pool, F features, H hidden units; `...` are moments.
 """
 
 from __future__ import annotations
@@ -18,56 +14,59 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from crossfeed.config import ModelConfig
+from crossfeed.data.demand import FEATURES
 
-__all__ = ["Demand"]
+__all__ = ["DemandFunction"]
 
-_NEWEST = 1 / 12
-"""Share of the boundaries whose mean is the vector after training."""
+_HIDDEN = 16
+"""H"""
 
 
-class Demand(nn.Module):
-    """Vectors of moments for each domain."""
+class DemandFunction(nn.Module):
+    """Learned biases from demand; without any training they are zero."""
 
-    def __init__(self, *, domains: int, config: ModelConfig) -> None:
+    undecayed = ("linear", "linear_of_domain", "shift_of_domain", "output")
+
+    def __init__(self, *, domains: int) -> None:
         super().__init__()
-        self._periods, self._width = config.periods, config.width
-        rows = domains * (config.periods + 1) if config.periods else 0
-        self.vectors = nn.Parameter(torch.zeros(rows, config.width))
-        """(D (P + 1), E) at the start of each period and at the end of the last."""
-        self.register_buffer("span", torch.zeros(2, dtype=torch.int64))
-        self.span: Tensor
-        """(2,) first and last time of training, in milliseconds; equal if unknown."""
+        self.linear = nn.Parameter(torch.zeros(FEATURES))
+        self.linear_of_domain = nn.Parameter(torch.zeros(domains, FEATURES))
+        self.shift_of_domain = nn.Parameter(torch.zeros(domains, _HIDDEN))
+        self.hidden = nn.Linear(FEATURES, _HIDDEN)
+        self.output = nn.Parameter(torch.zeros(_HIDDEN))
+        for name, value in {"least": 0.0, "most": 0.0, "middle": 0.0, "scale": 1.0}.items():
+            self.register_buffer(name, torch.full((FEATURES,), value))
+        self.least: Tensor
+        """(F,) and"""
+        self.most: Tensor
+        """(F,) the range that training saw."""
+        self.middle: Tensor
+        self.scale: Tensor
 
-    def forward(self, times: Tensor | None, domains: Tensor) -> Tensor:
-        """Return (B, E) the vector of each row's moment.
+    @torch.no_grad()
+    def fit_range(self, demand: Tensor) -> None:
+        """Set the range and the scale of the features.
 
         Args:
-            times: (B,) milliseconds since 1970; None means after training, as any later time does.
-            domains: (B,) the target domain of each row.
+            demand: (n, F) of items that exist, at moments of the training.
         """
-        if not self._periods:
-            return self.vectors.new_zeros(domains.shape[0], self._width)
-        if times is None:
-            return self._afterwards(domains)
-        line = domains * (self._periods + 1)
-        first, last = self.span[0], self.span[1]
-        position = (times - first).double() / (last - first).clamp_min(1) * self._periods
-        position = torch.where(first < last, position.clamp(0, self._periods), self._periods)
-        period = position.floor().clamp_max(self._periods - 1)
-        share = (position - period).to(self.vectors.dtype).unsqueeze(1)  # (B, 1)
-        begin = line + period.long()
-        # Not vectors[begin]: threads would add to its gradient in no fixed order.
-        before, after = (self.vectors.index_select(0, row) for row in (begin, begin + 1))
-        within = torch.lerp(before, after, share)
-        if self.training:
-            return within
-        return torch.where((times > last).unsqueeze(1), self._afterwards(domains), within)
+        self.least.copy_(demand.amin(0))
+        self.most.copy_(demand.amax(0))
+        self.middle.copy_(demand.mean(0))
+        self.scale.copy_(demand.std(0, correction=0).clamp_min(1e-3))
 
-    def _afterwards(self, domains: Tensor) -> Tensor:
-        """Return (B, E) the demand after training."""
-        boundaries = self.vectors.view(-1, self._periods + 1, self._width)  # (D, P + 1, E)
-        newest = max(1, round(_NEWEST * (self._periods + 1)))
-        known = self.span[0] < self.span[1]
-        after = torch.where(known, boundaries[:, -newest:].mean(dim=1), boundaries[:, -1])  # (D, E)
-        return after.index_select(0, domains)
+    def forward(self, demand: Tensor, domains: Tensor) -> Tensor:
+        """Return (n, ..., N) the bias of each item.
+
+        Args:
+            demand: (n, ..., N, F) of the pools of n domains.
+            domains: (n,) these domains.
+        """
+        inputs = (demand.clamp(self.least, self.most) - self.middle) / self.scale
+        shape = (len(domains), *[1] * (demand.ndim - 2), -1)
+        # Not a[domains]: threads would add to its gradient in no fixed order.
+        own = self.linear_of_domain.index_select(0, domains).view(shape)
+        shift = self.shift_of_domain.index_select(0, domains).view(shape)
+        straight = (inputs * (self.linear + own)).sum(-1)
+        bent = torch.tanh(self.hidden(inputs) + shift) @ self.output
+        return straight + bent

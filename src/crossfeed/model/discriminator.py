@@ -19,10 +19,10 @@ __all__ = ["Discriminator"]
 class Discriminator(Player):
     """The player that tells candidates from clicks: user network and scoring layer."""
 
-    def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
+    def __init__(self, *, rows: int, domains: int, config: ModelConfig) -> None:
         super().__init__(domains=domains, config=config)
         self.network = NETWORKS[config.discriminator](domains, config)
-        self.scoring_layer = ItemLayer(items=items, config=config)
+        self.scoring_layer = ItemLayer(rows=rows, config=config)
         """The second fully connected layer of claim 6: domain-specific user + item -> score."""
 
     @property
@@ -30,6 +30,6 @@ class Discriminator(Player):
         """Return the scoring layer."""
         return self.scoring_layer
 
-    def read(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) the users by their histories only."""
+    def users(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""
         return self.network(timelines, self.scoring_layer.vectors)  # type: ignore[no-any-return]

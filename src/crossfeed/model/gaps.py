@@ -76,11 +76,12 @@ def kl_gap(
     held = (mean > 0).to(mean)
     weights = held
     if log_inclusion is not None:
-        inclusion = log_inclusion.exp().where(mean > 0, 1.0)  # finite for padding too
+        inclusion = log_inclusion.exp().where(mean > 0, 1.0)
         own = confidence.gather(-1, clicks.unsqueeze(-1)).squeeze(-1)  # (..., B) is g already
         own = own / rows if padding is None else own * padding.rows
         own = torch.zeros_like(mean).scatter_add(-1, clicks, own)
-        mean = own + (mean - own) * inclusion
+        # An item that is there as a click alone has log pi = +inf, and no other mass.
+        mean = own + (mean - own) * inclusion.where(inclusion.isfinite(), 0.0)
         weights = held / inclusion
     size = weights.sum(-1, keepdim=True)
     counts = _click_shares(clicks, confidence, padding) * rows

@@ -20,11 +20,11 @@ __all__ = ["Generator", "log_confidence"]
 class Generator(Player):
     """Encoder and output layer of the player that proposes candidates (claim 1b)."""
 
-    def __init__(self, *, items: int, domains: int, config: ModelConfig) -> None:
+    def __init__(self, *, rows: int, domains: int, config: ModelConfig) -> None:
         super().__init__(domains=domains, config=config)
         encoder = LinearEncoder if config.generator == "linear" else TimelineEncoder
         self.encoder = encoder(domains=domains, config=config)
-        self.output_layer = ItemLayer(items=items, config=config)
+        self.output_layer = ItemLayer(rows=rows, config=config)
         """The first fully connected layer of claim 6: items with high confidence are drawn as
         candidates for the discriminator's scoring layer."""
 
@@ -33,8 +33,8 @@ class Generator(Player):
         """Return the output layer."""
         return self.output_layer
 
-    def read(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) the users by their histories only."""
+    def users(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""
         return self.encoder(timelines, self.output_layer.vectors)  # type: ignore[no-any-return]
 
 

@@ -16,7 +16,7 @@ from crossfeed.config import ModelConfig
 from crossfeed.model.players import Players
 from crossfeed.model.users.grouping import encoded
 from crossfeed.model.users.timelines import build_timelines
-from crossfeed.scorer import Catalogue, Floats, Histories, Ints
+from crossfeed.scorer import Catalogue, Floats, Histories, Ints, Moment
 
 __all__ = ["NetworkScorer"]
 
@@ -64,31 +64,42 @@ class NetworkScorer:
 
     @cached_property
     def item_vectors(self) -> Floats:
-        """Return (I, E) one vector per item."""
+        """Return (R, E) one vector per trained item."""
         return _array(self.players.item_vectors())
 
-    @cached_property
-    def item_biases(self) -> Floats:
-        """Return (I,) one bias per item."""
-        return _array(self.players.item_biases())
+    def item_biases(self, domain: int, moment: Moment) -> Floats:
+        """Return (N,) one bias per item of the domain's pool."""
+        return _array(self.players.item_biases(domain, self._demand(domain, moment)))
+
+    def confidence_biases(self, domain: int, moment: Moment) -> Floats:
+        """Return (N,) the part of the generator's output that does not depend on the user."""
+        return _array(self.players.confidence_biases(domain, self._demand(domain, moment)))
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""
         return encoded(self._encode, histories, domains, width=self.item_vectors.shape[1])
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the score of each item of the domain's pool for each history."""
-        pool = self.catalogue.pool(domain)
         users = self.user_vectors(histories, np.full(len(histories), domain, np.int64))
-        return users @ self.item_vectors[pool].T + self.item_biases[pool]
+        vectors = self.item_vectors[self.catalogue.trained_rows(domain)]
+        scores = np.tile(self.item_biases(domain, moment), (len(histories), 1))
+        scores[:, : len(vectors)] += users @ vectors.T
+        return scores
+
+    def _demand(self, domain: int, moment: Moment) -> Tensor:
+        demand = torch.from_numpy(moment.demand(domain).astype(np.float32))
+        return demand.to(self._device)
 
     def _encode(self, histories: Histories, domains: Ints) -> Floats:
         timelines = build_timelines(
             histories, domains, catalogue=self.catalogue, config=self.config
         )
-        device = next(self.players.parameters()).device
-        times = None if histories.times is None else torch.from_numpy(histories.times).to(device)
-        return _array(self.players.user_vectors(timelines.to(device), times))
+        return _array(self.players.user_vectors(timelines.to(self._device)))
+
+    @property
+    def _device(self) -> torch.device:
+        return next(self.players.parameters()).device
 
 
 def _array(values: Tensor) -> Floats:

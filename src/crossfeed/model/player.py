@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from torch import Tensor, nn
 
 from crossfeed.config import ModelConfig
-from crossfeed.model.demand import Demand
+from crossfeed.model.demand import DemandFunction
 from crossfeed.model.items.layer import ItemLayer
 from crossfeed.model.users.timelines import Timelines
 
@@ -18,11 +18,11 @@ __all__ = ["Player"]
 
 
 class Player(nn.Module, ABC):
-    """Both players read histories and know the demand by time."""
+    """Both players read histories and weigh demand."""
 
     def __init__(self, *, domains: int, config: ModelConfig) -> None:
         super().__init__()
-        self.demand = Demand(domains=domains, config=config)
+        self.demand = DemandFunction(domains=domains).requires_grad_(config.demand)
 
     @property
     @abstractmethod
@@ -30,14 +30,5 @@ class Player(nn.Module, ABC):
         """Return the layer with a value for each item."""
 
     @abstractmethod
-    def read(self, timelines: Timelines) -> Tensor:
-        """Return (B, E) the users by their histories only."""
-
-    def users(self, timelines: Timelines, times: Tensor | None = None) -> Tensor:
-        """Return (B, E) each row's user in its target domain.
-
-        Args:
-            timelines: the users' earlier clicks.
-            times: (B,) the time to score for, see `Demand`.
-        """
-        return self.read(timelines) + self.demand(times, timelines.target_domains)  # type: ignore[no-any-return]
+    def users(self, timelines: Timelines) -> Tensor:
+        """Return (B, E) each row's user in its target domain."""

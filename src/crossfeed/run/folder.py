@@ -64,7 +64,7 @@ __all__ = [
 
 CheckpointName = Literal["last", "best", "healthy", "refit-last", "refit"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 _MEASURED = ("results.json", "outcomes.parquet", "transfer.json", "gate.json", "report.html")
 """Facts about the best weights only."""
@@ -144,7 +144,7 @@ class Run:
             raise RunError(
                 f"the run '{path}' has format version {version}; this crossfeed reads "
                 f"{FORMAT_VERSION}",
-                hint="train again with --overwrite",
+                hint="prepare the log again and train again, both with --overwrite",
             )
         return cls(path, config, facts)
 

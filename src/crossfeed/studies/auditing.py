@@ -12,7 +12,7 @@ from crossfeed.evaluation.audit import AuditReport, Finding, audit
 from crossfeed.model.candidates import Proposals
 from crossfeed.run import Run
 from crossfeed.training.step.batches import Batch, batches
-from crossfeed.training.step.proposals import propose, static_proposals
+from crossfeed.training.step.proposals import propose
 
 __all__ = ["audit_run", "proposals_finding"]
 
@@ -29,16 +29,13 @@ def audit_run(run: Run) -> AuditReport:
     dataset = run.dataset()
     generator = run.scorer().players.generator if run.config.has_generator else None
     config = run.config
-    static = static_proposals(dataset, config.train)
     expanded = [True] * len(dataset.catalogue.domains)
-    clicks = dataset.events(Part.TRAIN)
+    clicks = dataset.learned_events
     drawn = []
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(config.train.seed)
         for batch in islice(batches(dataset, config, clicks=clicks, epoch=0), _BATCHES):
-            proposals = propose(
-                generator, batch, static=static, config=config.train, expanded=expanded
-            )
+            proposals = propose(generator, batch, config=config.train, expanded=expanded)
             drawn.append((batch, proposals))
     findings = audit(dataset).findings
     return AuditReport((*findings, proposals_finding(dataset, drawn)))

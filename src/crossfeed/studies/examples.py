@@ -12,7 +12,7 @@ import numpy as np
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.ranking import Block, Seen, rank
 from crossfeed.evaluation.report.contents import Click, Example, Influence
-from crossfeed.scorer import Histories, Ints, Scorer
+from crossfeed.scorer import Histories, Ints, Moment, Scorer
 
 __all__ = ["draw_examples"]
 
@@ -69,11 +69,15 @@ def _example(scorer: Scorer, dataset: Dataset, event: int, part: Part) -> Exampl
     domain = int(dataset.event_domain[event])
     pool = dataset.catalogue.pool(domain)
     next_item = int(dataset.event_item[event])
-    target = next_item - pool.start if pool.start <= next_item < pool.stop else -1
+    target = next_item - pool.start
     seen = Seen.of(histories, pool)
-    block = Block.of(scorer.score(histories, domain), np.array([target]), seen)
+    moment = dataset.moment(int(dataset.event_time[event]), part)
+    exists = moment.exists(domain)
+    scores = scorer.score(histories, domain, moment)
+    block = Block.of(scores, np.array([target]), seen, exists)
     listed = _best(block)
-    popular = _best(Block.of(dataset.item_clicks[pool][None].astype(np.float32), _NOBODY, seen))
+    clicks = dataset.item_clicks[pool][None].astype(np.float32)
+    popular = _best(Block.of(clicks, _NOBODY, seen, exists))
     ranks = rank(block)
     return Example(
         user=_user(dataset, event),
@@ -87,9 +91,9 @@ def _example(scorer: Scorer, dataset: Dataset, event: int, part: Part) -> Exampl
             )
             for place in listed
         ),
-        history=tuple(_influences(scorer, dataset, histories, domain, listed)),
-        next_item=_item(dataset, next_item) if next_item >= 0 else None,
-        next_rank=None if target < 0 else int(ranks.above[0] + (ranks.tied[0] + 1) // 2),
+        history=tuple(_influences(scorer, dataset, histories, domain, moment, listed)),
+        next_item=_item(dataset, next_item),
+        next_rank=None if block.missing[0] else int(ranks.above[0] + (ranks.tied[0] + 1) // 2),
     )
 
 
@@ -103,7 +107,12 @@ def _best(block: Block) -> list[int]:
 
 
 def _influences(
-    scorer: Scorer, dataset: Dataset, histories: Histories, domain: int, listed: list[int]
+    scorer: Scorer,
+    dataset: Dataset,
+    histories: Histories,
+    domain: int,
+    moment: Moment,
+    listed: list[int],
 ) -> Iterator[Influence]:
     """Yield the effect of each domain's history on the list, the most influential first."""
     catalogue, pool = dataset.catalogue, dataset.catalogue.pool(domain)
@@ -112,8 +121,9 @@ def _influences(
     seen = Seen.of(histories, pool)
     found = []
     for other in np.unique(domains).tolist():
-        without = scorer.score(histories.where(domains != other), domain)
-        changed = len(set(listed) - set(_best(Block.of(without, _NOBODY, seen))))
+        without = scorer.score(histories.where(domains != other), domain, moment)
+        block = Block.of(without, _NOBODY, seen, moment.exists(domain))
+        changed = len(set(listed) - set(_best(block)))
         own = items[domains == other]
         newest = tuple(_item(dataset, int(item)) for item in own[::-1][:_NEWEST])
         found.append(Influence(catalogue.domains[other], len(own), newest, changed))

@@ -22,7 +22,7 @@ from crossfeed.model.generator import log_confidence
 from crossfeed.model.network_scorer import NetworkScorer
 from crossfeed.model.users.timelines import build_timelines
 from crossfeed.run import Run
-from crossfeed.scorer import Histories, Ints
+from crossfeed.scorer import Histories, Ints, Moment
 from crossfeed.studies.plausibility import Expansion, Samples, Tally, TrueTaste
 from crossfeed.table_files import require_table, table_writer
 
@@ -83,13 +83,14 @@ def generate(
     truths = None if truth is None else TrueTaste(truth, dataset, number)
     tally = Tally(dataset, number)
     draws = torch.Generator().manual_seed(seed)
+    moment = dataset.end(Part.TRAIN)
     with table_writer(out, _schema(dataset)) as writer:
         for chosen in _batches(dataset, number, users):
             histories = dataset.timelines(chosen, Part.TRAIN)
-            confidences = _confidences(scorer, histories, number)
+            confidences = _confidences(scorer, histories, number, moment)
             samples = _draw(confidences, per_user, draws)
             rivals = _draw(tally.popularity_like(confidences), per_user, draws)
-            writer.write_table(_table(dataset, scorer, histories, chosen, number, samples))
+            writer.write_table(_table(dataset, scorer, histories, moment, chosen, number, samples))
             tally.add(chosen, histories, samples, rivals, truths)
     return tally.result(domain)
 
@@ -108,15 +109,22 @@ def _batches(dataset: Dataset, domain: int, users: Literal["all", "new"]) -> Ite
 
 
 @torch.no_grad()
-def _confidences(scorer: NetworkScorer, histories: Histories, domain: int) -> Tensor:
-    """Return (B, N) the generator's log-confidence; -inf where the user clicked the item."""
+def _confidences(
+    scorer: NetworkScorer, histories: Histories, domain: int, moment: Moment
+) -> Tensor:
+    """Return (B, N) the generator's log-confidence; -inf where the user clicked the item.
+
+    It is -inf for items that nobody had clicked before the moment, too.
+    """
     catalogue, generator = scorer.catalogue, scorer.players.generator
     pool = catalogue.pool(domain)
     domains = np.full(len(histories), domain, np.int64)
     timelines = build_timelines(histories, domains, catalogue=catalogue, config=scorer.config)
-    logits = generator.output_layer(generator.users(timelines), pool)
+    vectors = generator.output_layer.item_vectors()[catalogue.trained_rows(domain)]
+    logits = torch.from_numpy(scorer.confidence_biases(domain, moment)).repeat(len(histories), 1)
+    logits[:, : len(vectors)] += generator.users(timelines) @ vectors.T
     seen = Seen.of(histories, pool)
-    excluded = torch.zeros(logits.shape, dtype=torch.bool)
+    excluded = torch.from_numpy(~moment.exists(domain)).repeat(len(histories), 1)
     excluded[torch.from_numpy(seen.rows), torch.from_numpy(seen.columns)] = True
     return log_confidence(logits, excluded)
 
@@ -152,11 +160,12 @@ def _table(
     dataset: Dataset,
     scorer: NetworkScorer,
     histories: Histories,
+    moment: Moment,
     users: Ints,
     domain: int,
     samples: Samples,
 ) -> pa.Table:
-    scores = scorer.score(histories, domain)
+    scores = scorer.score(histories, domain, moment)
     name = pa.scalar(dataset.catalogue.domains[domain])
     columns = (
         dataset.user_ids.take(pa.array(users[samples.rows])),

@@ -14,7 +14,7 @@ import numpy as np
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset, Part
 from crossfeed.evaluation.baselines import Popularity
-from crossfeed.scorer import Catalogue, Floats, Histories, Scorer
+from crossfeed.scorer import Catalogue, Floats, Histories, Moment, Scorer
 from crossfeed.training.loop.trainer import SAME_COMMAND, train
 
 __all__ = ["Alone", "Narrowed", "is_trainable", "train_alone", "train_narrowed"]
@@ -35,10 +35,10 @@ class Narrowed:
         """Return the wrapped scorer's name."""
         return self._scorer.name
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the scorer's scores of the pool for the visible part of each history."""
         kept = np.isin(self._catalogue.domain_of(histories.items), self._domains)
-        return self._scorer.score(histories.where(kept), domain)
+        return self._scorer.score(histories.where(kept), domain, moment)
 
 
 class Alone:
@@ -49,15 +49,15 @@ class Alone:
     def __init__(self, scorers: Mapping[int, Scorer], otherwise: Scorer) -> None:
         self._scorers, self._otherwise = scorers, otherwise
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the scores of the domain's own network."""
-        return self._scorers.get(domain, self._otherwise).score(histories, domain)
+        return self._scorers.get(domain, self._otherwise).score(histories, domain, moment)
 
 
 def is_trainable(dataset: Dataset, targets: Sequence[int]) -> bool:
     """Return whether these domains have a training click and a validation click."""
     view = dataset.narrowed(targets=targets)
-    return bool(len(view.events(Part.TRAIN)) and len(view.events(Part.VALIDATION)))
+    return bool(len(view.learned_events) and len(view.events(Part.VALIDATION)))
 
 
 def train_narrowed(
@@ -80,7 +80,7 @@ def train_narrowed(
         history: domains that the network may see, in training and whenever it scores.
     """
     view = dataset.narrowed(targets=targets, history=history)
-    batch_size = max(_SMALLEST_BATCH, len(view.events(Part.TRAIN)) // _STEPS_PER_EPOCH)
+    batch_size = max(_SMALLEST_BATCH, len(view.learned_events) // _STEPS_PER_EPOCH)
     batch_size = min(batch_size, config.train.batch_size)
     settings = config.train.model_copy(
         update={"batch_size": batch_size, "expand_domains": None, "track": ()}

@@ -167,10 +167,10 @@ def _domains(dataset: Dataset) -> tuple[DomainFacts, ...]:
             name=one["domain"],
             users=one["users"],
             items=one["items"],
-            train=one["events"]["train"],
-            validation=one["events"]["validation"],
-            test=one["events"]["test"],
-            unknown_share=one["unknown_item_share"],
+            train=one["events"].get("train", 0),
+            validation=one["events"].get("validation", 0),
+            test=one["events"].get("test", 0),
+            unknown_share=one["untrained_share"],
         )
         for one in dataset.manifest["domains"]
     )

@@ -27,27 +27,26 @@ class EventCounts:
 
     events: Ints
     """(D, parts) events"""
-    unknown: Ints
-    """(D,) validation and test events on unknown items"""
+    untrained: Ints
+    """(D,) validation and test events on untrained items"""
     users: Ints
     """(D,) users with an event in the domain"""
 
 
-def count_events(folder: Path, *, domains: int, known: NDArray[np.bool_]) -> EventCounts:
+def count_events(folder: Path, *, domains: int, trained: NDArray[np.bool_]) -> EventCounts:
     """Count the events of a dataset's folder.
 
     Args:
         folder: of the dataset.
         domains: D.
-        known: (I,) whether training knows each item.
+        trained: (I,) whether each item is trained.
     """
     arrays = {name: np.load(folder / "events" / f"{name}.npy", "r") for name in EVENT_ARRAYS}
     counts = EventCounts(
         events=np.zeros((domains, len(Part)), np.int64),
-        unknown=np.zeros(domains, np.int64),
+        untrained=np.zeros(domains, np.int64),
         users=np.zeros(domains, np.int64),
     )
-    known = np.append(known, False)  # index -1 is outside the tables
     for first, last in _user_blocks(arrays["user_offsets"]):
         offsets = arrays["user_offsets"][first : last + 1]
         events = slice(offsets[0], offsets[-1])
@@ -55,8 +54,8 @@ def count_events(folder: Path, *, domains: int, known: NDArray[np.bool_]) -> Eve
         cells = np.bincount(domain * np.int64(len(Part)) + part, minlength=counts.events.size)
         counts.events[:] += cells.reshape(counts.events.shape)
         evaluated = (part == Part.VALIDATION) | (part == Part.TEST)
-        missed = domain[evaluated & ~known[arrays["item"][events]]]
-        counts.unknown[:] += np.bincount(missed, minlength=domains)
+        missed = domain[evaluated & ~trained[arrays["item"][events]]]
+        counts.untrained[:] += np.bincount(missed, minlength=domains)
         user = np.repeat(np.arange(last - first), np.diff(offsets))
         counts.users[:] += np.bincount(_distinct(user, domain, domains), minlength=domains)
     return counts

@@ -5,7 +5,8 @@ Dims: U users, I items, D domains, N events.
     manifest.json       format version, configuration, counts, hashes of logical content
     users.parquet       user_id; the row is the user's index
     items.parquet       item_id, domain, clicks (training part), clicks_all; the row is the index
-    domains.parquet     domain, items, known, clicks; the row is the domain's index
+    domains.parquet     domain, items, trained, trained_on_all, clicks; the row is the domain's
+                        index
     events/*.npy        user_offsets (U + 1,), item, domain, time, part: (N,) each, sorted by
                         (user, time, a hash of the clicked item)
     quarantine.parquet  rows that could not be read: file, row, reason
@@ -18,7 +19,7 @@ import itertools
 import json
 from collections.abc import Iterable, Iterator
 from enum import IntEnum
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ from numpy.typing import NDArray
 
 from crossfeed.config import DataConfig
 from crossfeed.data.dataset.hashing import EVENT_ARRAYS, combined_hash, content_hashes
+from crossfeed.data.dataset.moments import LogMoment
+from crossfeed.data.demand import DemandHistory
 from crossfeed.errors import ConfigError, DatasetError
 from crossfeed.outputs import kind_told
 from crossfeed.scorer import Catalogue, Histories, Ints
 
 __all__ = ["FORMAT_VERSION", "ROW_ORDER", "Dataset", "Part"]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 ROW_ORDER = "row order"
 """The unit of time of a log without times: rows are counted instead."""
@@ -64,6 +67,9 @@ _VISIBLE: dict[Part, NDArray[np.bool_]] = {
 }
 """Part -> (P,) whether events of each part may be seen in it."""
 
+_BURN_IN = 0.05
+"""Share of a domain's training clicks, the earliest, that teach nothing: demand has no past yet."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
@@ -72,12 +78,14 @@ class Dataset:
     path: Path
     manifest: dict[str, Any]  # Any: JSON
     catalogue: Catalogue
+    trained_on_all: Ints
+    """(D,) how many items of each domain the filters choose from all parts."""
     item_clicks: Ints
     """(I,) clicks of each item in the training part."""
     user_offsets: Ints
     """(U + 1,) where each user's events begin."""
     event_item: NDArray[np.int32]
-    """(N,) item index, -1 for an item outside the tables."""
+    """(N,) item index."""
     event_domain: NDArray[np.int32]
     """(N,) domain index."""
     event_time: NDArray[np.int64]
@@ -121,8 +129,9 @@ class Dataset:
             catalogue=Catalogue(
                 domains=tuple(domains["domain"].to_pylist()),
                 offsets=offsets,
-                known=domains["known"].to_numpy().astype(np.int64),
+                trained=domains["trained"].to_numpy().astype(np.int64),
             ),
+            trained_on_all=domains["trained_on_all"].to_numpy().astype(np.int64),
             item_clicks=clicks.to_numpy().astype(np.int64),
             user_offsets=arrays["user_offsets"],
             event_item=arrays["item"],
@@ -160,20 +169,6 @@ class Dataset:
         """Return the settings that the dataset was prepared with."""
         return DataConfig.model_validate(self.manifest["config"])
 
-    @property
-    def training_span(self) -> tuple[int, int]:
-        """Return the times (ms) of the first and the last training click.
-
-        Both are 0 if they are equal, or if the log has no times.
-        """
-        if self.manifest.get("log", {}).get("time_unit") == ROW_ORDER:
-            return 0, 0
-        trained = self.event_part == Part.TRAIN
-        most = np.iinfo(np.int64).max
-        first = int(np.min(self.event_time, where=trained, initial=most))
-        last = int(np.max(self.event_time, where=trained, initial=-most))
-        return (first, last) if first < last else (0, 0)
-
     @cached_property
     def user_ids(self) -> pa.ChunkedArray:
         """Return (U,) the log's user ids, strings or integers."""
@@ -187,15 +182,26 @@ class Dataset:
     def events(self, part: Part) -> Ints:
         """Return the indices of the events of one part that can be a target.
 
-        In the training part these are the events whose item is in the tables. In the other parts
-        these are all events, because an unknown item counts as a miss.
+        These are all events of the part: a click on an item that did not exist is a miss.
         """
         wanted = self.event_part == part
-        if part is Part.TRAIN:
-            wanted &= self.event_item >= 0
         if self.target_domains is not None:
             wanted &= self.target_domains[self.event_domain]
         return np.flatnonzero(wanted)
+
+    @cached_property
+    def learned_events(self) -> Ints:
+        """Return the indices of the training events that are targets of training.
+
+        The first clicks of each domain are not among them (burn-in): before them hardly any item
+        exists.
+        """
+        events = self.events(Part.TRAIN)
+        domains = self.event_domain[events]
+        order = np.lexsort((self.event_time[events], domains))
+        counts = np.bincount(domains, minlength=len(self.catalogue.domains))
+        place = np.arange(len(events)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return np.sort(events[order[place >= np.repeat(counts * _BURN_IN, counts)]])
 
     def users_of(self, events: Ints) -> Ints:
         """Return the user index of each event."""
@@ -234,7 +240,7 @@ class Dataset:
         return before if nearer else after
 
     def histories(self, events: Ints, part: Part) -> Histories:
-        """Return the user's history just before each event, and the event's time.
+        """Return the user's history before each event: a click at the same time is not before.
 
         Args:
             events: (B,) event indices.
@@ -243,8 +249,7 @@ class Dataset:
                 everything.
         """
         starts = self.user_offsets[self.users_of(events)]
-        visible = self._visible(starts, events, part)
-        return dataclasses.replace(visible, times=np.array(self.event_time[events]))
+        return self._visible(starts, self._first_of_time[events], part)
 
     def chunks(
         self, events: Ints, *, at_once: int, of_event: int = 0, of_click: int = 1
@@ -272,7 +277,7 @@ class Dataset:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(lengths)])
         positions = np.arange(offsets[-1]) + np.repeat(starts - offsets[:-1], lengths)
         items = self.event_item[positions].astype(np.int64)
-        kept = _VISIBLE[part][self.event_part[positions]] & self.is_known(items)
+        kept = _VISIBLE[part][self.event_part[positions]]
         if self.history_domains is not None:
             kept &= self.history_domains[self.event_domain[positions]]
         return Histories(items, offsets).where(kept)
@@ -308,27 +313,63 @@ class Dataset:
         return mask
 
     def refitted(self) -> Dataset:
-        """Return the dataset with every event in the training part and every item known."""
-        counted = self.event_item[self.event_item >= 0]
+        """Return the dataset with every event in the training part; filters chose from all."""
+        counts = np.bincount(self.event_item, minlength=self.catalogue.items)
         return dataclasses.replace(
             self,
-            catalogue=dataclasses.replace(self.catalogue, known=np.diff(self.catalogue.offsets)),
-            item_clicks=np.bincount(counted, minlength=self.catalogue.items).astype(np.int64),
+            catalogue=dataclasses.replace(self.catalogue, trained=self.trained_on_all),
+            item_clicks=counts.astype(np.int64),
             event_part=np.zeros_like(self.event_part),
         )
 
-    @cached_property
-    def _known_items(self) -> NDArray[np.bool_]:
-        """Return (I + 1,) whether each item is known; the last entry stands for index -1."""
-        known = np.zeros(self.catalogue.items + 1, dtype=np.bool_)
-        for domain in range(len(self.catalogue.domains)):
-            known[self.catalogue.pool(domain)] = True
-        return known
+    def moment(self, time: int, part: Part) -> LogMoment:
+        """Return what everybody did before a time.
 
-    def is_known(self, items: NDArray[np.signedinteger[Any]]) -> NDArray[np.bool_]:
-        """Return whether training knows each item; -1 is an item outside the tables."""
-        known: NDArray[np.bool_] = self._known_items[items]
-        return known
+        Args:
+            time: in milliseconds since 1970.
+            part: the part that uses it; it decides which clicks may be seen, as in `histories`.
+        """
+        return LogMoment(int(time), partial(self.demand_history, part=part))
+
+    def end(self, part: Part) -> LogMoment:
+        """Return the moment after the last click that may be seen in a part."""
+        seen = _VISIBLE[part][self.event_part]
+        last = np.max(self.event_time, where=seen, initial=np.iinfo(np.int64).min + 1)
+        return self.moment(int(last) + 1, part)
+
+    def demand_history(self, domain: int, part: Part) -> DemandHistory:
+        """Return the clicks of a domain that may be seen in a part."""
+        kept = self._demand_histories.get((domain, part))
+        if kept is None:
+            events = self._by_domain[domain]
+            events = events[_VISIBLE[part][self.event_part[events]]]
+            pool = self.catalogue.pool(domain)
+            kept = self._demand_histories[domain, part] = DemandHistory.of(
+                self.event_item[events].astype(np.int64) - pool.start,
+                self.event_time[events],
+                count=pool.stop - pool.start,
+            )
+        return kept
+
+    @cached_property
+    def _demand_histories(self) -> dict[tuple[int, Part], DemandHistory]:
+        return {}
+
+    @cached_property
+    def _by_domain(self) -> list[Ints]:
+        """Return the indices of each domain's events."""
+        order = np.argsort(self.event_domain, kind="stable")
+        counts = np.bincount(self.event_domain, minlength=len(self.catalogue.domains))
+        return np.split(order, np.cumsum(counts)[:-1])
+
+    @cached_property
+    def _first_of_time(self) -> Ints:
+        """Return (N,) the first event of each event's user at its time."""
+        begins = np.ones(len(self.event_time), np.bool_)
+        begins[1:] = self.event_time[1:] != self.event_time[:-1]
+        firsts = self.user_offsets[:-1]
+        begins[firsts[firsts < len(begins)]] = True
+        return np.maximum.accumulate(np.where(begins, np.arange(len(begins)), 0))
 
 
 def _read_manifest(path: Path) -> dict[str, Any]:  # Any: JSON

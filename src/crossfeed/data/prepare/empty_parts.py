@@ -27,7 +27,7 @@ def require_parts(
     dropped: Mapping[str, int],
     config: DataConfig,
 ) -> None:
-    """Refuse a split that leaves the training, validation or test part without clicks.
+    """Refuse a split that leaves a part without clicks, or filters that leave no item to train.
 
     Args:
         engine: holds the clicks.
@@ -41,8 +41,11 @@ def require_parts(
         LogError: naming the cause, and the setting to change.
     """
     empty = [name for part, name in _NEEDED.items() if not split.parts.get(part.name)]
+    if split.untrained and sum(split.untrained.values()) == split.parts.get(Part.TRAIN.name):
+        empty = ["training"]
     if not empty:
         return
+    dropped = {**dropped, **split.untrained}
     reasons = ", ".join(f"{reason}: {count:,}" for reason, count in dropped.items() if count)
     cause, hint = _cause(engine, given, split, dropped, config)
     raise LogError(
@@ -135,7 +138,7 @@ def _filter_cause(dropped: Mapping[str, int], config: DataConfig) -> _Cause:
             "most clicks are in domains with too few",
             f"lower data.min_domain_events ({config.min_domain_events})",
         )
-        known |= {"small domain": small, "later click in a dropped domain": small}
+        known["small domain"] = small
     reasons = [reason for reason in known if dropped.get(reason)]
     if reasons:
         return known[max(reasons, key=lambda reason: dropped[reason])]

@@ -33,9 +33,9 @@ _UNTIMED_RULE = "The log has no times: the order of its files and rows stands fo
 _SPLIT_RULES = {
     "temporal": (
         "One cut in time for all domains; events with the time of a cut come after it.",
-        "Filters, index tables and popularity are fitted on the training part alone: a user whose "
-        "training clicks were dropped is still evaluated on later ones.",
-        "An event on an item that training does not know counts as a miss.",
+        "Every readable click counts. The filters choose, from the training part alone, the items "
+        "with a vector of their own; demand alone scores the others.",
+        "An event on an item that nobody clicked before counts as a miss.",
     ),
     "last-out": (
         "Not for product claims: it trains on events later than other users' tests.",
@@ -91,6 +91,7 @@ def make_manifest(
             "items_in_several_domains": _shared_items(engine, coded.items),
         },
         "dropped": {"not a click": not_clicked, **split.dropped},
+        "untrained": split.untrained,
         "domains": domains,
         "rules": [*_RULES, _order_rule(rows), *_split_rules(config)],
         "hashes": hashes,
@@ -109,21 +110,21 @@ def _order_rule(rows: LogRows) -> str:
 
 def _domains(engine: Engine, tables: Tables, folder: Path) -> list[dict[str, Any]]:  # Any: JSON
     rows = engine.records(tables.domains)
-    known = np.concatenate([np.arange(row["items"]) < row["known"] for row in rows])
-    counts = count_events(folder, domains=len(rows), known=known)
+    trained = np.concatenate([np.arange(row["items"]) < row["trained"] for row in rows])
+    counts = count_events(folder, domains=len(rows), trained=trained)
     domains = []
     for number, row in enumerate(rows):
         parts = {part.name.lower(): int(counts.events[number, part]) for part in Part}
         evaluated = parts["validation"] + parts["test"]
-        missing = int(counts.unknown[number])
+        missing = int(counts.untrained[number])
         domains.append(
             {
                 "domain": row["domain"],
                 "events": {name: events for name, events in parts.items() if events},
                 "users": int(counts.users[number]),
                 "items": row["items"],
-                "known_items": row["known"],
-                "unknown_item_share": round(missing / evaluated, 6) if evaluated else 0.0,
+                "trained_items": row["trained"],
+                "untrained_share": round(missing / evaluated, 6) if evaluated else 0.0,
             }
         )
     return domains

@@ -48,17 +48,23 @@ class Split:
     users: ir.Table
     """user, events"""
     items: ir.Table
-    """item, clicks (training part), clicks_all"""
+    """item, clicks (training part), clicks_all, trained (whether the filters keep it)"""
     parts: dict[str, int]
     """How many events each part has, by the name of the `Part`."""
     dropped: dict[str, int]
     """The number of dropped clicks by reason."""
+    untrained: dict[str, int]
+    """How many training clicks are on items that the filters do not train, by filter."""
     cuts: dict[str, int]
     """When validation and test begin, in milliseconds since 1970; empty if not cut by time."""
 
 
 def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Split:
-    """Cut once in time for all domains; filters see only the training part."""
+    """Cut once in time for all domains.
+
+    Every click stays. The filters see the training part alone, and choose the items that are
+    trained; what exists does not depend on them, or an item's later clicks would show in it.
+    """
     clicks = given.clicks
     unique = _unique(engine, clicks, config)
     validation, test = _cuts(engine, unique, config)
@@ -66,34 +72,21 @@ def split_by_time(engine: Engine, given: SplitInput, config: DataConfig) -> Spli
     if config.repeats == "last":
         # A later repeat must not take a click out of the training part.
         parted = _last_of_first_part(_with_time_parts(clicks, validation, test))
-        parted = engine.keep(parted)
+    parted = engine.keep(parted)
     left = engine.count(parted)
     training = parted.filter(parted["part"] == Part.TRAIN.value)
-    later = parted.filter(parted["part"] != Part.TRAIN.value)
     fitted = filter_clicks(engine, training, given.items, config)
-    later_kept = _in_domains_of(fitted.items, later, given.items, engine)
-    parts = _count_parts(engine, later_kept)
-    trained = left - engine.count(later) - sum(fitted.dropped.values())
-    lost = left - trained - sum(fitted.dropped.values()) - sum(parts.values())
-    # The filters have already counted these.
-    trained_items = fitted.items.select("item", clicks="events", clicks_all="events")
-    items = trained_items.union(_count_items(later_kept)).group_by("item")
-    users = fitted.users.union(_count_users(later_kept)).group_by("user")
+    trained = fitted.items.select("item", trained=ibis.literal(True))
+    items = _count_items(parted).left_join(trained, "item")
     return Split(
-        events=fitted.clicks.union(later_kept),
-        users=engine.keep(users.agg(events=lambda table: table["events"].sum())),
+        events=parted,
+        users=engine.keep(_count_users(parted)),
         items=engine.keep(
-            items.agg(
-                clicks=lambda table: table["clicks"].sum(),
-                clicks_all=lambda table: table["clicks_all"].sum(),
-            )
+            items.select("item", "clicks", "clicks_all", trained=items["trained"].fill_null(False))
         ),
-        parts={**parts, Part.TRAIN.name: trained},
-        dropped={
-            "repeat": given.total - left,
-            **fitted.dropped,
-            "later click in a dropped domain": lost,
-        },
+        parts=_count_parts(engine, parted),
+        dropped={"repeat": given.total - left},
+        untrained=fitted.dropped,
         cuts={"validation": validation, "test": test},
     )
 
@@ -143,7 +136,7 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
         drawn.select(
             "user",
             "domain",
-            kind=ibis.cases(
+            use=ibis.cases(
                 (eligible & (drawn["draw"] < _hex_share(config.test_share)), "test"),
                 (eligible & (drawn["draw"] < _hex_share(held_out)), "validation"),
                 else_="train",
@@ -158,9 +151,9 @@ def split_new_in_domain(engine: Engine, given: SplitInput, config: DataConfig) -
         == 0
     )
     part = ibis.cases(
-        (joined["kind"] == "train", Part.TRAIN.value),
-        ((joined["kind"] == "test") & first, Part.TEST.value),
-        (joined["kind"] == "test", Part.TEST_REST.value),
+        (joined["use"] == "train", Part.TRAIN.value),
+        ((joined["use"] == "test") & first, Part.TEST.value),
+        (joined["use"] == "test", Part.TEST_REST.value),
         (first, Part.VALIDATION.value),
         else_=Part.VALIDATION_REST.value,
     )
@@ -195,21 +188,16 @@ def _split(engine: Engine, parted: ir.Table, dropped: dict[str, int]) -> Split:
     events = engine.keep(
         parted.select("user", "item", "time", "tie", part=parted["part"].cast("int8"))
     )
+    items = _count_items(events)
     return Split(
         events=events,
         users=engine.keep(_count_users(events)),
-        items=engine.keep(_count_items(events)),
+        items=engine.keep(items.mutate(trained=items["clicks"] > 0)),
         parts=_count_parts(engine, events),
         dropped=dropped,
+        untrained={},
         cuts={},
     )
-
-
-def _in_domains_of(fitted: ir.Table, clicks: ir.Table, items: ir.Table, engine: Engine) -> ir.Table:
-    """Return the clicks in the domains that hold a fitted item."""
-    alive = items.semi_join(fitted, "item")
-    dead = engine.keep(items.anti_join(alive.select("domain").distinct(), "domain").select("item"))
-    return clicks.anti_join(dead, "item") if engine.count(dead) else clicks
 
 
 def _count_users(events: ir.Table) -> ir.Table:

@@ -53,9 +53,9 @@ class Tables:
     items: ir.Table
     """item (the index), item_id, domain, clicks, clicks_all"""
     domains: ir.Table
-    """domain (the index), domain_name, items, known, clicks"""
+    """domain (the index), domain_name, items, trained, trained_on_all, clicks"""
     events: ir.Table
-    """item, domain, time, part in the dataset's order; item -1 is outside the tables"""
+    """item, domain, time, part in the dataset's order"""
 
 
 def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
@@ -85,8 +85,8 @@ def encode(engine: Engine, clicks: ir.Table, *, keep: bool) -> Coded:
 def index(engine: Engine, coded: Coded, split: Split, *, min_item_events: int) -> Tables:
     """Give users, items and domains of the dataset their contiguous indices.
 
-    An item unknown to training gets an index after its domain's known ones if it has enough clicks
-    over all parts. A later refit on everything will know it.
+    The trained items of a domain come first, then those with enough clicks over all parts, which a
+    later refit on everything trains, then all others.
     """
     users = engine.keep(split.users.join(coded.users, "user"))
     named = split.items.join(coded.items, "item")
@@ -96,7 +96,7 @@ def index(engine: Engine, coded: Coded, split: Split, *, min_item_events: int) -
     places = engine.keep(
         named.select("item", "domain")
         .join(domains.select("domain", domain_index="index"), "domain")
-        .left_join(items.select("item", item_index="index"), "item")
+        .join(items.select("item", item_index="index"), "item")
         .select("item", "domain_index", "item_index")
     )
     # If repeats are kept, the part decides between equal rows.
@@ -106,7 +106,7 @@ def index(engine: Engine, coded: Coded, split: Split, *, min_item_events: int) -
         items=_named_items(items, domains),
         domains=_counted_domains(items, domains),
         events=ordered.select(
-            item=ordered["item_index"].fill_null(-1),
+            item=ordered["item_index"],
             domain=ordered["domain_index"],
             time=ordered["time"],
             part=ordered["part"],
@@ -140,23 +140,32 @@ def _named_items(items: ir.Table, domains: ir.Table) -> ir.Table:
 def _counted_domains(items: ir.Table, domains: ir.Table) -> ir.Table:
     counts = items.group_by("domain").agg(
         items=lambda table: table.count(),
-        known=lambda table: (table["clicks"] > 0).cast("int64").sum(),
+        trained=lambda table: table["trained"].cast("int64").sum(),
+        trained_on_all=lambda table: table["trained_on_all"].cast("int64").sum(),
         clicks=lambda table: table["clicks"].sum(),
     )
-    counted = domains.left_join(counts, "domain")
+    counted = domains.join(counts, "domain")
     return counted.order_by("index").select(
         domain="domain_name",
-        items=counted["items"].fill_null(0),
-        known=counted["known"].fill_null(0),
-        clicks=counted["clicks"].fill_null(0),
+        items=counted["items"],
+        trained=counted["trained"],
+        trained_on_all=counted["trained_on_all"],
+        clicks=counted["clicks"],
     )
 
 
 def _index_items(named: ir.Table, min_item_events: int) -> ir.Table:
-    enough = named.filter((named["clicks"] > 0) | (named["clicks_all"] >= min_item_events))
+    on_all = named["trained"] | (named["clicks_all"] >= min_item_events)
+    named = named.mutate(trained_on_all=on_all)
     # Codes are in the order of ids, within a domain.
-    order = [enough["domain"], enough["clicks"].desc(), enough["item"]]
-    return enough.mutate(index=ibis.row_number().over(order_by=order).cast("int32"))
+    order = [
+        named["domain"],
+        named["trained"].desc(),
+        named["trained_on_all"].desc(),
+        named["clicks"].desc(),
+        named["item"],
+    ]
+    return named.mutate(index=ibis.row_number().over(order_by=order).cast("int32"))
 
 
 def _numbered(table: ir.Table, name: str, order: list[str]) -> ir.Table:

@@ -1,4 +1,7 @@
-"""Baselines behind the `Scorer` protocol; each is fitted on the training part only."""
+"""Baselines behind the `Scorer` protocol; each is fitted on the training part only.
+
+`live-popularity` and `demand` know what everybody did before a moment; the others are frozen.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +10,11 @@ from collections.abc import Iterable, Mapping
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError
 from crossfeed.evaluation.baselines.baseline import Baseline
+from crossfeed.evaluation.baselines.demand import LearnedDemand
 from crossfeed.evaluation.baselines.ease import EASE
 from crossfeed.evaluation.baselines.factors import ALS, BPR
 from crossfeed.evaluation.baselines.neighbours import ItemKNN
-from crossfeed.evaluation.baselines.popularity import Popularity, RecentPopularity
+from crossfeed.evaluation.baselines.popularity import LivePopularity, Popularity
 
 __all__ = [
     "ALS",
@@ -19,15 +23,17 @@ __all__ = [
     "EASE",
     "Baseline",
     "ItemKNN",
+    "LearnedDemand",
+    "LivePopularity",
     "Popularity",
-    "RecentPopularity",
     "require_baselines",
 ]
 
 
-BASELINES: Mapping[str, type[Baseline]] = {
+BASELINES: Mapping[str, type[Baseline | LivePopularity | LearnedDemand]] = {
     Popularity.name: Popularity,
-    RecentPopularity.name: RecentPopularity,
+    LivePopularity.name: LivePopularity,
+    LearnedDemand.name: LearnedDemand,
     ItemKNN.name: ItemKNN,
     EASE.name: EASE,
     ALS.name: ALS,

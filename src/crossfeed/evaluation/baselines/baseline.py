@@ -13,7 +13,7 @@ import numpy as np
 from scipy import sparse
 
 from crossfeed.data.dataset import Dataset, Part
-from crossfeed.scorer import Catalogue, Floats, Histories, Ints, Scorer
+from crossfeed.scorer import Bools, Floats, Histories, Ints, Moment, Scorer
 
 __all__ = ["Baseline", "Trials", "click_matrix", "known_clicks"]
 
@@ -24,9 +24,10 @@ Trials = Mapping[str, Callable[[Dataset], Scorer]]
 class Baseline(ABC):
     """A scorer that its constructor fits on the training part, with defaults.
 
-    A subclass states its formula. This class ensures the common rules: items outside every pool are
-    ignored, repeated items count once, order does not matter, and a history without any known item
-    is ranked by popularity.
+    It is frozen: it knows nothing of the world after training. A subclass states its formula. This
+    class ensures the common rules: repeated items count once, order does not matter, a history
+    without any item of training is ranked by popularity, and an item without a training click comes
+    last.
     """
 
     name: ClassVar[str]
@@ -45,13 +46,15 @@ class Baseline(ABC):
     def check(cls, dataset: Dataset) -> None:
         """Refuse a dataset that the baseline cannot be fitted to."""
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the score of each item of the domain's pool; higher is better."""
         pool = self._catalogue.pool(domain)
-        known = known_clicks(histories, self._catalogue)
-        scores = np.array(self._score(known, pool), dtype=np.float32)
-        scores[np.diff(known.indptr) == 0] = self._popularity[pool]
-        return scores
+        clicks = known_clicks(histories, self._popularity > 0)
+        scores = np.array(self._score(clicks, pool), dtype=np.float32)
+        scores[np.diff(clicks.indptr) == 0] = self._popularity[pool]
+        known = self._popularity[pool] > 0
+        lowest = scores[:, known].min(axis=1, initial=0.0, keepdims=True)
+        return np.where(known, scores, lowest - 1)
 
     @abstractmethod
     def _score(self, known: sparse.csr_matrix, pool: slice) -> Floats:
@@ -65,13 +68,15 @@ def click_matrix(dataset: Dataset) -> sparse.csr_matrix:
     return _ones(users, items, shape=(dataset.users, dataset.catalogue.items))
 
 
-def known_clicks(histories: Histories, catalogue: Catalogue) -> sparse.csr_matrix:
-    """Return (B, I) ones for the items of a history that training knows."""
-    inside = (histories.items >= 0) & (histories.items < catalogue.items)
-    rows, items = histories.rows()[inside], histories.items[inside]
-    domains = catalogue.domain_of(items)
-    known = items < catalogue.offsets[domains] + catalogue.known[domains]
-    return _ones(rows[known], items[known], shape=(len(histories), catalogue.items))
+def known_clicks(histories: Histories, known: Bools) -> sparse.csr_matrix:
+    """Return (B, I) ones for the items of a history that have a training click.
+
+    Args:
+        histories: B histories.
+        known: (I,) whether an item has one.
+    """
+    kept = histories.where(known[histories.items])
+    return _ones(kept.rows(), kept.items, shape=(len(histories), len(known)))
 
 
 def _ones(rows: Ints, columns: Ints, *, shape: tuple[int, int]) -> sparse.csr_matrix:

@@ -1,4 +1,4 @@
-"""Popularity: the same ranking for every user.
+"""Popularity, frozen and live: the same ranking for every user.
 
 An item belongs to one domain, so global popularity and popularity per domain rank a pool the same.
 
@@ -8,16 +8,18 @@ Dims: B histories, I items, N items of a pool.
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import numpy as np
 from scipy import sparse
 
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
+from crossfeed.data.demand import HALF_LIVES
 from crossfeed.errors import ConfigError
 from crossfeed.evaluation.baselines.baseline import Baseline, Trials
-from crossfeed.scorer import Floats, Histories
+from crossfeed.scorer import Floats, Histories, Moment
 
-__all__ = ["Popularity", "RecentPopularity"]
+__all__ = ["LivePopularity", "Popularity"]
 
 
 class Popularity(Baseline):
@@ -34,72 +36,41 @@ class Popularity(Baseline):
         return np.broadcast_to(self._popularity[pool], (known.shape[0], pool.stop - pool.start))
 
 
-class RecentPopularity(Popularity):
-    """Score an item by the training clicks before the target click, weighted by age.
+class LivePopularity:
+    """Score an item by everybody's clicks before the moment, weighted by age.
 
-    A click's weight halves with every `half_life` of its age; later clicks do not count. Half-lives
-    are shares of the training span, so one setting fits a week of news and years of ratings. Ties
-    are ranked by popularity.
+    A click's weight halves with every half-life of its age. Ties are ranked by all clicks before.
 
     Source: recency of popularity as in Ji et al. 2020 (SIGIR), "DecayPop".
     """
 
-    name = "recent-popularity"
+    name: ClassVar[str] = "live-popularity"
 
-    def __init__(self, dataset: Dataset, *, half_life: float = 0.01) -> None:
-        """Sort the clicks by domain and time.
-
-        Args:
-            dataset: the baseline counts its training part.
-            half_life: as a share of the training span, above 0; the default was chosen
-                on the validation part of Ciao (last-out).
+    def __init__(self, dataset: Dataset, *, half_life_hours: int = 168) -> None:
+        """Choose a half-life; nothing is fitted.
 
         Raises:
-            ConfigError: the half-life is not above 0.
+            ConfigError: the half-life is not one of demand's.
         """
-        if not half_life > 0:
-            raise ConfigError(f"half_life is {half_life}; it must be above 0")
-        super().__init__(dataset)
-        events = dataset.events(Part.TRAIN)
-        times, domains = dataset.event_time[events], dataset.event_domain[events]
-        order = np.lexsort((times, domains))
-        # (n,) of each domain's clicks, from `starts[domain]` on, in time order.
-        self._times, self._items = times[order], dataset.event_item[events][order]
-        self._starts = np.searchsorted(
-            domains[order], np.arange(len(dataset.catalogue.domains) + 1)
-        )
-        self._half_life = max(float(np.ptp(times)) if len(times) else 0.0, 1.0) * half_life
+        hours = [half_life // 3_600_000 for half_life in HALF_LIVES]
+        if half_life_hours not in hours:
+            raise ConfigError(f"half_life_hours = {half_life_hours}; it is one of {hours}")
+        self._column = hours.index(half_life_hours)
 
     @classmethod
     def trials(cls) -> Trials:
         """Return the settings that tuning tries."""
         return {
-            f"half_life={half_life}": partial(cls, half_life=half_life)
-            for half_life in (0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0)
+            f"half_life_hours={hours}": partial(cls, half_life_hours=hours)
+            for hours in (half_life // 3_600_000 for half_life in HALF_LIVES)
         }
 
-    def score(self, histories: Histories, domain: int) -> Floats:
+    @classmethod
+    def check(cls, dataset: Dataset) -> None:
+        """Refuse nothing."""
+
+    def score(self, histories: Histories, domain: int, moment: Moment) -> Floats:
         """Return (B, N) the score of each item of the domain's pool; higher is better."""
-        pool = self._catalogue.pool(domain)
-        own = slice(*self._starts[domain : domain + 2])
-        times, items = self._times[own], self._items[own] - pool.start
-        asked = histories.times  # (B,)
-        if asked is None:
-            asked = np.full(len(histories), np.iinfo(np.int64).max)
-        # Row by row in time order: the aged earlier count, plus the clicks since.
-        order = np.argsort(asked, kind="stable")
-        ends = np.searchsorted(times, asked[order])
-        scores = np.empty((len(asked), pool.stop - pool.start), np.float32)
-        counted = np.zeros(pool.stop - pool.start)
-        begin, at = 0, float(times[0]) if len(times) else 0.0
-        for row, end in zip(order.tolist(), ends.tolist(), strict=True):
-            if end > begin:
-                newest = float(times[end - 1])
-                weights = 0.5 ** ((newest - times[begin:end]) / self._half_life)
-                counted *= 0.5 ** ((newest - at) / self._half_life)
-                counted += np.bincount(items[begin:end], weights, minlength=len(counted))
-                begin, at = end, newest
-            scores[row] = counted
-        popularity = self._popularity[pool]
-        scores += popularity * np.float32(1e-6 / max(popularity.max(initial=0.0), 1.0))
-        return scores
+        demand = moment.demand(domain)
+        scores = demand[:, self._column] + 1e-3 * demand[:, len(HALF_LIVES)]
+        return np.repeat(scores[None].astype(np.float32), len(histories), axis=0)

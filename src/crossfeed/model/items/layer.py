@@ -1,6 +1,6 @@
-"""The item side of both players: a vector and a bias per item.
+"""The item side of both players: a vector and a bias per trained item.
 
-Dims: B rows, N items of a pool, E width.
+Dims: B users, R items with a row, N of a pool, W moments, E width.
 """
 
 from __future__ import annotations
@@ -13,50 +13,33 @@ from torch import Tensor, nn
 from crossfeed.config import ModelConfig
 from crossfeed.model.items.hashed_table import HashedTable
 
-__all__ = ["ItemLayer", "values_of"]
-
-
-def values_of(users: Tensor, vectors: Tensor, biases: Tensor) -> Tensor:
-    """Return (..., B, N) the value of each item of a pool for each user.
-
-    Args:
-        users: (B, E), or (n, B, E) of n pools.
-        vectors: (..., N, E) and
-        biases: (..., N) of the pools' items, see `ItemLayer.pools`.
-    """
-    if users.ndim == 2:
-        return torch.addmm(biases, users, vectors.T)
-    return torch.baddbmm(biases.unsqueeze(-2), users, vectors.mT)
+__all__ = ["ItemLayer"]
 
 
 class ItemLayer(nn.Module):
-    """A fully connected layer from a user's vector to one value per item.
+    """A fully connected layer from a user's vector to one value per trained item.
 
-    Its weight rows are the item vectors, so a slice of it gives the values of one domain's pool.
+    Its weight rows are the item vectors, so a slice of it gives the values of one domain's items.
     The generator's output layer and the discriminator's scoring layer are both of this form, and
     each player reads histories through its own layer's item vectors.
     """
 
     undecayed = ("biases",)
 
-    def __init__(self, *, items: int, config: ModelConfig) -> None:
+    def __init__(self, *, rows: int, config: ModelConfig) -> None:
         super().__init__()
         width = config.width
-        if config.hashes(items):
+        if config.hashes(rows):
             self.vectors: nn.Embedding = HashedTable(
-                items=items, rows=config.table_rows, width=width
+                items=rows, rows=config.table_rows, width=width
             )
         else:
-            self.vectors = nn.Embedding(items, width)
+            self.vectors = nn.Embedding(rows, width)
             nn.init.normal_(self.vectors.weight, std=width**-0.5)
-        self.biases = nn.Parameter(torch.zeros(items))
-
-    def forward(self, users: Tensor, pool: slice) -> Tensor:
-        """Return (B, N) the value of each item of the pool for each user (B, E)."""
-        return values_of(users, *self.pools([pool])[0])
+        self.biases = nn.Parameter(torch.zeros(rows), requires_grad=config.id_bias)
 
     def item_vectors(self) -> Tensor:
-        """Return (I, E) the vectors of all items."""
+        """Return (R, E) the vectors of all items."""
         table = self.vectors
         return table.whole() if isinstance(table, HashedTable) else table.weight
 
@@ -68,7 +51,8 @@ class ItemLayer(nn.Module):
         if not self.vectors.sparse:
             return []
         whole = getattr(self.vectors, "weight", None)
-        return [self.biases] if whole is None else [whole, self.biases]
+        tables = [self.biases] if whole is None else [whole, self.biases]
+        return [table for table in tables if table.requires_grad]
 
     def rows_of(self, items: Tensor | None) -> list[tuple[nn.Parameter, Tensor | None]]:
         """Return each sparse table with the rows (n,) of items, each once; None is all rows."""

@@ -44,7 +44,7 @@ def export_encoder(scorer: NetworkScorer) -> bytes:
     timelines = build_timelines(
         histories, domains, catalogue=scorer.catalogue, config=scorer.config
     )
-    vectors = torch.from_numpy(scorer.item_vectors[timelines.items.numpy()])
+    vectors = torch.from_numpy(scorer.item_vectors[timelines.item_rows.numpy()])
     fields = {name: getattr(timelines, name) for name in GRAPH_INPUTS[1:]}
     free = {0: torch.export.Dim.DYNAMIC}
     # With one domain every row has one group. A constant size may not be declared dynamic.
@@ -85,9 +85,10 @@ class _UserSide(nn.Module):
         width = self.players.config.width
         users = self.players.discriminator.network(timelines, _looked_up(vectors[:, :width]))
         if not self.players.config.fused:
-            return users  # type: ignore[no-any-return]
+            return users * self.players.personal_share  # type: ignore[no-any-return]
         proposing = self.players.generator.encoder(timelines, _looked_up(vectors[:, width:]))
-        return torch.cat([users, proposing], dim=1) * self.players.config.output_share
+        share = self.players.config.output_share * self.players.personal_share
+        return torch.cat([users, proposing], dim=1) * share
 
 
 def _looked_up(vectors: Tensor) -> nn.Embedding:

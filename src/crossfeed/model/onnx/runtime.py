@@ -59,6 +59,7 @@ class OnnxEncoder:
         # The exporter drops inputs that a network does not read.
         self._wanted = {given.name for given in self._session.get_inputs()} - {"vectors"}
         self.catalogue, self._config, self._item_vectors = catalogue, config, item_vectors
+        self._items = catalogue.trained_items
 
     def user_vectors(self, histories: Histories, domains: Ints) -> Floats:
         """Return (B, E) each user's vector in the target domain of its row."""
@@ -67,7 +68,7 @@ class OnnxEncoder:
     def _encode(self, histories: Histories, domains: Ints) -> Floats:
         grouped = group(histories, domains, catalogue=self.catalogue, config=self._config)
         given = {name: getattr(grouped, name) for name in self._wanted}
-        given["vectors"] = self._item_vectors[grouped.items]
+        given["vectors"] = self._item_vectors[self._items[grouped.item_rows]]
         [users] = self._session.run(None, given)
         return np.asarray(users, dtype=np.float32)
 

@@ -61,7 +61,7 @@ class DomainPooling(nn.Module):
 
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (G, E) one token per group; a group without items is its domain alone."""
-        items = item_table(timelines.items) + self.recency(timelines.recency)  # (T, E)
+        items = item_table(timelines.item_rows) + self.recency(timelines.recency)  # (T, E)
         items = self.dropout(items)
         groups = timelines.group_rows.shape[0]
         weights = segment_softmax(self.attention(items), timelines.groups, groups)  # (T, H)

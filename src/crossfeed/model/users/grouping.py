@@ -23,7 +23,7 @@ _ROWS_AT_ONCE = 1024
 class Grouped(NamedTuple):
     """A batch of trimmed histories; `Timelines` describes the same fields."""
 
-    items: Ints
+    item_rows: Ints
     groups: Ints
     recency: Ints
     group_rows: Ints
@@ -35,10 +35,11 @@ class Grouped(NamedTuple):
 
 
 def trimmed(histories: Histories, *, catalogue: Catalogue, config: ModelConfig) -> Histories:
-    """Return histories with the newest `history_per_domain` items of each domain.
+    """Return histories with the newest `history_per_domain` trained items of each domain.
 
     Of those the `history_total` newest stay. Trimming again changes nothing.
     """
+    histories = histories.where(catalogue.rows_of(histories.items) >= 0)
     if len(histories.items) <= min(config.history_per_domain, config.history_total):
         return histories
     rows, domains = histories.rows(), catalogue.domain_of(histories.items)
@@ -61,7 +62,7 @@ def group(
     Args:
         histories: B histories, newest last.
         domains: (B,) the target domain of each row.
-        catalogue: tells the domain of each item.
+        catalogue: tells the domain and the row of each item.
         config: its `history_per_domain` newest items of each domain stay, and of those the
             `history_total` newest.
     """
@@ -82,7 +83,7 @@ def group(
     first_of_row = np.searchsorted(group_rows, np.arange(count))
     slots = np.arange(len(group_keys)) - first_of_row[group_rows]
     return Grouped(
-        items=items,
+        item_rows=catalogue.rows_of(items),
         groups=groups,
         recency=_recency(groups),
         group_rows=group_rows,

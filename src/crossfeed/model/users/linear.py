@@ -35,7 +35,7 @@ class LinearEncoder(nn.Module):
 
     def forward(self, timelines: Timelines, item_table: nn.Embedding) -> Tensor:
         """Return (B, E) the vector of each row's user in its target domain."""
-        items = self.dropout(item_table(timelines.items))  # (T, E)
+        items = self.dropout(item_table(timelines.item_rows))  # (T, E)
         rows = timelines.group_rows[timelines.groups]  # (T,)
         domains = timelines.group_domains[timelines.groups]
         pairs = domains * self.log_weights.shape[1] + timelines.target_domains[rows]

@@ -25,8 +25,8 @@ __all__ = ["Timelines", "build_timelines"]
 class Timelines:
     """A batch of trimmed histories, grouped by (row, domain); every row has its target's group."""
 
-    items: Tensor
-    """(T,) item index; sorted by group, oldest first within it."""
+    item_rows: Tensor
+    """(T,) the row of each trained item; sorted by group, oldest first within it."""
     groups: Tensor
     """(T,) the group that each item belongs to."""
     recency: Tensor
@@ -64,7 +64,7 @@ def build_timelines(
     Args:
         histories: B histories, newest last.
         domains: (B,) the target domain of each row.
-        catalogue: tells the domain of each item.
+        catalogue: tells the domain and the row of each item.
         config: its `history_per_domain` newest items of each domain stay, and of those the
             `history_total` newest.
     """

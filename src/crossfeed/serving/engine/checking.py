@@ -72,10 +72,9 @@ def check_answers(bundle: Bundle, *, fallbacks: Fallbacks | None) -> None:
     """
     bundle.open_files()
     recommender = Recommender(bundle, fallbacks=fallbacks)
-    for name, known in zip(bundle.catalogue.domains, bundle.catalogue.known, strict=True):
-        if known:
-            _check_domain(recommender, name, [])
-            _check_domain(recommender, name, [_first_event(bundle, name)])
+    for name in bundle.catalogue.domains:
+        _check_domain(recommender, name, [])
+        _check_domain(recommender, name, [_first_event(bundle, name)])
 
 
 def require_same_ids(fresh: Bundle, before: Bundle) -> None:

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from typing import Annotated, Literal
 
+import numpy as np
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import PlainTextResponse, Response
 from starlette.exceptions import HTTPException
@@ -321,8 +322,10 @@ class Service:
         """Return the domains that can be asked for."""
         catalogue = self.model.bundle.catalogue
         return [
-            DomainFacts(domain=name, items=int(items))
-            for name, items in zip(catalogue.domains, catalogue.known, strict=True)
+            DomainFacts(domain=name, items=items)
+            for name, items in zip(
+                catalogue.domains, np.diff(catalogue.offsets).tolist(), strict=True
+            )
         ]
 
     def model_facts(self) -> ModelFacts:

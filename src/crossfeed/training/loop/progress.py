@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["LOSS", "SUMS", "FitProgress", "with_sums"]
+__all__ = ["LOSS", "SUMS", "FitProgress"]
 
 LOSS = "loss "
 """Prefix of the losses' names among the means of an epoch."""
@@ -37,24 +37,5 @@ class FitProgress:
     `train.learning_rate`. An epoch that was rolled back is not among them."""
     best_rates: list[float] = field(default_factory=list)
     """The same for the best weights: the schedule of a refit."""
-
-    @classmethod
-    def of(cls, kept: dict[str, Any]) -> FitProgress:  # Any: see run.Checkpoint
-        """Return the progress in a checkpoint; version 0.1 had no rates and other names of sums."""
-        epochs = {"rates": kept["epoch"], "best_rates": kept["best_epoch"] + 1}
-        kept = {**{name: [1.0] * count for name, count in epochs.items()}, **with_sums(kept)}
-        return cls(**kept)
-
-
-def with_sums(kept: dict[str, Any]) -> dict[str, Any]:  # Any: see run.Checkpoint
-    """Return the sums of a process; version 0.1 had other names for losses and health."""
-    if "losses" not in kept:
-        return kept
-    old: dict[str, Any] = {"losses": {}, "health_sums": {}, "health_counts": {}, **kept}
-    losses, sums, counts = (old.pop(name) for name in ("losses", "health_sums", "health_counts"))
-    terms = {name.removesuffix(" steps") for name in losses}
-    return {
-        **old,
-        "sums": {**sums, **{f"{LOSS}{term}": losses[term] for term in terms}},
-        "counts": {**counts, **{f"{LOSS}{term}": int(losses[f"{term} steps"]) for term in terms}},
-    }
+    best_share: float = 1.0
+    """The personal share of the best weights, which a refit takes over."""

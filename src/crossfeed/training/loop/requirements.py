@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import ExitStack
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from crossfeed.config import Config, TrainConfig
@@ -13,6 +14,7 @@ from crossfeed.errors import ConfigError, TrainingError
 from crossfeed.run import Run, may_begin, only_training, require_place
 from crossfeed.training.parallel.distributed import Workers
 from crossfeed.training.parallel.sharded_table import require_row_sharding
+from crossfeed.training.step.batches import no_item_exists
 
 __all__ = ["expanded_domains", "open_run", "require_clicks", "require_precision"]
 
@@ -23,8 +25,8 @@ def require_clicks(dataset: Dataset) -> None:
     A single domain without training or validation clicks is allowed: it is served, and not judged.
 
     Raises:
-        TrainingError: the training or the validation part is empty, or all items of the latter are
-            unknown to training.
+        TrainingError: the training or the validation part is empty, or no item of a click was
+            clicked before.
     """
     if not len(dataset.events(Part.TRAIN)):
         raise TrainingError(
@@ -38,12 +40,21 @@ def require_clicks(dataset: Dataset) -> None:
             "by it",
             hint="prepare it from a longer log, or with another data.split",
         )
-    if not dataset.is_known(dataset.event_item[validation]).any():
-        raise TrainingError(
-            f"all validation clicks of '{dataset.path}' are on items that training never saw, so "
-            "that each epoch would have the figure 0",
-            hint="prepare it with data.split = 'last-out', or cut where items are known already",
-        )
+    for part, name in ((Part.TRAIN, "training"), (Part.VALIDATION, "validation")):
+        if not _any_item_exists(dataset, part):
+            raise no_item_exists(dataset, name)
+
+
+def _any_item_exists(dataset: Dataset, part: Part) -> bool:
+    """Return whether the item of any click of a part was clicked before."""
+    events = dataset.learned_events if part is Part.TRAIN else dataset.events(part)
+    for domain in np.unique(dataset.event_domain[events]).tolist():
+        own = events[dataset.event_domain[events] == domain]
+        history = dataset.demand_history(domain, part)
+        places = dataset.event_item[own] - dataset.catalogue.pool(domain).start
+        if history.clicks(places.astype(np.int64), history.before(dataset.event_time[own])).any():
+            return True
+    return False
 
 
 def require_precision(config: TrainConfig) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.profiler import record_function
 
 from crossfeed.run import CheckpointName, Run
-from crossfeed.training.loop.progress import SUMS, FitProgress, with_sums
+from crossfeed.training.loop.progress import SUMS, FitProgress
 from crossfeed.training.loop.random_state import random_state
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.parallel.distributed import Workers, own_state
@@ -72,9 +72,9 @@ class FitFiles:
             return None
         checkpoint = self._run.read_checkpoint(self._last)
         state.restore(checkpoint)
-        progress = FitProgress.of(checkpoint["progress"])
+        progress = FitProgress(**checkpoint["progress"])
         first = {"random_state": checkpoint["random_state"], **_sums(progress)}
-        own = own_state([first, *map(with_sums, checkpoint["others"])], self._workers)
+        own = own_state([first, *checkpoint["others"]], self._workers)
         for name in SUMS:
             setattr(progress, name, own[name])
         return progress, own["random_state"]

@@ -33,12 +33,13 @@ class Selection:
         """
         self._progress, self._train, self._epochs = progress, train, epochs
 
-    def judge(self, value: float | None) -> bool:
+    def judge(self, value: float | None, *, personal_share: float = 1.0) -> bool:
         """Return whether the epoch that ends is the best so far, and decide whether it is the last.
 
         Args:
             value: its validation figure; None if nothing is validated, as in a refit. Then the
                 newest epoch is the best.
+            personal_share: that it was reached with.
         """
         progress = self._progress
         progress.rates.append(self.rate)
@@ -47,6 +48,7 @@ class Selection:
             progress.best = float("inf") if value is None else value
             progress.best_epoch = progress.epoch
             progress.best_rates = list(progress.rates)
+            progress.best_share = personal_share
         stale = progress.epoch - progress.best_epoch
         last = progress.epoch + 1 >= self._epochs
         progress.finished = last or stale >= self._train.patience

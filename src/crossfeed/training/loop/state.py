@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from crossfeed.config import Config
+from crossfeed.model.demand import DemandFunction
 from crossfeed.model.players import Players
 from crossfeed.scorer import Catalogue
 from crossfeed.training.parallel.sharded_table import (
@@ -23,19 +24,11 @@ __all__ = ["FitState"]
 class FitState:
     """The players in training, and the players that are validated, kept and served."""
 
-    def __init__(
-        self,
-        catalogue: Catalogue,
-        config: Config,
-        *,
-        device: torch.device,
-        span: tuple[int, int] = (0, 0),
-    ) -> None:
+    def __init__(self, catalogue: Catalogue, config: Config, *, device: torch.device) -> None:
         self._train = config.train
         self.players = Players(catalogue, config.model).to(device)
-        self.players.set_time_span(*span)
         tables = set()
-        if catalogue.items > config.train.dense_items or config.train.table_sharding == "row":
+        if catalogue.rows > config.train.dense_items or config.train.table_sharding == "row":
             tables = self.players.use_sparse_gradients()
         self._divided: tuple[RowOptimiser, ...] = ()
         if config.train.table_sharding == "row":
@@ -59,6 +52,12 @@ class FitState:
         for optimiser in self.optimisers.values():
             optimiser.catch_up(None)
         return self.players if self._average is None else self._average.players()
+
+    def begin_with_demand(self, demand: DemandFunction) -> None:
+        """Let the players begin with what demand alone says."""
+        self.players.begin_with_demand(demand)
+        if self._average is not None:
+            self._average.players().begin_with_demand(demand)
 
     def average(self) -> None:
         """Add the weights after a step to their average."""

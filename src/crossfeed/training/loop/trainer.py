@@ -22,6 +22,7 @@ from torch.profiler import profile, record_function
 from crossfeed.config import Config
 from crossfeed.data.dataset import Dataset
 from crossfeed.errors import require_type
+from crossfeed.evaluation.baselines.demand import LearnedDemand
 from crossfeed.evaluation.metrics import SELECTED_BY
 from crossfeed.evaluation.results import Results
 from crossfeed.run import Run, seen
@@ -42,7 +43,6 @@ from crossfeed.training.parallel.distributed import ALONE, Workers, steps_per_ep
 from crossfeed.training.parallel.process_group import joined
 from crossfeed.training.step.batches import Batch, batches, prefetched
 from crossfeed.training.step.means import Means
-from crossfeed.training.step.proposals import static_proposals
 from crossfeed.training.step.steps import train_step
 from crossfeed.training.watch.alarms import Alarm, find_alarms
 from crossfeed.training.watch.display import Display
@@ -124,11 +124,13 @@ def train(
             fit.profiler = step_profiler(run.path, fit.device)
         fit.go_on()
         if refit:
-            rates = fit.progress.best_rates
+            rates, share = fit.progress.best_rates, fit.progress.best_share
             del fit
             gc.collect()  # its parts refer to each other; their memory is the refit's
             everything = dataset.refitted()
-            fit_of(everything, stage="refit", epochs=len(rates), selects=False, rates=rates).go_on()
+            again = fit_of(everything, stage="refit", epochs=len(rates), selects=False, rates=rates)
+            again.state.served.personal_share.fill_(share)
+            again.go_on()
     return run
 
 
@@ -173,21 +175,24 @@ class Fit:
         self.after_epoch: Callable[[int, float], None] | None = None
         self.profiler: profile | None = None
         self.expanded = expanded_domains(dataset, self.config)
-        self.static = static_proposals(dataset, self.config.train).to(self.device)
         with forked(self.device):
             torch.manual_seed(self.config.train.seed)
-            self.state = FitState(
-                dataset.catalogue, self.config, device=self.device, span=dataset.training_span
-            )
+            self.state = FitState(dataset.catalogue, self.config, device=self.device)
             self.random_state = (
                 random_state(self.device) if workers.leads else self._seeded_random_state()
             )
-        for players in (self.state.players, self.state.served):
-            workers.spread_weights(players)
         self.files = FitFiles(run, workers, self.device, selects=selects)
         if restored := self.files.restore(self.state):
             self.progress, kept = restored
             self.random_state = kept or self._seeded_random_state()
+        else:
+            if self.config.model.demand and workers.leads:
+                learned = LearnedDemand(dataset, seed=self.config.train.seed)
+                self.state.begin_with_demand(learned.function)
+            # Not after a restore: all read the same file, and a row that rests must not catch up
+            # earlier than in an uninterrupted fit, which would round differently.
+            for players in (self.state.players, self.state.served):
+                workers.spread_weights(players)
         self.means = Means(self.progress.sums, self.progress.counts)
         self.selection = Selection(self.progress, self.config.train, epochs=epochs)
         self.validation = Validation(dataset, self.config, workers, self.device)
@@ -259,7 +264,6 @@ class Fit:
             self.state.optimisers,
             batch,
             config=self.config,
-            static=self.static,
             expanded=self.expanded,
             warming_up=self._warming_up,
             workers=self.workers,
@@ -283,7 +287,8 @@ class Fit:
         value = self.validation.selected(results) if results else None
         health = Health.of(self.means)
         alarms = self._alarms(health, value)
-        is_best = self.selection.judge(value)
+        share = float(self.state.served.personal_share)
+        is_best = self.selection.judge(value, personal_share=share)
         progress.metrics.append(self._epoch_metrics(results))
         progress.health.append(
             {"epoch": progress.epoch + 1, **health.to_json(), "alarms": [vars(a) for a in alarms]}
@@ -343,6 +348,7 @@ class Fit:
             "losses": self.means.means(LOSS),
         }
         if results:
+            line["personal_share"] = float(self.state.served.personal_share)
             line["validation"] = {"micro": results.micro, "macro": results.macro}
         return line
 

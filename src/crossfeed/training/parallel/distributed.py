@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.profiler import record_function
 
 from crossfeed.config import Config
-from crossfeed.data.dataset import Dataset, Part
+from crossfeed.data.dataset import Dataset
 from crossfeed.errors import ConfigError, TrainingError
 from crossfeed.run import CheckpointName, Run
 from crossfeed.scorer import Ints
@@ -99,7 +99,7 @@ class Workers:
             TrainingError: there is no click.
             ConfigError: a step would leave a process without a click.
         """
-        clicks = dataset.events(Part.TRAIN)
+        clicks = dataset.learned_events
         if not len(clicks):
             raise TrainingError(f"the training part of '{dataset.path}' has no click")
         if self.count == 1:

@@ -4,10 +4,11 @@ On a processor each domain is a group of its own, without padding. A GPU takes a
 many domains as for one, and thirty single domains need thirty times as many launches. There n
 domains are stacked, padded to the most rows and the largest pool. Padding of items has log pi =
 +inf, so its mass is always 0. Padding of rows repeats a row; means leave it out, and it is dropped
-when the rows come together again.
+when the rows come together again. No row is in padding of windows.
 
-Dims: b clicks of one domain (in a stack the most), N items of a pool (in a stack the largest), n
-domains of a stack, S pairs of (row, seen item), K candidates. `...` is empty, or n.
+Dims: b clicks of one domain (in a stack the most), W their windows of time, N items of a pool (in
+a stack the largest), R of them with a row, F features of demand, n domains of a stack, S pairs of
+(row, seen item), K candidates. `...` is empty, or n.
 """
 
 from __future__ import annotations
@@ -20,8 +21,9 @@ from typing import Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from crossfeed.data.demand import FEATURES
 from crossfeed.model.gaps import Padding
 from crossfeed.scorer import Ints
 from crossfeed.training.step.pool_sampling import PoolSample
@@ -48,11 +50,41 @@ class PoolGroup(ABC):
     sample: PoolSample | None
     """The items that stand for a pool that is too large to use whole; positions refer to it. A
     stack always has one."""
+    windows: Tensor
+    """(..., b) the window of each row."""
+    demand: Tensor
+    """(..., W, N, F) the demand of each item as of each window."""
+    static: Tensor
+    """(..., W, N) the static proposal's weight of each item; 0 if it does not exist yet."""
 
     @property
     @abstractmethod
     def items(self) -> slice | Tensor:
-        """Return the places of the pools' items in the tables."""
+        """Return the indices of the pools' items."""
+
+    @property
+    @abstractmethod
+    def table(self) -> slice | Tensor:
+        """Return the rows of the pools' trained items, which come first; of a stack (n, N)."""
+
+    def with_all_items(self, values: Tensor, dim: int = -1) -> Tensor:
+        """Return the values (..., N) of all items from those of the rows: zero without a row.
+
+        Args:
+            values: looked up by `table`.
+            dim: the dimension of the rows.
+        """
+        missing = self.size - values.shape[dim]
+        return nn.functional.pad(values, (0, 0) * (-1 - dim) + (0, missing)) if missing else values
+
+    def of_windows(self, values: Tensor) -> Tensor:
+        """Return (..., b, N) the values (..., W, N) of each row's window."""
+        if values.ndim == 2:
+            return values.index_select(0, self.windows)
+        count = values.shape[-2]
+        firsts = torch.arange(len(values), device=values.device).unsqueeze(-1) * count
+        chosen = values.flatten(0, 1).index_select(0, (self.windows + firsts).flatten())
+        return chosen.view(*self.windows.shape, -1)
 
     @property
     @abstractmethod
@@ -73,10 +105,10 @@ class PoolGroup(ABC):
     def most_distinct(self, candidates: int) -> Tensor:
         """Return (...) the most different items that K candidates per row can be."""
 
-    def of_pool(self, table: Tensor, positions: Tensor) -> Tensor:
+    def of_pool(self, values: Tensor, positions: Tensor) -> Tensor:
         """Return the values (..., N) of the pools' items at positions (..., b) or (..., b, K)."""
         flat = positions.flatten(self.clicks.ndim - 1)
-        return table.gather(-1, flat).view_as(positions)
+        return values.gather(-1, flat).view_as(positions)
 
     def item_indices(self, positions: Tensor) -> Tensor:
         """Return the item indices of positions (..., b) or (..., b, K)."""
@@ -102,20 +134,21 @@ class PoolGroup(ABC):
         """
         logits = logits.float()
         if self.sample is not None:
-            inclusion = self.sample.log_inclusion
-            own = self.of_pool(inclusion, self.clicks).unsqueeze(-1)
-            logits = logits - inclusion.unsqueeze(-2)
-            logits = logits.scatter_add(-1, self.clicks.unsqueeze(-1), own)
+            clicks = self.clicks.unsqueeze(-1)
+            own = logits.gather(-1, clicks)
+            logits = logits - self.sample.log_inclusion.unsqueeze(-2)
+            logits = logits.scatter(-1, clicks, own)
         return logits.index_put(self.seen, logits.new_tensor(float("-inf")))
 
     def positions(self) -> Iterator[Tensor]:
         """Yield all tensors of whole numbers, for a copy to another device."""
-        yield from (self.clicks, *self.seen)
+        yield from (self.clicks, *self.seen, self.windows)
         if self.sample is not None:
             yield self.sample.items
 
     def shares(self) -> Iterator[Tensor]:
         """Yield all other tensors."""
+        yield from (self.demand, self.static)
         if self.sample is not None:
             yield self.sample.log_inclusion
 
@@ -125,6 +158,9 @@ class PoolGroup(ABC):
             self,
             clicks=next(positions),
             seen=tuple(next(positions) for _ in self.seen),
+            windows=next(positions),
+            demand=next(shares),
+            static=next(shares),
             sample=self.sample and PoolSample(next(positions), next(shares)),
         )
 
@@ -136,11 +172,21 @@ class DomainRows(PoolGroup):
     rows: slice
     pool: slice
     """The domain's items."""
+    table_rows: slice
+    """The rows of the domain's trained items."""
 
     @property
     def items(self) -> slice | Tensor:
-        """Return the places of the pool's items in the tables."""
+        """Return the indices of the pool's items."""
         return self.pool if self.sample is None else self.sample.items
+
+    @property
+    def table(self) -> slice | Tensor:
+        """Return the (R,) rows of the trained items, which come first."""
+        if self.sample is None:
+            return self.table_rows
+        rows: Tensor = self.sample.items - (self.pool.start - self.table_rows.start)
+        return rows[rows < self.table_rows.stop]
 
     @property
     def size(self) -> int:
@@ -169,11 +215,24 @@ class DomainStack(PoolGroup):
     """(n,) `left_out`"""
     row_shares: Tensor
     """(n, b) weight of each row in its domain's mean: equal for all rows, 0 for padding."""
+    item_rows: Tensor
+    """(n, N) the row of each item; some row for an item without one."""
+    has_row: Tensor
+    """(n, N) 1 if an item has a row, else 0."""
 
     @property
     def items(self) -> Tensor:
-        """Return (n, N) the places of the pools' items in the tables."""
+        """Return (n, N) the indices of the pools' items."""
         return self.sample.items
+
+    @property
+    def table(self) -> Tensor:
+        """Return (n, N) the row of each item."""
+        return self.item_rows
+
+    def with_all_items(self, values: Tensor, dim: int = -1) -> Tensor:
+        """Return the values (n, N, ...) with zero for items without a row."""
+        return values * (self.has_row if dim == -1 else self.has_row.unsqueeze(-1)).to(values)
 
     @property
     def size(self) -> int:
@@ -187,8 +246,11 @@ class DomainStack(PoolGroup):
 
     @cached_property
     def padding(self) -> Padding:
-        """Return the real rows and items."""
-        return Padding(rows=self.row_shares, items=self.sample.log_inclusion.isfinite())
+        """Return the real rows and items; padding of items repeats the first one."""
+        items = self.sample.items
+        is_item = items != items[:, :1]
+        is_item[:, 0] = True
+        return Padding(rows=self.row_shares, items=is_item)
 
     def most_distinct(self, candidates: int) -> Tensor:
         """Return (n,) the most different items that K candidates per row can be."""
@@ -198,17 +260,23 @@ class DomainStack(PoolGroup):
     def positions(self) -> Iterator[Tensor]:
         """Yield all tensors of whole numbers."""
         yield from super().positions()
-        yield self.rest
+        yield from (self.rest, self.item_rows)
 
     def shares(self) -> Iterator[Tensor]:
         """Yield all tensors that are not of whole numbers."""
         yield from super().shares()
-        yield self.row_shares
+        yield from (self.row_shares, self.has_row)
 
     def with_tensors(self, positions: Iterator[Tensor], shares: Iterator[Tensor]) -> Self:
         """Return the same with other tensors, in the order of `positions` and `shares`."""
         moved = super().with_tensors(positions, shares)
-        return replace(moved, rest=next(positions), row_shares=next(shares))
+        return replace(
+            moved,
+            rest=next(positions),
+            item_rows=next(positions),
+            row_shares=next(shares),
+            has_row=next(shares),
+        )
 
 
 def stack(
@@ -257,9 +325,13 @@ def _shape(group: DomainRows) -> tuple[int, int]:
 def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
     """Return a stack, and (n b,) the batch's row for each of its rows."""
     most, largest = (max(one) for one in zip(*map(_shape, run), strict=True))
-    clicks, rows = (np.empty((len(run), most), np.int64) for _ in range(2))
-    items = np.empty((len(run), largest), np.int64)
+    clicks, rows, windows = (np.empty((len(run), most), np.int64) for _ in range(3))
+    items, item_rows = (np.empty((len(run), largest), np.int64) for _ in range(2))
     shares = np.zeros(clicks.shape, np.float32)
+    has_row = np.zeros(items.shape, np.float32)
+    moments = max(len(group.static) for group in run)
+    static = np.zeros((len(run), moments, largest), np.float32)
+    demand = np.zeros((*static.shape, FEATURES), np.float32)
     inclusion = np.full(items.shape, np.inf, np.float32)
     for place, group in enumerate(run):
         count, size = _shape(group)
@@ -267,7 +339,11 @@ def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
         clicks[place, count:] = group.clicks[0]
         rows[place, :count] = np.arange(group.rows.start, group.rows.stop)
         rows[place, count:] = group.rows.start
+        windows[place, :count] = group.windows
+        windows[place, count:] = group.windows[0]
         shares[place, :count] = 1 / count
+        static[place, : len(group.static), :size] = group.static
+        demand[place, : len(group.static), :size] = group.demand
         if group.sample is None:
             items[place, :size] = np.arange(group.pool.start, group.pool.stop)
             inclusion[place, :size] = 0
@@ -275,6 +351,9 @@ def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
             items[place, :size] = group.sample.items
             inclusion[place, :size] = group.sample.log_inclusion
         items[place, size:] = items[place, 0]
+        of_rows = items[place] - (group.pool.start - group.table_rows.start)
+        has_row[place] = of_rows < group.table_rows.stop
+        item_rows[place] = np.where(has_row[place], of_rows, 0)
     domain_of = torch.arange(len(run))
     seen = [domain_of.repeat_interleave(torch.tensor([len(group.seen[0]) for group in run]))]
     seen += [torch.cat(each) for each in zip(*(group.seen for group in run), strict=True)]
@@ -286,5 +365,10 @@ def _stacked(run: Sequence[DomainRows]) -> tuple[DomainStack, Ints]:
         seen=tuple(seen),
         sample=PoolSample(torch.from_numpy(items), torch.from_numpy(inclusion)),
         row_shares=torch.from_numpy(shares),
+        windows=torch.from_numpy(windows),
+        demand=torch.from_numpy(demand),
+        static=torch.from_numpy(static),
+        item_rows=torch.from_numpy(item_rows),
+        has_row=torch.from_numpy(has_row),
     )
     return stacked, rows.ravel()

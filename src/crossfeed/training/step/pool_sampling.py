@@ -1,15 +1,16 @@
 """Pools of large domains: a step looks at a sample of the items, with known probabilities.
 
 A step uses a small pool whole. From a larger one it draws items, with replacement and by the static
-proposal's weights, and adds its own clicks. The draws of a step are divided among the domains by
-their clicks in it. Item i is then in the sample with the probability
+weights of all training clicks. The draws of a step are divided among the domains by their clicks in
+it. Item i is then in the sample with the probability
 
-    pi_i = 1 - (1 - p_i)^m (1 - f_i)^(b - 1),
+    pi_i = 1 - (1 - p_i)^m,
 
-p_i its share of the weights, m the draws, f_i its share of the domain's clicks, b the batch's
-clicks in the domain: the clicks of the other rows are draws too. The sum of term / pi_i over the
-sample estimates the sum over the pool (Horvitz & Thompson 1952). A row's own click is always in the
-sample and counts once. So neither time nor memory of a step grows with the catalogue.
+p_i its share of the weights, m the draws. The sum of term / pi_i over the sample estimates the sum
+over the pool (Horvitz & Thompson 1952). The clicks of the batch are there as well. A row's own
+click counts once. A click that was not drawn has log pi = +inf, so that it has no mass for other
+rows: the clicks of a window are no draws. So neither time nor memory of a step grows with the
+catalogue.
 
 Dims: N items of a domain, b clicks of it in a batch, n items of a sample.
 """
@@ -42,7 +43,7 @@ class PoolSample:
     items: Tensor
     """(n,) item indices, ascending, without repeats."""
     log_inclusion: Tensor
-    """(n,) log pi of each item, at most 0."""
+    """(n,) log pi of each item, at most 0; +inf if it is there as a click alone."""
 
 
 class PoolSampler:
@@ -55,10 +56,10 @@ class PoolSampler:
     def __init__(self, dataset: Dataset, config: TrainConfig) -> None:
         self._config = config
         self._offsets = dataset.catalogue.offsets
-        known = dataset.catalogue.known
+        sizes = np.diff(dataset.catalogue.offsets)
         self._least = min(_LEAST_DRAWS, config.pool_items)
-        many = known.sum() > _MOST_POOLS * config.pool_items
-        large = known > (self._least if many else config.pool_items)
+        many = sizes.sum() > _MOST_POOLS * config.pool_items
+        large = sizes > (self._least if many else config.pool_items)
         self._tables = {
             domain: _Table(dataset.item_clicks[dataset.catalogue.pool(domain)], config)
             for domain in np.flatnonzero(large).tolist()
@@ -78,8 +79,10 @@ class PoolSampler:
         if table is None or table.items <= draws:
             return None
         first = self._offsets[domain]
-        places = np.unique(np.concatenate([table.draw(draws, rng), clicks - first]))
-        inclusion = table.log_inclusion(places, draws=draws, clicks=len(clicks))
+        drawn = table.draw(draws, rng)
+        places = np.unique(np.concatenate([drawn, clicks - first]))
+        inclusion = table.log_inclusion(places, draws=draws)
+        inclusion[~np.isin(places, drawn)] = np.inf
         return PoolSample(
             torch.from_numpy(places + first), torch.from_numpy(inclusion.astype(np.float32))
         )
@@ -96,7 +99,6 @@ class _Table:
     def __init__(self, clicks: Ints, config: TrainConfig) -> None:
         weights = static_weights(clicks, config)
         self._shares = weights / weights.sum()
-        self._clicks, self._all_clicks = clicks, max(int(clicks.sum()), 1)
         self._kept, self._aliases = alias_table(weights)
         self._places = np.full(len(clicks), -1)
         self.items = len(clicks)
@@ -112,9 +114,8 @@ class _Table:
         self._places[sampled] = -1
         return places
 
-    def log_inclusion(self, places: Ints, *, draws: int, clicks: int) -> NDArray[np.float64]:
-        clicked = self._clicks[places] / self._all_clicks
-        missed = draws * _log_rest(self._shares[places]) + (clicks - 1) * _log_rest(clicked)
+    def log_inclusion(self, places: Ints, *, draws: int) -> NDArray[np.float64]:
+        missed = draws * _log_rest(self._shares[places])
         return np.asarray(np.log(-np.expm1(missed)))
 
 
@@ -151,17 +152,15 @@ def alias_table(weights: NDArray[np.float64]) -> tuple[NDArray[np.float64], Ints
 
 
 def static_weights(clicks: Ints, config: TrainConfig) -> NDArray[np.float64]:
-    """Return (N,) the static proposal's weights of a domain's items, not normalised.
+    """Return (...) the static proposal's weights of items, not normalised; above 0.
 
     Args:
-        clicks: (N,) training clicks of each item.
-        config: its `static_proposal` says how; `batch` has the shares of the clicks themselves,
-            because a batch's clicks are drawn by them.
+        clicks: (...) clicks of each item, in all or as of a moment.
+        config: its `static_proposal` says how.
     """
     if config.static_proposal == "uniform":
-        return np.ones(len(clicks))
-    power = 1.0 if config.static_proposal == "batch" else 0.75
-    return np.asarray(np.maximum(clicks, 1) ** power, np.float64)
+        return np.ones(clicks.shape)
+    return np.asarray(np.maximum(clicks, 1) ** 0.75, np.float64)
 
 
 def _log_rest(share: NDArray[np.float64]) -> NDArray[np.float64]:

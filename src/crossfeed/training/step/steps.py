@@ -63,7 +63,6 @@ def train_step(
     batch: Batch,
     *,
     config: Config,
-    static: Tensor,
     expanded: Sequence[bool],
     warming_up: bool = False,
     workers: Workers = ALONE,
@@ -78,7 +77,6 @@ def train_step(
         optimisers: by player.
         batch: B clicks.
         config: all settings.
-        static: (I,) the result of `static_proposals`.
         expanded: by domain, true if the generator expands it.
         warming_up: whether the generator learns by likelihood alone, from static proposals.
         workers: the processes of the training.
@@ -99,12 +97,11 @@ def train_step(
         proposals = propose(
             generator,
             batch,
-            static=static,
             config=config.train,
             expanded=expanded,
         )
     with record_function("discriminator forward"), _autocast(batch, config.train):
-        pools = pools_of(players.discriminator.scoring_layer, batch)
+        pools = pools_of(players.discriminator, batch)
         scores = score(players.discriminator, batch, pools, proposals, config.train)
     with record_function("target loss"):
         gaps = gaps_of(batch, pools, proposals, config.train)
@@ -138,7 +135,7 @@ def score(
     config: TrainConfig,
 ) -> Scores:
     """Score the candidates (first score) and the clicks (second score) of a batch."""
-    users = batch.by_domain(discriminator.users(batch.timelines, batch.times))
+    users = batch.by_domain(discriminator.users(batch.timelines))
     candidates = batch.by_domain(proposals.candidates)
     both, whole = [], []
     for pool, rows, drawn in zip(pools, users, candidates, strict=True):
@@ -223,7 +220,7 @@ def _autocast(batch: Batch, config: TrainConfig) -> AbstractContextManager[objec
     """Return the context of the players' forward passes, in `train.precision`."""
     if config.precision == "float32":
         return nullcontext()
-    return torch.autocast(batch.times.device.type, torch.bfloat16)
+    return torch.autocast(batch.device.type, torch.bfloat16)
 
 
 def expanded_weight(rows: int, proposals: Proposals, workers: Workers) -> float:
