@@ -21,7 +21,6 @@ from crossfeed.data.dataset import Dataset, Part
 from crossfeed.data.demand import FEATURES
 from crossfeed.model.candidates import Proposals, Scores
 from crossfeed.training.loop import trainer as fitting
-from crossfeed.training.loop import validation
 from crossfeed.training.loop.state import FitState
 from crossfeed.training.loop.trainer import train
 from crossfeed.training.loop.validation import Validation
@@ -297,9 +296,8 @@ def test_a_refit_repeats_the_epochs_and_rates_behind_the_best_weights(
         step(state, rate)
 
     monkeypatch.setattr(FitState, "set_learning_rate", told)
-    monkeypatch.setattr(validation, "_SHARES", (1.0,))
-    # Each epoch is judged by some clicks, then by all; popularity is measured after epoch 2.
-    values = iter([0.1, 0.1, 0.2, 0.2, 0.15, 0.3, 0.3, 0.4, 0.4])
+    # Popularity is measured after epoch 2.
+    values = iter([0.1, 0.2, 0.15, 0.3, 0.4])
     monkeypatch.setattr(Validation, "selected", lambda *_: next(values))
     config = tiny_config(epochs=4, on_collapse="roll-back")
     run = train(last_out, out=tmp_path / "run", config=config, refit=True)

@@ -100,7 +100,7 @@ def test_an_existing_run_is_refused_or_replaced(last_out: Dataset, tmp_path: Pat
 
 def test_best_is_the_best_epoch_not_the_last(last_out: Dataset, tmp_path: Path) -> None:
     """With a step size that ruins the weights, best must be an earlier epoch."""
-    config = tiny_config(epochs=7, patience=7, learning_rate=3.0, average=0.0, warmup_epochs=0)
+    config = tiny_config(epochs=8, patience=8, learning_rate=3.0, average=0.0, warmup_epochs=0)
     run = train(last_out, out=tmp_path / "run", config=config)
     values = [line["validation"]["micro"]["ndcg@10"] for line in run.metrics()]
     assert int(np.argmax(values)) < len(values) - 1, "choose settings that overshoot"
